@@ -1,0 +1,31 @@
+# The image of wgroutemgr: Python, BusyBox's `ip`, `nsenter` and `sh`, the program; nothing more.
+# The base may be replaced (--build-arg BASE=...) by any image that has those, and pip to build with.
+ARG BASE=python:3.14.7-alpine3.24
+
+FROM ${BASE} AS build
+COPY requirements.txt /tmp/requirements.txt
+RUN python3 -m pip install --quiet --disable-pip-version-check --root-user-action ignore \
+        --no-cache-dir --no-compile --require-hashes --only-binary :all: \
+        --target /opt/site-packages --requirement /tmp/requirements.txt
+
+FROM ${BASE}
+ENV PYTHONPATH=/opt/site-packages PYTHONUNBUFFERED=1
+COPY --from=build /opt/site-packages /opt/site-packages
+# The official images come without the standard library's byte code, and a read-only root file
+# system would have every start compile it again. Importing what the program imports compiles
+# exactly that. First what changes seldom, so that a change of the program builds quickly.
+RUN python3 -c 'import argparse, docker, sh, structlog'
+COPY wgroutemgr.py /opt/wgroutemgr/
+COPY lib/ /opt/wgroutemgr/lib/
+RUN cd /opt/wgroutemgr && python3 -m compileall -q . && python3 -c 'import wgroutemgr'
+
+# From here on nothing writes byte code: in a container it would only fail or be thrown away.
+ENV PYTHONDONTWRITEBYTECODE=1
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["python3", "/opt/wgroutemgr/wgroutemgr.py"]
+
+ARG VERSION=unreleased
+LABEL org.opencontainers.image.title="wgroutemgr" \
+      org.opencontainers.image.description="Gives labelled containers their routes through a WireGuard container" \
+      org.opencontainers.image.licenses="MIT" \
+      org.opencontainers.image.version="${VERSION}"
