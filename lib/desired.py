@@ -1,0 +1,96 @@
+"""A snapshot to the routes that its labels ask for, with a reason for all that is left out.
+
+Pure. This is where a request is held against what the client is attached to, so that no label can
+cut a client off or reach a namespace that is not its own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lib import labels
+from lib.model import DEFAULT_METRIC, NETWORKS_LABEL, Client, Desired, Refusal, Route, Skipped
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from lib.model import Container, Gateway, Network, Snapshot
+
+
+def compute(snapshot: Snapshot, gateway: Gateway) -> Desired:
+    """Return what every labelled container gets through that gateway, ordered by name."""
+    clients, skipped = [], []
+    for container in sorted(snapshot.clients, key=lambda client: (client.name, client.id)):
+        verdict = _client(container, snapshot, gateway)
+        if isinstance(verdict, Client):
+            clients.append(verdict)
+        else:
+            skipped.append(verdict)
+    return Desired(tuple(clients), tuple(skipped))
+
+
+def _client(container: Container, snapshot: Snapshot, gateway: Gateway) -> Client | Skipped:
+    def skip(reason: str, hint: str = "", *, expected: bool = False) -> Skipped:
+        return Skipped(container.name, container.id, reason, hint, expected)
+
+    if not container.running:
+        return skip("is not running", expected=True)
+    owner = container
+    if reference := container.shares_netns_of:
+        if reference not in snapshot.owners or not snapshot.owners[reference].running:
+            return skip(
+                f"shares the network namespace of {reference}, which is not running", expected=True
+            )
+        owner = snapshot.owners[reference]
+    if owner.network_mode == "host":
+        hint = f"attach it to {gateway.network} instead, or remove the label"
+        return skip("uses the host's network namespace, which is never written", hint)
+    if owner.id == gateway.container_id:
+        hint = f"remove the label {NETWORKS_LABEL}: the gateway has these routes itself"
+        return skip("is in the gateway's own network namespace", hint)
+    if not owner.endpoint(gateway.network_id):
+        return skip(f"is not attached to {gateway.network}", expected=True)
+    if not owner.sandbox_key:
+        return skip("has no network namespace yet", expected=True)
+    attached = tuple(
+        interface.network for point in owner.endpoints for interface in point.interfaces
+    )
+    routes, refusals = _routes(container.labels.get(NETWORKS_LABEL, ""), gateway, attached)
+    shared_with = owner.name if owner is not container else ""
+    return Client(container.name, container.id, owner.sandbox_key, routes, refusals, shared_with)
+
+
+def _routes(
+    label: str, gateway: Gateway, attached: Iterable[Network]
+) -> tuple[tuple[Route, ...], tuple[Refusal, ...]]:
+    destinations, refusals = labels.parse(label)
+    routes = []
+    remarks = list(refusals)
+    for dst in destinations:
+        remark = _remark(dst, gateway, attached)
+        if remark:
+            remarks.append(remark)
+        if not remark or remark.served:
+            routes.append(Route(dst, gateway.address(dst.version), DEFAULT_METRIC[dst.version]))
+    return tuple(routes), tuple(remarks)
+
+
+def _remark(dst: Network, gateway: Gateway, attached: Iterable[Network]) -> Refusal | None:
+    if gateway.address(dst.version) is None:
+        family = f"IPv{dst.version}"
+        reason = f"is {family}, and the gateway has no {family} address on {gateway.network}"
+        return Refusal(str(dst), reason, f"give the network {gateway.network} an {family} subnet")
+    for network in attached:
+        if network.version != dst.version:
+            continue
+        if dst.subnet_of(network):  # type: ignore[arg-type]
+            reason = f"is equal to or inside {network}, to which the container is attached"
+            hint = "remove it: the container reaches that network directly"
+            return Refusal(str(dst), reason, hint)
+        if network.subnet_of(dst):  # type: ignore[arg-type]
+            reason = f"is served, but contains {network}, to which the container is attached"
+            hint = (
+                "while it stands, the engine refuses to attach the container to another one inside"
+            )
+            return Refusal(str(dst), reason, hint, served=True)
+    return None

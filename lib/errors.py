@@ -1,0 +1,43 @@
+"""Every error raised on purpose.
+
+Each says in its docstring whose fault it is and what happens next. Nothing here does more than
+carry text.
+"""
+
+from __future__ import annotations
+
+
+class WgRouteMgrError(Exception):
+    """Base of all errors raised on purpose.
+
+    `reason` is what was seen and what it means, `hint` is what the reader can do about it.
+    """
+
+    def __init__(self, reason: str, hint: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.hint = hint
+
+
+class ConfigError(WgRouteMgrError):
+    """An option or environment variable is wrong: the user's to mend; exit code 2."""
+
+
+class EngineError(WgRouteMgrError):
+    """The engine did not answer, or not sensibly: the environment's fault; tried again later."""
+
+
+class GoneError(EngineError):
+    """The engine does not know that object (any more): nobody's fault, containers come and go."""
+
+
+class NotReadyError(WgRouteMgrError):
+    """Something that must exist first does not yet: the daemon says so once and waits for it."""
+
+
+class NetnsError(WgRouteMgrError):
+    """A namespace file is missing, is no namespace, or is one that must never be written."""
+
+
+class NetnsGoneError(NetnsError):
+    """The namespace ended with its container: nobody's fault."""

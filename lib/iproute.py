@@ -1,0 +1,103 @@
+"""The `ip` dialect: steps to words, and the text of `ip route show` to routes.
+
+Pure. Only what BusyBox and iproute2 both understand is used, and their answers are read alike.
+Failures are told by the exit code; texts differ and are for people.
+"""
+
+from __future__ import annotations
+
+import shlex
+from ipaddress import ip_address, ip_network
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from lib.model import DEFAULT_METRIC, Address, Network, Route
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lib.model import Step
+
+_KINDS = {
+    "unicast",
+    "unreachable",
+    "blackhole",
+    "prohibit",
+    "throw",
+    "local",
+    "broadcast",
+    "anycast",
+    "multicast",
+    "nat",
+}
+_IP = {4: ("ip",), 6: ("ip", "-6")}
+_DEFAULT = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
+
+
+def command(netns: str, step: Step) -> str:
+    """Return the command line of a step, as it runs and as a person can paste it."""
+    return _in_netns(netns, step.route.dst.version, "route", step.verb, *_route(step.route))
+
+
+def show_command(netns: str, version: int) -> str:
+    """Return the command line that lists the main table of that IP version (4 or 6)."""
+    return _in_netns(netns, version, "route", "show")
+
+
+def parse(text: str, version: int) -> tuple[Route, ...]:
+    """Return the routes that `ip [-6] route show` printed, in its order.
+
+    A line that is no route, such as the second line of a multipath route, is passed over; a
+    multipath route has no gateway here, so that it never equals a wanted one.
+    """
+    parsed = (
+        _parse_line(line.split(), version) for line in text.splitlines() if not line[:1].isspace()
+    )
+    return tuple(route for route in parsed if route)
+
+
+def _in_netns(netns: str, version: int, *words: str) -> str:
+    return shlex.join(("nsenter", f"--net={netns}", *_IP[version], *words))
+
+
+def _route(route: Route) -> Iterator[str]:
+    if route.kind != "unicast":
+        yield route.kind
+    yield str(route.dst)
+    if route.gateway:
+        yield from ("via", str(route.gateway))
+    if route.metric != DEFAULT_METRIC[route.dst.version]:
+        yield from ("metric", str(route.metric))
+
+
+def _parse_line(words: list[str], version: int) -> Route | None:
+    kind = words.pop(0) if words and words[0] in _KINDS else "unicast"
+    dst = _network(words[0], version) if words else None
+    if dst is None:
+        return None
+    after = dict(pairwise(words))
+    via = after.get("via", "")
+    metric = after.get("metric", "")
+    return Route(
+        dst=dst,
+        gateway=_address(after.get(via, "") if via.startswith("inet") else via),
+        # BusyBox prints the kernel's unsigned metric as a signed number.
+        metric=int(metric) % 2**32 if metric.lstrip("-").isdigit() else DEFAULT_METRIC[version],
+        kind=kind,
+    )
+
+
+def _network(word: str, version: int) -> Network | None:
+    if word == "default":
+        return _DEFAULT[version]
+    try:
+        return ip_network(word)
+    except ValueError:
+        return None
+
+
+def _address(word: str) -> Address | None:
+    try:
+        return ip_address(word)
+    except ValueError:
+        return None

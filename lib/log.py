@@ -1,0 +1,88 @@
+"""structlog, configured in one place: what a log line looks like and where it goes.
+
+Every line of the process takes this way, those of libraries and of uncaught errors too. Nothing
+here decides what is logged.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from io import TextIOWrapper
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import TextIO
+
+    from structlog.typing import EventDict, Processor, WrappedLogger
+
+MAX_LINE = 8192
+"""Bytes of the longest line; the engine would split one of more than 16 KiB."""
+
+
+def configure(log_format: str | None, level: str, stream: TextIO | None = None) -> None:
+    """Send all logging to the stream (standard output if None), as JSON or for a terminal.
+
+    Without a format it is `console` where the stream is a terminal, else `json`.
+    """
+    stream = stream or sys.stdout
+    if isinstance(stream, TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")  # A label may hold what has no UTF-8 form.
+    console = log_format == "console" or (log_format is None and stream.isatty())
+    shared: Sequence[Processor] = (
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    )
+    render: Processor = (
+        structlog.dev.ConsoleRenderer(colors=console and stream.isatty())
+        if console
+        else _render_json
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.ExtraAdder(), _name_foreign, *shared],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, render],
+        )
+    )
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.captureWarnings(capture=True)
+    structlog.configure(
+        processors=[*shared, render],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(stream),
+        cache_logger_on_first_use=True,
+    )
+
+
+def _name_foreign(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Keep `event` a constant also for lines of libraries: their text is a value."""
+    return {
+        "event": "library.logged",
+        "reason": event.pop("event"),
+        "logger": event["_record"].name,
+        **event,
+    }
+
+
+def _render_json(_: WrappedLogger, __: str, event: EventDict) -> str:
+    first = {key: event.pop(key) for key in ("timestamp", "level", "event") if key in event}
+    ordered = {**first, **event}
+    line = json.dumps(ordered, default=str, ensure_ascii=False)
+    limit = MAX_LINE // 2
+    while len(line.encode(errors="replace")) >= MAX_LINE:
+        line = json.dumps(
+            {key: _clip(value, limit) for key, value in ordered.items()}, ensure_ascii=False
+        )
+        limit //= 2
+    return line
+
+
+def _clip(value: Any, limit: int) -> Any:  # noqa: ANN401 - a log value is anything
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return value if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"

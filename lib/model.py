@@ -1,0 +1,192 @@
+"""The vocabulary: frozen values that the other modules hand to each other.
+
+Raw engine answers end in `lib.engine`; from there on there are only these. No behaviour beyond
+reading a value.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+)
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+Interface = IPv4Interface | IPv6Interface
+
+NETWORK_LABEL = "wgroutemgr.network"
+"""On the sidecar: the Docker network that it serves."""
+
+NETWORKS_LABEL = "wgroutemgr.networks"
+"""On a client: the destinations that it wants to reach through the gateway."""
+
+DEFAULT_METRIC = {4: 0, 6: 1024}
+"""The metric that the kernel gives a route without one, by IP version (1024 is
+IP6_RT_PRIO_USER)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A container's attachment to one Docker network."""
+
+    network: str
+    network_id: str
+    interfaces: tuple[Interface, ...]
+    """The container's addresses there with their prefix lengths, at most one of each IP version."""
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """What an inspection of one container told."""
+
+    id: str
+    name: str
+    running: bool
+    labels: Mapping[str, str]
+    network_mode: str
+    sandbox_key: str
+    """Path of its network namespace as the engine names it; empty where it has none of its own."""
+    endpoints: tuple[Endpoint, ...]
+    upper_dir: str = ""
+    """Writable layer of its root file system on the host; empty where the image store does not
+    tell."""
+
+    @property
+    def shares_netns_of(self) -> str | None:
+        """Id or name of the container whose network namespace it uses; None if it has its own."""
+        kind, _, owner = self.network_mode.partition(":")
+        return owner if kind == "container" and owner else None
+
+    def endpoint(self, network: str) -> Endpoint | None:
+        """Return its attachment to the network of that name or id, or None."""
+        names = ((point, {point.network, point.network_id}) for point in self.endpoints)
+        return next((point for point, both in names if network in both), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """The container that leads to the far networks, as seen on the network that is served."""
+
+    container: str
+    container_id: str
+    network: str
+    network_id: str
+    addresses: tuple[Address, ...]
+
+    def address(self, version: int) -> Address | None:
+        """Return its address of that IP version on the network, or None."""
+        return next((address for address in self.addresses if address.version == version), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One route: its identity in the kernel (`dst`, `metric`) and where it leads."""
+
+    dst: Network
+    gateway: Address | None
+    metric: int
+    kind: str = "unicast"
+    """The kernel's route type: `unicast`, `unreachable`, `blackhole` and so on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One change to one namespace."""
+
+    verb: Literal["replace", "del"]
+    route: Route
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """One label entry with a remark: left out, or (`served`) applied although it may surprise."""
+
+    entry: str
+    reason: str
+    hint: str = ""
+    served: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """A container that asked for routes, and the namespace in which it gets them."""
+
+    container: str
+    container_id: str
+    netns: str
+    routes: tuple[Route, ...]
+    refusals: tuple[Refusal, ...] = ()
+    shared_with: str = ""
+    """Name of the container that owns the namespace, where that is another one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A labelled container that is not served at all, and why."""
+
+    container: str
+    container_id: str
+    reason: str
+    hint: str = ""
+    expected: bool = False
+    """True where nothing is wrong, such as a container of another gateway."""
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """What the labels ask for."""
+
+    clients: tuple[Client, ...]
+    skipped: tuple[Skipped, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What the engine said: labelled containers, and owners of namespaces that they share."""
+
+    clients: tuple[Container, ...]
+    owners: Mapping[str, Container] = field(default_factory=dict)
+    """By the id or name that `Container.shares_netns_of` gives."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A hint from the engine that something changed; never data to act on."""
+
+    action: str
+    container_id: str
+    """The container concerned, also for network events."""
+    container: str = ""
+    network_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one command line ended."""
+
+    command: str
+    exit_code: int
+    output: str
+    """Standard output and standard error as they came, interleaved."""
+    duration_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one pass found and did, in numbers."""
+
+    clients: int = 0
+    routes: int = 0
+    changed: int = 0
+    refused: int = 0
+    failed: int = 0

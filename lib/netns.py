@@ -1,0 +1,59 @@
+"""What the kernel says of a namespace file: whether it is one, and whose.
+
+Reads file status only and enters nothing. A namespace is told by device and inode number of its
+file: equal numbers, the same namespace (`namespaces(7)`).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from lib.errors import NetnsError, NetnsGoneError
+
+OWN = Path("/proc/self/ns/net")
+_HOST = "default"
+"""The engine's name for the host's own namespace, beside those of the containers."""
+
+
+def is_own(path: str) -> bool:
+    """Tell whether that file is the network namespace that we are in; False without such a file."""
+    try:
+        return os.path.samestat(Path(path).stat(), OWN.stat())
+    except OSError:
+        return False
+
+
+def check(path: str) -> None:
+    """Raise NetnsError unless that file is a network namespace other than ours and the host's.
+
+    NetnsGoneError if the file is not there while its directory is: the container just ended.
+    """
+    file = Path(path)
+    try:
+        found = file.stat()
+    except OSError as error:
+        if file.parent.is_dir():
+            reason = f"the namespace file {path} is gone"
+            raise NetnsGoneError(reason) from error
+        reason = f"there is no directory {file.parent}, where the engine keeps network namespaces"
+        raise NetnsError(reason, _mount(file.parent)) from error
+    own = OWN.stat()
+    if found.st_dev != own.st_dev:
+        # Seen with a mount that does not follow the host's, and for a moment while the engine makes
+        # or removes one.
+        reason = f"{path} is no namespace: the directory's mount does not follow the host's"
+        raise NetnsError(reason, _mount(file.parent))
+    if os.path.samestat(found, own):
+        reason = f"{path} is our own network namespace"
+        raise NetnsError(
+            reason, "remove the label from the container: the gateway has these routes itself"
+        )
+    host = file.with_name(_HOST)
+    if host.exists() and os.path.samestat(found, host.stat()):
+        reason = f"{path} is the host's network namespace"
+        raise NetnsError(reason, "attach the container to a network of its own")
+
+
+def _mount(directory: Path) -> str:
+    return f"mount it into the sidecar with slave propagation: -v {directory}:{directory}:ro,rslave"

@@ -1,0 +1,106 @@
+"""Finds out who we are: our gateway and our own container.
+
+Proposals come from `lib.identity`; the engine confirms the container and the kernel the namespace.
+Nothing is written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lib import identity, netns
+from lib.errors import GoneError, NotReadyError
+from lib.model import NETWORK_LABEL
+from lib.settings import DEFAULT_NETWORK
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from lib.engine import Engine
+    from lib.model import Container
+    from lib.settings import Settings
+
+_CGROUP = Path("/proc/self/cgroup")
+_MOUNTINFO = Path("/proc/self/mountinfo")
+
+
+@dataclass(frozen=True, slots=True)
+class Sidecar:
+    """Our place among the containers."""
+
+    gateway: Container
+    own: Container | None
+    """Our own container; None where it could not be told, as outside of any."""
+    network: str
+    """Name of the network to serve."""
+
+
+def find(engine: Engine, settings: Settings) -> Sidecar:
+    """Return our place, or raise NotReadyError with what is missing."""
+    mountinfo = _MOUNTINFO.read_text()
+    gateway = (
+        _named(engine, settings.gateway) if settings.gateway else _netns_owner(engine, mountinfo)
+    )
+    own = _own(engine, gateway, _CGROUP.read_text(), mountinfo)
+    label = own.labels.get(NETWORK_LABEL, "").strip() if own else ""
+    return Sidecar(gateway, own, settings.network or label or DEFAULT_NETWORK)
+
+
+def _named(engine: Engine, reference: str) -> Container:
+    try:
+        return engine.inspect(reference)
+    except GoneError as error:
+        reason = f"the engine has no container {reference}, named by --gateway"
+        raise NotReadyError(reason, "start the gateway, or correct the name") from error
+
+
+def _netns_owner(engine: Engine, mountinfo: str) -> Container:
+    """Return the container whose namespace file is our namespace, trying the likely ones first."""
+    likely = tuple(_existing(engine, identity.netns_owner_ids(mountinfo)))
+    for container in likely:
+        if netns.is_own(container.sandbox_key):
+            return container
+    for container in engine.containers():
+        if netns.is_own(container.sandbox_key):
+            return container
+    if len(likely) == 1:
+        # The gateway was restarted or stopped after our start: our namespace is dead, but its owner
+        # is known.
+        return likely[0]
+    reason = "no container owns our network namespace"
+    hint = (
+        "give the sidecar the gateway's namespace (network_mode: service:GATEWAY, or "
+        "--network container:GATEWAY) and mount /var/run/docker/netns with ro,rslave; "
+        "or name the gateway with --gateway"
+    )
+    raise NotReadyError(reason, hint)
+
+
+def _own(engine: Engine, gateway: Container, cgroup: str, mountinfo: str) -> Container | None:
+    """Return our own container: the one that cgroup names, else one in the gateway's namespace.
+
+    Of several such, the one with our writable layer; if that cannot be told either, the one with
+    the label.
+    """
+    named = next(_existing(engine, identity.own_ids(cgroup)), None)
+    if named:
+        return named
+    sharing = engine.containers(wanted=lambda _, mode: mode in _modes(gateway))
+    layer = identity.upper_dir(mountinfo)
+    by_layer = [container for container in sharing if layer and container.upper_dir == layer]
+    by_label = [container for container in sharing if NETWORK_LABEL in container.labels]
+    return next(iter(by_layer or by_label or sharing), None)
+
+
+def _modes(gateway: Container) -> set[str]:
+    return {f"container:{gateway.id}", f"container:{gateway.name}"}
+
+
+def _existing(engine: Engine, identifiers: Iterable[str]) -> Iterator[Container]:
+    for identifier in identifiers:
+        try:
+            yield engine.inspect(identifier)
+        except GoneError:
+            continue

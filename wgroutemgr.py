@@ -1,0 +1,62 @@
+#!/usr/bin/env python3
+"""The command line: wiring and exit codes; nothing else."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+
+class Stopped(SystemExit):
+    """A signal asked us to end: raised in the main thread wherever it is; exit code 0."""
+
+
+def _stop(number: int, _: FrameType | None) -> NoReturn:
+    stopped = Stopped(0)
+    stopped.add_note(signal.Signals(number).name)
+    raise stopped
+
+
+# Before the other imports, which take most of the start: the kernel drops a signal to PID 1 that
+# has no handler.
+signal.signal(signal.SIGTERM, _stop)
+signal.signal(signal.SIGINT, _stop)
+
+import os  # noqa: E402
+
+import structlog  # noqa: E402
+
+from lib import settings  # noqa: E402
+from lib.daemon import Daemon  # noqa: E402
+from lib.log import configure  # noqa: E402
+from lib.shell import Shell  # noqa: E402
+
+log = structlog.get_logger()
+
+
+def main() -> int:
+    """Run what the command line asks for and return the exit code."""
+    chosen = settings.parse(sys.argv[1:], os.environ)
+    configure(chosen.log_format, chosen.log_level)
+    log.info("daemon.started", version=settings.VERSION, resync_interval=chosen.resync_interval)
+    shell = Shell()
+    try:
+        Daemon(chosen, shell).run()
+    except Stopped as stopped:
+        log.info("daemon.stopped", reason=stopped.__notes__[0])
+    except Exception:
+        # The last resort: nothing is known of this error but that the container's restart policy
+        # may get past it.
+        log.exception("daemon.failed", hint="please report this, with the lines above it")
+        return 1
+    finally:
+        shell.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
