@@ -115,14 +115,7 @@ class Engine:
 
 
 def _client() -> docker.APIClient:
-    # use_context is off because a sidecar has no business with the contexts of somebody's command
-    # line.
-    return docker.APIClient(
-        version="auto",
-        timeout=TIMEOUT,
-        use_context=False,  # type: ignore[call-arg] # newer than the type stubs
-        **kwargs_from_env(),
-    )
+    return docker.APIClient(version="auto", timeout=TIMEOUT, **kwargs_from_env())
 
 
 @contextmanager
