@@ -186,7 +186,9 @@ def fetch(suite: str, packages: Sequence[str], into: Path) -> None:
 
 def _unpack(archive: Path, into: Path) -> None:
     # Not `dpkg -x`: it replaces the links above by folders.
-    with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(archive)], stdout=subprocess.PIPE) as p:
+    with subprocess.Popen(
+        ["dpkg-deb", "--fsys-tarfile", str(archive)], stdout=subprocess.PIPE
+    ) as p:
         subprocess.run(
             ["tar", "--extract", "--keep-directory-symlink", "--directory", str(into)],
             stdin=p.stdout,

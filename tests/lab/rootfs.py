@@ -1,0 +1,44 @@
+"""Root file systems of other Debian releases, whose engines the lab can start.
+
+Each is made once with `debootstrap` from the machine's own mirror and kept in the tree's `.cache`.
+Engines lay their changes over it, so nothing may write into one after it was made.
+"""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from tests.lab import install
+from tests.lab.engine import run
+from tests.lab.errors import LabError
+from tests.lab.images import cache
+
+SUITES = {"trixie": "Docker 26.1", "sid": "Docker 28 or newer"}
+PACKAGES = ("docker.io", "iproute2", "iptables", "mount", "procps")
+SECONDS = 900
+
+
+def rootfs(suite: str) -> Path:
+    """The root file system of a suite with its Docker Engine, made if it is not there yet."""
+    place = cache() / f"rootfs-{suite}"
+    if place.exists():
+        return place
+    if install.os_release()["ID"] != "debian":
+        raise LabError(
+            f"engines of Debian {suite} can be made on Debian only",
+            hint="their packages come from the machine's own mirror, which must be Debian's",
+        )
+    install.ensure(["debootstrap"])
+    uri, keyring = install.mirror()
+    with tempfile.TemporaryDirectory(dir=cache()) as folder:
+        fresh = Path(folder) / "root"
+        # In namespaces of its own: whatever it mounts or starts ends with it.
+        run(
+            *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
+            *("debootstrap", "--variant=minbase", f"--keyring={keyring}"),
+            *(f"--include={','.join(PACKAGES)}", suite, str(fresh), uri),
+            seconds=SECONDS,
+        )
+        shutil.rmtree(fresh / "var/cache/apt/archives", ignore_errors=True)
+        fresh.rename(place)
+    return place
