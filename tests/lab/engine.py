@@ -137,13 +137,13 @@ class Existing(Docker):
         # A sidecar mounts the engine's socket and namespaces from their usual places.
         if self.socket not in self.SOCKETS:
             raise LabError(
-                f"the engine at {host} is not this machine's own",
+                seen=f"the engine at {host} is not this machine's own",
                 hint="unset DOCKER_HOST to use the machine's own engine",
             )
         answer = ping(self.socket)
         if answer is None or install.which("docker") is None:
             raise LabError(
-                f"no Docker Engine answers on {self.socket}",
+                seen=f"no Docker Engine answers on {self.socket}",
                 hint="start it, or let the lab start a private one",
             )
         self.version = self.docker("version", "--format", "{{.Server.Version}}")
@@ -194,7 +194,8 @@ class Engine(Docker):
         return self.state / "engine.log"
 
     def __enter__(self) -> Self:
-        """Start the engine; whatever goes wrong, nothing of it stays."""
+        """Start the engine, installed if it is not; whatever goes wrong, nothing of it stays."""
+        install.ensure()
         clean()
         self.state = Path(tempfile.mkdtemp(prefix=PREFIX, dir=HOME))
         self.socket = str(self.state / "docker.sock")
@@ -234,7 +235,7 @@ class Engine(Docker):
         )
         if not answered or dockerd.poll() is not None:
             raise LabError(
-                f"dockerd {self.version} did not come up; the end of {self.log}:\n{self._tail()}",
+                seen=f"dockerd {self.version} did not come up; its log ends with:\n{self._tail()}",
                 hint="the last error above says why",
             )
         # Two sites on one engine: bridged packets would pass its firewall, which (from 28 on)
@@ -307,7 +308,7 @@ class Engine(Docker):
         first, second = self._init.stdout.readline(), self._init.stdout.readline()
         if second.strip() != "ready":
             raise LabError(
-                f"cannot make the engine's namespaces:\n{self._tail()}",
+                seen=f"cannot make the engine's namespaces:\n{self._tail()}",
                 hint="the lab needs root with all capabilities, and overlay for other engines",
             )
         self.pid = int(first)
@@ -319,7 +320,7 @@ class Engine(Docker):
         text = self.enter("dockerd", "--version")
         found = re.search(r"version ([0-9][0-9.]*)", text)
         if found is None:
-            raise LabError(f"`dockerd --version` said: {text}", hint="no version in it")
+            raise LabError(seen=f"`dockerd --version` said: {text}", hint="no version in it")
         return found[1]
 
     def _write_configuration(self) -> None:
@@ -334,7 +335,7 @@ class Engine(Docker):
             "cgroup-parent": f"/{self.state.name}/docker",
             **self._config,
         }
-        if self.major < 24:  # noqa: PLR2004 - up to 23 a key is written beside the configuration
+        if self.major < 24:  # up to 23 it keeps a key beside its configuration
             config["deprecated-key-path"] = str(self.state / "key.json")
         (self.state / "daemon.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
         (self.state / "containerd.toml").write_text(
@@ -368,7 +369,7 @@ class Engine(Docker):
             self._daemons["dockerd"].wait(STOP_SECONDS)
         except subprocess.TimeoutExpired as error:
             raise LabError(
-                f"dockerd did not end within {STOP_SECONDS} s; the end of {self.log}:\n"
+                seen=f"dockerd did not end within {STOP_SECONDS} s; the end of {self.log}:\n"
                 f"{self._tail()}",
                 hint="a container that ignores SIGTERM delays it; or it is paused: resume() first",
             ) from error
@@ -449,11 +450,13 @@ def run(
         )
     except subprocess.TimeoutExpired as error:
         raise LabError(
-            f"`{' '.join(argv)}` did not end within {seconds:g} s", hint="see what it waits for"
+            seen=f"`{' '.join(argv)}` did not end within {seconds:g} s",
+            hint="see what it waits for",
         ) from error
     if done.returncode != 0:
+        said = f"{done.stdout}{done.stderr or ''}".rstrip()
         raise LabError(
-            f"`{' '.join(argv)}` ended with {done.returncode}:\n{done.stdout}{done.stderr or ''}".rstrip(),
+            seen=f"`{' '.join(argv)}` ended with {done.returncode}:\n{said}",
             hint="the command's own words above say why",
         )
     return done.stdout.strip()

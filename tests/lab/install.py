@@ -24,9 +24,10 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "nsenter": ("util-linux",),
     "mount": ("mount",),
     "findmnt": ("util-linux",),
+    "update-ca-certificates": ("ca-certificates",),
     "debootstrap": ("debootstrap",),
 }
-ENGINE = ("dockerd", "docker", "containerd", "iptables", "ip", "unshare", "nsenter", "mount")
+LAB = tuple(name for name in PACKAGES if name != "debootstrap")
 
 POLICY = Path("/usr/sbin/policy-rc.d")
 # Debian's root PATH; a bare environment may come without the sbin folders.
@@ -40,14 +41,14 @@ def which(command: str) -> str | None:
     return shutil.which(command, path=PATH)
 
 
-def ensure(commands: Sequence[str] = ENGINE) -> list[str]:
+def ensure(commands: Sequence[str] = LAB) -> list[str]:
     """Install what brings the missing ones of these commands; returns the packages installed."""
     missing = [command for command in commands if which(command) is None]
     if not missing:
         return []
     if os.geteuid() != 0:
         raise LabError(
-            f"not running as root, and these commands are missing: {' '.join(missing)}",
+            seen=f"not running as root, and these commands are missing: {' '.join(missing)}",
             hint="run as root, or install them first",
         )
     packages = _packages(missing)
@@ -60,7 +61,7 @@ def ensure(commands: Sequence[str] = ENGINE) -> list[str]:
     still = [command for command in missing if which(command) is None]
     if still:
         raise LabError(
-            f"installed {' '.join(packages)}, but these commands are still missing: "
+            seen=f"installed {' '.join(packages)}, but these commands are still missing: "
             f"{' '.join(still)}",
             hint="install them by hand and try again",
         )
@@ -101,7 +102,7 @@ def _run(*argv: str) -> str:
     done = _apt(argv)
     if done.returncode != 0:
         raise LabError(
-            f"`{' '.join(argv)}` failed with exit code {done.returncode}:\n{done.stdout.strip()}",
+            seen=f"`{' '.join(argv)}` ended with {done.returncode}:\n{done.stdout.strip()}",
             hint="the machine's apt sources must work: see what apt says above",
         )
     return done.stdout
@@ -141,7 +142,7 @@ def mirror() -> tuple[str, str]:
         if (suite, component) == (release, "main"):
             return uri, f"/usr/share/keyrings/{machine['ID']}-archive-keyring.gpg"
     raise LabError(
-        f"apt knows no source for {release!r} main; it knows:\n{targets.strip()}",
+        seen=f"apt knows no source for {release!r} main; it knows:\n{targets.strip()}",
         hint="the lab takes its packages from the machine's own release: add it to apt's sources",
     )
 

@@ -25,7 +25,7 @@ def rootfs(suite: str) -> Path:
         return place
     if install.os_release()["ID"] != "debian":
         raise LabError(
-            f"engines of Debian {suite} can be made on Debian only",
+            seen=f"engines of Debian {suite} can be made on Debian only",
             hint="their packages come from the machine's own mirror, which must be Debian's",
         )
     install.ensure(["debootstrap"])

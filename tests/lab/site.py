@@ -80,7 +80,7 @@ class Container:
         """Wait until its log has a text; returns the log."""
         if not poll(lambda: text in self.logs(), seconds, every=0.1):
             raise LabError(
-                f"{self.name} did not write {text!r} in {seconds:g} s, but:\n{self.logs()}",
+                seen=f"{self.name} did not write {text!r} in {seconds:g} s, but:\n{self.logs()}",
                 hint="its log above says how far it came",
             )
         return self.logs()

@@ -69,7 +69,7 @@ class TwoSites:
             every=0.1,
         ):
             raise LabError(
-                f"no WireGuard handshake within {HANDSHAKE_SECONDS} s:\n"
+                seen=f"no WireGuard handshake within {HANDSHAKE_SECONDS} s:\n"
                 f"{self.first.gateway.exec('wg', 'show')}\n{self.first.gateway.logs()}",
                 hint="the gateways must reach each other over UDP on the `internet` network",
             )
@@ -119,7 +119,7 @@ def _free_network(lab: Lab, what: str) -> tuple[str, tuple[str, str]]:
             if "overlap" not in str(error):
                 raise
     raise LabError(
-        "every network of 192.168.66.0/24 to 192.168.249.0/24 is in use",
+        seen="every network of 192.168.66.0/24 to 192.168.249.0/24 is in use",
         hint="remove Docker networks that are not needed: docker network prune",
     )
 
