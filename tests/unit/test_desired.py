@@ -1,0 +1,344 @@
+"""A snapshot to wanted routes, and a reason for everything that is left out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import ip_address, ip_interface, ip_network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lib import desired
+from lib.model import (
+    Client,
+    Container,
+    Desired,
+    Endpoint,
+    Gateway,
+    Refusal,
+    Route,
+    Skipped,
+    Snapshot,
+)
+
+WG_NET = "net-wg"
+GATEWAY = Gateway(
+    container="wireguard",
+    container_id="gw",
+    network="wg-net",
+    network_id=WG_NET,
+    addresses=(ip_address("192.0.2.129"), ip_address("2001:db8::129")),
+)
+IPV4_GATEWAY = replace(GATEWAY, addresses=(ip_address("192.0.2.129"),))
+
+
+def endpoint(*addresses: str, network: str = "wg-net", network_id: str = WG_NET) -> Endpoint:
+    return Endpoint(network, network_id, tuple(ip_interface(address) for address in addresses))
+
+
+ON_WG_NET = endpoint("192.0.2.10/24", "2001:db8::10/64")
+CLIENT = Container(
+    id="c1",
+    name="dovecot",
+    running=True,
+    labels={"wgroutemgr.networks": "198.51.100.0/24"},
+    network_mode="wg-net",
+    sandbox_key="/var/run/docker/netns/c1",
+    endpoints=(ON_WG_NET,),
+)
+V4 = Route(ip_network("198.51.100.0/24"), ip_address("192.0.2.129"), 0)
+V6 = Route(ip_network("2001:db8:1::/48"), ip_address("2001:db8::129"), 1024)
+NOT_ATTACHED = Skipped("dovecot", "c1", "is not attached to wg-net", expected=True)
+
+
+def compute(
+    *containers: Container, gateway: Gateway = GATEWAY, owners: dict[str, Container] | None = None
+) -> Desired:
+    return desired.compute(Snapshot(containers, owners or {}), gateway)
+
+
+def asking(label: str, *endpoints: Endpoint, gateway: Gateway = GATEWAY) -> Client:
+    """Return what a client with that label, attached like that, gets."""
+    labels = {"wgroutemgr.networks": label}
+    wanted = compute(
+        replace(CLIENT, labels=labels, endpoints=endpoints or (ON_WG_NET,)), gateway=gateway
+    )
+    assert wanted.skipped == ()
+    (client,) = wanted.clients
+    return client
+
+
+def test_a_labelled_container_on_the_network_gets_its_routes_in_its_namespace() -> None:
+    assert compute(CLIENT) == Desired(
+        (Client("dovecot", "c1", "/var/run/docker/netns/c1", (V4,)),), ()
+    )
+
+
+def test_each_family_leads_to_the_gateway_address_of_that_family() -> None:
+    assert asking("198.51.100.0/24, 2001:db8:1::/48").routes == (V4, V6)
+
+
+def test_clients_come_in_the_order_of_their_names() -> None:
+    b, a = replace(CLIENT, id="1", name="b"), replace(CLIENT, id="2", name="a")
+
+    assert [client.container for client in compute(b, a).clients] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("container", "expected"),
+    [
+        pytest.param(
+            replace(CLIENT, running=False),
+            Skipped("dovecot", "c1", "is not running", expected=True),
+            id="stopped",
+        ),
+        pytest.param(
+            replace(CLIENT, network_mode="host", sandbox_key="/var/run/docker/netns/default"),
+            Skipped(
+                "dovecot",
+                "c1",
+                "uses the host's network namespace, which is never written",
+                "attach it to wg-net instead, or remove the label",
+            ),
+            id="on the host's network",
+        ),
+        pytest.param(
+            replace(CLIENT, id="gw"),
+            Skipped(
+                "dovecot",
+                "gw",
+                "is in the gateway's own network namespace",
+                "remove the label wgroutemgr.networks: the gateway has these routes itself",
+            ),
+            id="the gateway itself",
+        ),
+        pytest.param(
+            replace(CLIENT, endpoints=(endpoint("192.0.2.10/24", network_id="net-other"),)),
+            NOT_ATTACHED,
+            id="on another network of the same name",
+        ),
+        pytest.param(replace(CLIENT, endpoints=()), NOT_ATTACHED, id="on no network"),
+        pytest.param(
+            replace(CLIENT, sandbox_key=""),
+            Skipped("dovecot", "c1", "has no network namespace yet", expected=True),
+            id="not yet started",
+        ),
+    ],
+)
+def test_a_container_is_left_out_with_this_reason(container: Container, expected: Skipped) -> None:
+    assert compute(container) == Desired((), (expected,))
+
+
+def test_a_container_that_is_left_out_costs_the_others_nothing() -> None:
+    wanted = compute(replace(CLIENT, id="c0", name="a", running=False), CLIENT)
+
+    assert [client.container for client in wanted.clients] == ["dovecot"]
+    assert [skipped.container for skipped in wanted.skipped] == ["a"]
+
+
+SHARING = replace(
+    CLIENT, id="c2", name="filter", network_mode="container:c1", sandbox_key="", endpoints=()
+)
+
+
+def test_a_container_in_the_namespace_of_another_gets_its_routes_there() -> None:
+    owner = replace(CLIENT, labels={})
+
+    assert compute(SHARING, owners={"c1": owner}) == Desired(
+        (Client("filter", "c2", "/var/run/docker/netns/c1", (V4,), shared_with="dovecot"),), ()
+    )
+
+
+@pytest.mark.parametrize(
+    ("owners", "reason", "expected"),
+    [
+        pytest.param(
+            {},
+            "shares the network namespace of c1, which is not running",
+            True,
+            id="the owner is gone",
+        ),
+        pytest.param(
+            {"c1": replace(CLIENT, running=False)},
+            "shares the network namespace of c1, which is not running",
+            True,
+            id="the owner stopped",
+        ),
+        pytest.param(
+            {"c1": replace(CLIENT, network_mode="host")},
+            "uses the host's network namespace, which is never written",
+            False,
+            id="the owner is on the host's network",
+        ),
+        pytest.param(
+            {"c1": replace(CLIENT, id="gw")},
+            "is in the gateway's own network namespace",
+            False,
+            id="the owner is the gateway",
+        ),
+        pytest.param(
+            {"c1": replace(CLIENT, endpoints=())},
+            "is not attached to wg-net",
+            True,
+            id="the owner is on another network",
+        ),
+    ],
+)
+def test_what_holds_for_the_owner_of_a_namespace_holds_for_who_shares_it(
+    owners: dict[str, Container], reason: str, *, expected: bool
+) -> None:
+    wanted = compute(SHARING, owners=owners)
+
+    assert wanted.clients == ()
+    assert [
+        (skipped.container, skipped.reason, skipped.expected) for skipped in wanted.skipped
+    ] == [("filter", reason, expected)]
+
+
+def test_the_sidecars_own_label_makes_no_client_of_it() -> None:
+    sidecar = replace(SHARING, network_mode="container:gw")
+    owner = replace(CLIENT, id="gw", name="wireguard")
+
+    wanted = compute(sidecar, owners={"gw": owner})
+
+    assert wanted.clients == ()
+    assert wanted.skipped[0].reason == "is in the gateway's own network namespace"
+
+
+@pytest.mark.parametrize(
+    "label", ["", " , ", "office"], ids=["empty", "only separators", "nothing but a mistake"]
+)
+def test_a_label_without_a_good_entry_gives_a_client_without_routes(label: str) -> None:
+    assert asking(label).routes == ()
+
+
+def test_a_bad_entry_costs_the_good_ones_nothing() -> None:
+    client = asking("office,198.51.100.0/24")
+
+    assert client.routes == (V4,)
+    assert [refusal.entry for refusal in client.refusals] == ["office"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "network"),
+    [
+        pytest.param("192.0.2.0/24", "192.0.2.0/24", id="the network itself"),
+        pytest.param("192.0.2.128/25", "192.0.2.0/24", id="half of it"),
+        pytest.param("192.0.2.129/32", "192.0.2.0/24", id="the gateway"),
+        pytest.param("2001:db8::/64", "2001:db8::/64", id="the IPv6 network"),
+        pytest.param("2001:db8::8/125", "2001:db8::/64", id="a part of the IPv6 network"),
+        pytest.param("203.0.113.64/26", "203.0.113.0/25", id="a part of another network"),
+    ],
+)
+def test_what_the_client_is_attached_to_is_refused(entry: str, network: str) -> None:
+    other = endpoint("203.0.113.5/25", network="other", network_id="net-other")
+
+    client = asking(f"{entry},198.51.100.0/24", ON_WG_NET, other)
+
+    assert client.routes == (V4,)
+    assert client.refusals == (
+        Refusal(
+            entry,
+            f"is equal to or inside {network}, to which the container is attached",
+            "remove it: the container reaches that network directly",
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("entry", "network", "gateway"),
+    [
+        pytest.param("192.0.0.0/16", "192.0.2.0/24", "192.0.2.129", id="around the network"),
+        pytest.param("203.0.112.0/20", "203.0.113.0/25", "192.0.2.129", id="around another"),
+        pytest.param("2001:db8::/32", "2001:db8::/64", "2001:db8::129", id="IPv6"),
+    ],
+)
+def test_what_merely_contains_an_attached_network_is_served_with_a_remark(
+    entry: str, network: str, gateway: str
+) -> None:
+    other = endpoint("203.0.113.5/25", network="other", network_id="net-other")
+
+    client = asking(entry, ON_WG_NET, other)
+
+    assert [(str(route.dst), str(route.gateway)) for route in client.routes] == [(entry, gateway)]
+    assert [(remark.entry, remark.reason, remark.served) for remark in client.refusals] == [
+        (entry, f"is served, but contains {network}, to which the container is attached", True)
+    ]
+
+
+@pytest.mark.xfail(reason="the first attached network that has a say decides", strict=True)
+def test_what_is_inside_one_network_and_around_another_is_refused() -> None:
+    narrow = endpoint("10.5.0.9/24", network="narrow", network_id="net-narrow")
+    wide = endpoint("10.0.0.9/8", network="wide", network_id="net-wide")
+
+    client = asking("10.5.0.0/16", ON_WG_NET, narrow, wide)
+
+    assert client.routes == ()
+
+
+def test_a_neighbouring_network_is_not_attached() -> None:
+    assert asking("192.0.3.0/24").refusals == ()
+
+
+@pytest.mark.parametrize(
+    ("entry", "gateway", "family"),
+    [
+        pytest.param("2001:db8:1::/48", IPV4_GATEWAY, "IPv6", id="IPv6"),
+        pytest.param(
+            "203.0.113.0/24",
+            replace(GATEWAY, addresses=(ip_address("2001:db8::129"),)),
+            "IPv4",
+            id="IPv4",
+        ),
+    ],
+)
+def test_a_family_that_the_gateway_has_no_address_of_is_refused(
+    entry: str, gateway: Gateway, family: str
+) -> None:
+    client = asking(entry, gateway=gateway)
+
+    assert client.routes == ()
+    assert client.refusals == (
+        Refusal(
+            entry,
+            f"is {family}, and the gateway has no {family} address on wg-net",
+            f"give the network wg-net an {family} subnet",
+        ),
+    )
+
+
+ATTACHED = st.lists(
+    st.one_of(
+        st.tuples(st.ip_addresses(v=4, network="10.0.0.0/14"), st.integers(8, 30)),
+        st.tuples(st.ip_addresses(v=6, network="2001:db8::/44"), st.integers(32, 126)),
+    ).map(lambda pair: f"{pair[0]}/{pair[1]}"),
+    max_size=1,
+)
+ENTRIES = st.lists(
+    st.one_of(
+        st.tuples(st.ip_addresses(v=4, network="10.0.0.0/14"), st.integers(6, 32)),
+        st.tuples(st.ip_addresses(v=6, network="2001:db8::/44"), st.integers(30, 128)),
+    ).map(lambda pair: str(ip_network(f"{pair[0]}/{pair[1]}", strict=False))),
+    max_size=6,
+)
+
+
+@given(ATTACHED, ENTRIES)
+def test_no_label_can_hide_a_network_that_its_client_is_attached_to(
+    attached: list[str], entries: list[str]
+) -> None:
+    points = (endpoint("192.0.2.10/24"), endpoint(*attached, network_id="net-other"))
+
+    client = asking(",".join(entries), *points)
+
+    connected = {interface.network for point in points for interface in point.interfaces}
+    for route in client.routes:
+        assert route.gateway == GATEWAY.address(route.dst.version)
+        for network in connected:
+            if network.version == route.dst.version:
+                assert network.prefixlen > route.dst.prefixlen or not network.overlaps(route.dst)
+    served = {str(route.dst) for route in client.routes}
+    left_out = {remark.entry for remark in client.refusals if not remark.served}
+    assert served | left_out == set(entries)
+    assert not served & left_out

@@ -1,0 +1,152 @@
+"""Options and environment to settings."""
+
+from __future__ import annotations
+
+import pytest
+
+from lib import settings
+from lib.settings import OPTIONS, Option, Settings, parse
+
+NAMES = {option.name: option for option in OPTIONS}
+
+
+def test_without_anything_the_defaults_hold() -> None:
+    assert parse([], {}) == Settings(
+        command="run",
+        network=None,
+        gateway=None,
+        resync_interval=60.0,
+        log_format=None,
+        log_level="info",
+    )
+
+
+def test_the_declared_defaults_are_those_of_an_empty_command_line() -> None:
+    assert parse([], {}) == Settings()
+
+
+VALUES = {
+    "network": ("wg-other", "wg-other"),
+    "gateway": ("wireguard", "wireguard"),
+    "resync-interval": ("2.5", 2.5),
+    "log-format": ("console", "console"),
+    "log-level": ("debug", "debug"),
+}
+
+
+def chosen(option: Option, found: Settings) -> object:
+    return getattr(found, option.name.replace("-", "_"))
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
+def test_an_option_can_be_given_on_the_command_line(option: Option) -> None:
+    text, value = VALUES[option.name]
+
+    assert chosen(option, parse([option.flag, text], {})) == value
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
+def test_an_option_can_be_given_as_a_variable(option: Option) -> None:
+    text, value = VALUES[option.name]
+
+    assert chosen(option, parse([], {option.variable: text})) == value
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
+def test_the_command_line_wins_over_the_variable(option: Option) -> None:
+    text, value = VALUES[option.name]
+    other = {"resync-interval": "30", "log-format": "json", "log-level": "error"}
+
+    environ = {option.variable: other.get(option.name, "elsewhere")}
+
+    assert chosen(option, parse([option.flag, text], environ)) == value
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
+def test_an_empty_variable_is_as_good_as_none(option: Option) -> None:
+    assert parse([], {option.variable: ""}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "variable"),
+    [
+        ("network", "WGROUTEMGR_NETWORK"),
+        ("gateway", "WGROUTEMGR_GATEWAY"),
+        ("resync-interval", "WGROUTEMGR_RESYNC_INTERVAL"),
+        ("log-format", "WGROUTEMGR_LOG_FORMAT"),
+        ("log-level", "WGROUTEMGR_LOG_LEVEL"),
+    ],
+)
+def test_option_and_variable_have_the_same_name(name: str, variable: str) -> None:
+    assert (NAMES[name].flag, NAMES[name].variable) == (f"--{name}", variable)
+
+
+@pytest.mark.parametrize("text", ["1", "1.0", "60", "86400"])
+def test_an_interval_between_a_second_and_a_day_is_taken(text: str) -> None:
+    assert parse(["--resync-interval", text], {}).resync_interval == float(text)
+
+
+BAD = [
+    *[("resync-interval", text) for text in ("0", "0.9", "-5", "86401", "nan", "inf", "1m", "x")],
+    *[("log-format", text) for text in ("xml", "JSON")],
+    *[("log-level", text) for text in ("verbose", "INFO", "warn")],
+]
+
+
+@pytest.mark.parametrize(("name", "text"), BAD)
+def test_a_wrong_option_ends_with_code_2_and_names_option_and_value(
+    name: str, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse([f"--{name}={text}"], {})
+
+    assert ended.value.code == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert f"argument --{name}: {text!r} is " in said.err
+
+
+@pytest.mark.parametrize(("name", "text"), BAD)
+def test_a_wrong_variable_ends_with_code_2_too(
+    name: str, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse([], {NAMES[name].variable: text})
+
+    assert ended.value.code == 2
+    assert f"{text!r} is " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--unknown"], ["frobnicate"], ["run", "run"], ["--network"], ["--net", "wg-net"]],
+    ids=["unknown option", "unknown command", "two commands", "no value", "abbreviation"],
+)
+def test_wrong_usage_ends_with_code_2(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse(arguments, {})
+
+    assert ended.value.code == 2
+
+
+@pytest.mark.parametrize("command", settings.COMMANDS)
+def test_every_command_is_taken(command: str) -> None:
+    assert parse([command], {}).command == command
+
+
+def test_help_names_every_option_variable_and_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse(["--help"], {"COLUMNS": "80"})
+
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    for word in [*settings.COMMANDS, *(word for o in OPTIONS for word in (o.flag, o.variable))]:
+        assert word in said
+
+
+def test_version_is_printed_and_ends_with_code_0(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse(["--version"], {})
+
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"wgroutemgr {settings.VERSION}\n"
