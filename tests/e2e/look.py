@@ -1,0 +1,65 @@
+"""What a test sees: the kernel's routes and the product's log, with deadlines instead of sleeps."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from tests.lab.engine import poll
+
+if TYPE_CHECKING:
+    from tests.lab.site import Container
+
+SECONDS = 20.0
+
+Entry = dict[str, Any]
+
+
+def routes(container: Container) -> dict[str, str]:
+    """Return the routes that somebody added: destination to gateway, or to the route's type.
+
+    What the engine and the kernel made, the default and the connected ones, is left out. A route
+    with a metric of its own shows it: `198.51.100.0/24 metric 50`.
+    """
+    found: dict[str, str] = {}
+    for family, usual in (("-4", 0), ("-6", 1024)):
+        for route in json.loads(container.enter("ip", family, "-j", "route", "show") or "[]"):
+            if route["dst"] == "default" or route.get("protocol") == "kernel":
+                continue
+            metric = route.get("metric", usual)
+            key = route["dst"] if metric == usual else f"{route['dst']} metric {metric}"
+            assert key not in found
+            found[key] = route.get("gateway") or route.get("type") or "connected"
+    return found
+
+
+def await_routes(container: Container, wanted: dict[str, str], seconds: float = SECONDS) -> None:
+    """Wait until the container has exactly these routes; fail with what it has instead."""
+    poll(lambda: routes(container) == wanted, seconds)
+    assert routes(container) == wanted
+
+
+def entries(container: Container) -> list[Entry]:
+    """Return the container's log; every line must be a JSON object with the three fixed keys."""
+    parsed = [json.loads(line) for line in container.logs().splitlines()]
+    assert all(list(entry)[:3] == ["timestamp", "level", "event"] for entry in parsed)
+    return parsed
+
+
+def events(container: Container, event: str, /, **values: object) -> list[Entry]:
+    """Return the log's entries of that event with those values."""
+    return [
+        entry
+        for entry in entries(container)
+        if entry["event"] == event and values.items() <= entry.items()
+    ]
+
+
+def await_event(
+    container: Container, event: str, seconds: float = SECONDS, /, **values: object
+) -> Entry:
+    """Wait for an entry of that event with those values and return the first."""
+    poll(lambda: events(container, event, **values), seconds)
+    found = events(container, event, **values)
+    assert found, f"no {event} {values} in:\n{container.logs()}"
+    return found[0]
