@@ -441,6 +441,7 @@ def run(
             argv,
             env=env or os.environ | {"PATH": install.PATH},
             stdin=subprocess.DEVNULL,
+            start_new_session=True,  # a Ctrl-C is for us to handle
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT if both else subprocess.PIPE,
             text=True,

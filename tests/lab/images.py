@@ -28,6 +28,7 @@ PRODUCT = "wgroutemgr:lab"
 ALL = (CLIENT, WIREGUARD, BASE, BUILD, PRODUCT)
 
 PULL_SECONDS = 20
+PULLED = CACHE / "pulled"
 FOLDERS = ("/usr/local/bin", "/usr/local/sbin", "/usr/sbin", "/usr/bin")
 
 # What no container of ours reads; it would double the size.
@@ -88,11 +89,13 @@ def product(engine: Docker, *, pull: bool = False, source: Path = ROOT) -> str:
 
 
 def remove(engine: Docker) -> None:
-    """Remove the lab's images from an engine."""
+    """Remove the lab's images from an engine, and the base image if it was pulled for them."""
+    pulled = PULLED.read_text(encoding="utf-8") if PULLED.exists() else ""
     present = engine.docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}").split()
-    ours = [tag for tag in present if tag.removesuffix(":latest") in ALL]
+    ours = [tag for tag in present if tag.removesuffix(":latest") in (*ALL, pulled)]
     if ours:
         engine.docker("rmi", "--force", *ours)
+    PULLED.unlink(missing_ok=True)
 
 
 def _cached(engine: Docker, tag: str, key: str, make: Callable[[], object]) -> str:
@@ -271,4 +274,6 @@ def _pull(engine: Docker, dockerfile: Path) -> bool:
         engine.docker("pull", "--quiet", real, seconds=PULL_SECONDS)
     except LabError:
         return False
+    cache()
+    PULLED.write_text(real, encoding="utf-8")
     return True

@@ -87,15 +87,18 @@ def _apt_install(packages: Sequence[str]) -> bool:
 
 def _apt(argv: Sequence[str]) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C", "PATH": PATH}
-    return subprocess.run(
+    with subprocess.Popen(
         argv,
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        check=False,
-    )
+        start_new_session=True,
+    ) as process:
+        # Interrupted, we wait for it to end: half-installed packages would be worse.
+        output, _ = process.communicate()
+    return subprocess.CompletedProcess(argv, process.returncode, output)
 
 
 def _run(*argv: str) -> str:

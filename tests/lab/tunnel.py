@@ -91,7 +91,9 @@ def two_sites(lab: Lab) -> TwoSites:
             f"[Interface]\nPrivateKey = {keys[here][0]}\nListenPort = {PORT}\n"
             f"Address = 10.255.255.{here + 1}/30, fd00:ffff::{here + 1}/126\n"
             f"[Peer]\nPublicKey = {keys[there][1]}\n"
-            f"AllowedIPs = {', '.join(networks[there][1])}\n{call}"
+            f"AllowedIPs = {', '.join(networks[there][1])}\n"
+            # Its own address too, so that a traceroute shows the far gateway.
+            f"AllowedIPs = 10.255.255.{there + 1}/32, fd00:ffff::{there + 1}/128\n{call}"
         )
         gateway = lab.gateway(f"wireguard{here + 1}", internet, config=config)
         gateways.append(gateway)
