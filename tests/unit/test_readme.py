@@ -1,0 +1,345 @@
+"""The README says what the code does: its YAML, its tables and its links are held against the tree.
+
+A test that fails here asks for a better README, or shows that the code changed by mistake.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from lib import iproute, labels
+from lib.model import DEFAULT_METRIC, NETWORK_LABEL, NETWORKS_LABEL, Route, Step
+from lib.settings import COMMANDS, DEFAULT_NETWORK, OPTIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+SOURCES = {
+    path.relative_to(ROOT).as_posix(): ast.parse(path.read_text())
+    for path in (ROOT / "wgroutemgr.py", *sorted((ROOT / "lib").glob("*.py")))
+}
+LEVELS = {"debug", "info", "warning", "error", "exception"}
+
+
+# --- reading the README -------------------------------------------------------------------------
+
+
+def blocks(language: str) -> list[str]:
+    """Return the contents of the fenced code blocks of that language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def prose() -> str:
+    """Return the README without its code blocks."""
+    return re.sub(r"^```.*?^```$", "", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def section(heading: str) -> str:
+    """Return what stands under a heading, up to the next one of any level."""
+    _, found, rest = prose().partition(f"# {heading}\n")
+    assert found, f"no section {heading}"
+    return re.split(r"^#+ ", rest, maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def table(heading: str, *columns: str) -> list[list[str]]:
+    """Return the rows of the table with those columns in that section."""
+    head = f"| {' | '.join(columns)} |\n"
+    _, found, rest = section(heading).partition(head)
+    assert found, f"no table {head}"
+    lines = rest.partition("\n\n")[0].splitlines()[1:]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert {len(row) for row in rows} == {len(columns)}, "a row with another number of cells"
+    return rows
+
+
+def spans(text: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", text)
+
+
+def plain(text: str) -> str:
+    return text.replace("`", "")
+
+
+# --- reading the code ---------------------------------------------------------------------------
+
+
+def constants() -> Iterator[str]:
+    for tree in SOURCES.values():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+
+
+def events() -> set[str]:
+    """Return all constants of the form `noun.participle`; the labels look alike."""
+    named = {text for text in constants() if re.fullmatch(r"[a-z]+\.[a-z]+", text)}
+    return named - {NETWORK_LABEL, NETWORKS_LABEL}
+
+
+def logged_at() -> Iterator[tuple[str, str]]:
+    """Return event and level wherever both are literal: `log.info("noun.participle", ...)`."""
+    for tree in SOURCES.values():
+        for node in ast.walk(tree):
+            match node:
+                case ast.Call(
+                    func=ast.Attribute(value=ast.Name(id="log"), attr=level),
+                    args=[ast.Constant(value=str(event)), *_],
+                ) if level in LEVELS:
+                    yield event, "error" if level == "exception" else level
+
+
+def templates() -> list[re.Pattern[str]]:
+    """Return a pattern for every text of the code, formatted ones included, long enough to tell."""
+    found = []
+    for tree in SOURCES.values():
+        for node in ast.walk(tree):
+            parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+            texts = [part.value if isinstance(part, ast.Constant) else None for part in parts]
+            if sum(len(text) for text in texts if isinstance(text, str)) >= len("is IPv, "):
+                pattern = "".join(".+" if text is None else re.escape(str(text)) for text in texts)
+                found.append(re.compile(pattern))
+    return found
+
+
+def said_by_the_code(text: str) -> bool:
+    """Tell whether it is a reason of ours, or a text of the kernel for which we have a hint."""
+    ours = any(pattern.fullmatch(text) for pattern in templates())
+    return ours or any(known in text for known in hinted_texts())
+
+
+def hinted_texts() -> Iterator[str]:
+    """Return what the code looks for in the output of commands: the keys of its table of hints."""
+    for tree in SOURCES.values():
+        for node in ast.walk(tree):
+            match node:
+                case ast.Assign(targets=[ast.Name(id="_HINTS")], value=ast.Dict(keys=keys)):
+                    yield from (str(ast.literal_eval(key)) for key in keys if key)
+
+
+def keys() -> set[str]:
+    """Return all names of keyword arguments and all constants that are keys of a dict."""
+    found: set[str] = set()
+    for tree in SOURCES.values():
+        for node in ast.walk(tree):
+            match node:
+                case ast.keyword(arg=str(name)):
+                    found.add(name)
+                case ast.Dict(keys=names):
+                    found |= {str(key.value) for key in names if isinstance(key, ast.Constant)}
+    return found
+
+
+# --- the Compose files --------------------------------------------------------------------------
+
+
+def compose(number: int) -> dict[str, Any]:
+    files = [yaml.safe_load(block) for block in blocks("yaml")]
+    assert len(files) == 2, "one file for the gateway and its sidecar, one for a client"
+    content: dict[str, Any] = files[number]
+    return content
+
+
+def test_the_sidecar_gets_exactly_the_privileges_it_needs() -> None:
+    sidecar = compose(0)["services"]["wgroutemgr"]
+
+    del sidecar["image"], sidecar["container_name"], sidecar["pull_policy"]
+    assert sidecar == {
+        "network_mode": "service:wireguard",
+        "depends_on": {"wireguard": {"condition": "service_started", "restart": True}},
+        "cap_drop": ["ALL"],
+        "cap_add": ["NET_ADMIN", "SYS_ADMIN"],
+        "read_only": True,
+        "security_opt": ["no-new-privileges:true"],
+        "labels": {NETWORK_LABEL: DEFAULT_NETWORK},
+        "volumes": [
+            "/var/run/docker.sock:/var/run/docker.sock:ro",
+            {
+                "type": "bind",
+                "source": "/var/run/docker/netns",
+                "target": "/var/run/docker/netns",
+                "read_only": True,
+                "bind": {"propagation": "rslave", "create_host_path": True},
+            },
+        ],
+        "restart": "unless-stopped",
+    }
+
+
+def test_the_sidecar_runs_the_image_that_was_just_built() -> None:
+    image = compose(0)["services"]["wgroutemgr"]["image"]
+
+    assert f"docker build -t {image} .\n" in blocks("sh")[1]
+
+
+def test_the_gateway_forwards_and_has_the_address_of_the_picture() -> None:
+    content = compose(0)
+    gateway = content["services"]["wireguard"]
+    pool = content["networks"]["wg-net"]["ipam"]["config"][0]
+    address = gateway["networks"]["wg-net"]["ipv4_address"]
+
+    assert gateway["sysctls"] == {"net.ipv4.ip_forward": 1}
+    assert gateway["cap_add"] == ["NET_ADMIN"]
+    assert address in blocks("text")[0]
+    assert ip_address(address) in ip_network(pool["subnet"])
+    assert ip_address(address) not in ip_network(pool["ip_range"])
+
+
+def test_the_network_is_the_one_that_is_served_by_default() -> None:
+    assert compose(0)["networks"]["wg-net"]["name"] == DEFAULT_NETWORK
+    assert compose(1)["networks"] == {DEFAULT_NETWORK: {"external": True}}
+
+
+def test_the_client_asks_for_the_network_that_the_tunnel_leads_to() -> None:
+    (client,) = compose(1)["services"].values()
+    destinations, refusals = labels.parse(client["labels"][NETWORKS_LABEL])
+
+    assert list(client["labels"]) == [NETWORKS_LABEL]
+    assert client["networks"] == [DEFAULT_NETWORK]
+    assert not refusals
+    assert [f"AllowedIPs = {dst}" for dst in destinations] == [
+        line for line in blocks("ini")[0].splitlines() if line.startswith("AllowedIPs")
+    ]
+
+
+# --- tables -------------------------------------------------------------------------------------
+
+
+def test_the_labels_are_those_of_the_code() -> None:
+    rows = table("Labels", "on", "label", "meaning", "default")
+
+    assert [plain(label) for _, label, *_ in rows] == [NETWORK_LABEL, NETWORKS_LABEL]
+    assert plain(rows[0][3]) == DEFAULT_NETWORK
+
+
+def test_the_options_are_those_of_the_code() -> None:
+    rows = table("Options", "option", "variable", "default", "meaning")
+
+    assert [[plain(cell) for cell in row] for row in rows] == [
+        [option.flag, option.variable, option.default or option.shown_default, option.help]
+        for option in OPTIONS
+    ]
+
+
+def test_every_command_is_named() -> None:
+    assert set(COMMANDS) <= set(spans(section("Options")))
+
+
+def test_the_events_are_those_of_the_code() -> None:
+    listed = [plain(event) for _, event, _ in table("Logs", "level", "event", "meaning")]
+
+    assert len(listed) == len(set(listed))
+    assert set(listed) == events()
+
+
+def test_the_events_have_the_levels_of_the_code() -> None:
+    listed = {
+        plain(event): level.split(", ")
+        for level, event, _ in table("Logs", "level", "event", "meaning")
+    }
+
+    assert {(event, level) for event, level in logged_at() if level not in listed[event]} == set()
+
+
+def test_the_refused_entries_are_refused_for_that_reason() -> None:
+    rows = table("Bad input", "refused", "`reason` in the log", "why")
+    for examples, reason, _ in rows:
+        said = [refusal.reason for entry in spans(examples) for refusal in labels.parse(entry)[1]]
+
+        assert len(said) == len(spans(examples)), f"not refused by itself: {examples}"
+        assert said_by_the_code(plain(reason)), reason
+        assert not said or plain(reason) in said
+
+
+def test_the_reasons_in_the_troubleshooting_table_are_those_of_the_code() -> None:
+    rows = table("Troubleshooting", "symptom", "meaning", "mend")
+    quoted = [text for symptom, *_ in rows if symptom[0] == "`" for text in spans(symptom)[:1]]
+
+    assert len(quoted) > 10
+    assert [text for text in quoted if not said_by_the_code(text)] == []
+
+
+def test_a_made_up_reason_is_not_found_in_the_code() -> None:
+    assert not said_by_the_code("the gateway wireguard is on holiday")
+    assert not said_by_the_code("no network namespace owns our container")
+
+
+# --- the log line -------------------------------------------------------------------------------
+
+
+def test_the_log_line_has_the_keys_of_the_code() -> None:
+    (line,) = blocks("json")
+    first, rest = list(json.loads(line))[:3], set(list(json.loads(line))[3:])
+
+    assert first == ["timestamp", "level", "event"]
+    assert rest <= keys()
+    assert rest >= {"container", "network", "dst", "gateway", "netns", "command", "trigger"}
+
+
+def test_the_log_line_shows_the_command_that_the_code_would_run() -> None:
+    line = json.loads(blocks("json")[0])
+    dst = ip_network(line["dst"])
+    route = Route(dst, ip_address(line["gateway"]), DEFAULT_METRIC[dst.version])
+
+    assert line["command"] == iproute.command(line["netns"], Step("replace", route))
+
+
+def test_the_commands_to_paste_are_those_of_the_log_line() -> None:
+    line = json.loads(blocks("json")[0])
+    pasted = "".join(blocks("sh")).replace("\\\n    ", "")
+
+    assert f"docker exec wgroutemgr {line['command']}\n" in pasted
+    assert f"docker exec wgroutemgr {iproute.show_command(line['netns'], 4)}\n" in pasted
+
+
+# --- links and paths ----------------------------------------------------------------------------
+
+
+def slugs() -> set[str]:
+    """Return the anchors that GitHub gives the headings."""
+    headings = re.findall(r"^#+ (.+)$", prose(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^)]+)\)", README))))
+def test_a_link_leads_somewhere(target: str) -> None:
+    if target.startswith("#"):
+        assert target[1:] in slugs()
+    else:
+        assert (ROOT / target).exists()
+
+
+def paths() -> set[str]:
+    """Return what is written as a path of this tree, in the text and in the commands."""
+    words = {span.split()[0] for span in spans(prose())}
+    words |= {word for block in blocks("sh") for word in block.split()}
+    return {word for word in words if re.match(r"(\./)?(lib|tests)/|wgroutemgr\.py$", word)}
+
+
+@pytest.mark.parametrize("path", sorted(paths()))
+def test_a_path_exists(path: str) -> None:
+    assert (ROOT / path).exists()
+
+
+def test_the_layout_names_every_source_file() -> None:
+    rows = table("Development", "layer", "files")
+    named = [name for _, files in rows for name in spans(files)]
+
+    assert sorted([*named, "lib/__init__.py"]) == sorted(SOURCES)
+
+
+def test_the_first_screen_has_the_picture_and_the_two_commands() -> None:
+    screen = "\n".join(README.splitlines()[:40])
+
+    assert "WireGuard" in screen
+    assert "\n./tests/demo " in screen
+    assert "\n./tests/run " in screen
