@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 TESTS = Path(__file__).parent
 MARKED_FOLDERS = ("integration", "e2e")
 
+# Helpers outside of test files explain their failed asserts too.
+pytest.register_assert_rewrite("tests.e2e", "tests.integration", "tests.lab")
+
 # Reproducible, and no time limit for a single example: test machines are slow at times.
 hypothesis.settings.register_profile("repository", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("repository")

@@ -93,6 +93,14 @@ def test_mountinfo_tells_our_writable_layer_where_there_is_one(name: str) -> Non
     assert identity.upper_dir(sample(name)) == layer
 
 
+@pytest.mark.parametrize("file", ["hosts", "hostname", "resolv.conf"])
+def test_any_one_of_the_three_files_names_the_owner(file: str) -> None:
+    source = f"/var/lib/docker/containers/{GATEWAY}/{file}"
+    line = f"620 610 8:1 {source} /etc/{file} rw,relatime - ext4 /dev/sda1 rw\n"
+
+    assert identity.netns_owner_ids(line) == (GATEWAY,)
+
+
 def test_every_sample_is_used() -> None:
     assert sorted(path.name for path in SAMPLES.iterdir()) == sorted(
         [*OWN_IDS, *OWNER_IDS_AND_LAYER]

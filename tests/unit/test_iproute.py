@@ -245,13 +245,26 @@ def test_any_output_is_read_without_an_exception(text: str, version: int) -> Non
         assert 0 <= found.metric < 2**32
 
 
-@given(
-    st.sampled_from(["192.0.2.0/24", "10.0.0.0/8", "198.51.100.7/32"]),
-    st.one_of(st.none(), st.ip_addresses(v=4)),
-    st.integers(0, 2**32 - 1),
+ROUTES = st.one_of(
+    st.builds(
+        Route,
+        st.sampled_from([ip_network("192.0.2.0/24"), ip_network("198.51.100.7/32")]),
+        st.one_of(st.none(), st.ip_addresses(v=4)),
+        st.integers(0, 2**32 - 1),
+        st.sampled_from(["unicast", "unreachable"]),
+    ),
+    st.builds(
+        Route,
+        st.sampled_from([ip_network("2001:db8:1::/48"), ip_network("2001:db8::7/128")]),
+        st.one_of(st.none(), st.ip_addresses(v=6)),
+        st.one_of(st.just(1024), st.integers(1, 2**32 - 1)),
+        st.sampled_from(["unicast", "unreachable"]),
+    ),
 )
-def test_what_is_set_is_read_back(dst: str, gateway: object, metric: int) -> None:
-    wanted = route(dst, str(gateway) if gateway else None, metric)
+
+
+@given(ROUTES)
+def test_what_is_set_is_read_back(wanted: Route) -> None:
     _, _, line = iproute.command(NETNS, Step("replace", wanted)).partition(" replace ")
 
-    assert iproute.parse(line, 4) == (wanted,)
+    assert iproute.parse(line, wanted.dst.version) == (wanted,)
