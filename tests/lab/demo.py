@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import NoReturn
@@ -157,19 +157,24 @@ def _engine(stack: ExitStack, *, keep: bool, private: bool) -> Docker:
             print(f"  {str(error).splitlines()[0]}")
         else:
             print(f"  Using this machine's Docker Engine {existing.version}.")
+            _install(("ip", "update-ca-certificates"))
             return existing
-    with _step("Installing what is missing"):
-        installed = install.ensure()
-    if installed:
-        print(f"  Installed {' '.join(installed)}; they stay, no service was started.")
+    _install(install.LAB)
     with _step("Starting a private Docker Engine"):
         engine = stack.enter_context(Engine(keep=keep))
     print(f"  Docker Engine {engine.version}, in namespaces of its own.")
     return engine
 
 
+def _install(commands: Sequence[str]) -> None:
+    with _step("Installing what is missing"):
+        installed = install.ensure(commands)
+    if installed:
+        print(f"  Installed {' '.join(installed)}; they stay, no service was started.")
+
+
 def _clean() -> int:
-    """Remove what an earlier demo left, killed or kept."""
+    """Remove what earlier demos left, killed or kept."""
     for state in clean(kept=True):
         print(f"  Removed the engine of an earlier run in {state}.")
     try:
@@ -201,10 +206,12 @@ def _await_routes(sites: TwoSites, site: Site) -> None:
     def routed() -> bool:
         return all(f"{subnet} via" in _routes(client) for subnet in wanted)
 
-    if not poll(routed, ROUTE_SECONDS, every=0.1):
+    poll(lambda: routed() or not sidecar.running(), ROUTE_SECONDS, every=0.1)
+    if not routed():
+        state = f"after {ROUTE_SECONDS} s" if sidecar.running() else f"and {sidecar.name} ended"
         raise LabError(
-            seen=f"{client.name} has no routes to {' and '.join(wanted)} after {ROUTE_SECONDS} s, "
-            f"but:\n{_routes(client)}\n{sidecar.name} wrote:\n{sidecar.logs()}",
+            seen=f"{client.name} has no routes to {' and '.join(wanted)} {state}:\n"
+            f"{_routes(client)}\n{sidecar.name} wrote:\n{sidecar.logs()}",
             hint="the sidecar's log above says what it did, and what it did not and why",
         )
 

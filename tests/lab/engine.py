@@ -90,6 +90,10 @@ class Docker(ABC):
     socket: str
     version: str
 
+    def __init__(self) -> None:
+        # What the lab has seen to here, see images.py: image, and what it was made of.
+        self.images: dict[str, str] = {}
+
     @property
     def major(self) -> int:
         """First number of the engine's version: 20, 26, 28."""
@@ -132,6 +136,7 @@ class Existing(Docker):
     SOCKETS = ("/run/docker.sock", "/var/run/docker.sock")
 
     def __init__(self) -> None:
+        super().__init__()
         host = os.environ.get("DOCKER_HOST", f"unix://{self.SOCKETS[1]}")
         self.socket = host.removeprefix("unix://")
         # A sidecar mounts the engine's socket and namespaces from their usual places.
@@ -177,6 +182,7 @@ class Engine(Docker):
         keep: bool = False,
         config: dict[str, object] | None = None,
     ) -> None:
+        super().__init__()
         self._live_restore = live_restore
         self._data_root = data_root
         self._exec_root = exec_root

@@ -74,6 +74,9 @@ def product(engine: Docker, *, pull: bool = False, source: Path = ROOT) -> str:
         pull: try the real base from its registry first, for a short while.
         source: the tree to build.
     """
+    if engine.images.get(PRODUCT) == str(source):
+        return PRODUCT  # as it was when it was first asked for, whatever was edited since
+    engine.images[PRODUCT] = str(source)
     files = _sources(source)
     names = (str(path.relative_to(source)) for path in files)
     key = _key(_base_recipe(), *(path.read_bytes() for path in files), *names)
@@ -151,7 +154,9 @@ def _base_recipe() -> str:
 def _imported(
     engine: Docker, tag: str, plant: Callable[[Path], None], parts: list[str], command: str
 ) -> str:
-    key = _recipe(tag, *parts)
+    if tag in engine.images:
+        return tag
+    engine.images[tag] = key = _recipe(tag, *parts)
 
     def make() -> None:
         cache()

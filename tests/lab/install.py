@@ -170,10 +170,11 @@ def fetch(suite: str, packages: Sequence[str], into: Path) -> None:
         "Dir::State::status": state / "status",
         "Dir::Cache": state / "cache",
         "Dir::Etc::sourcelist": state / "sources.list",
-        "Dir::Etc::sourceparts": "-",
-        "Dir::Etc::preferencesparts": "-",
+        "Dir::Etc::sourceparts": "/dev/null",
+        "Dir::Etc::preferencesparts": "/dev/null",
         "APT::Sandbox::User": "root",
         "Acquire::Languages": "none",
+        "APT::Update::Error-Mode": "any",
     }
     words = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
     _run("apt-get", *words, "update", "--quiet")
