@@ -1,0 +1,61 @@
+"""Both `ip` dialects, and namespaces of the test's own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+from lib.shell import Shell
+from tests.integration import kernel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.integration.kernel import Namespace
+
+_PROGRAMS = {
+    "iproute2": {"ip": kernel.IP, "nsenter": kernel.NSENTER, "sh": kernel.SH},
+    "busybox": dict.fromkeys(("ip", "nsenter", "sh"), kernel.BUSYBOX),
+}
+
+
+@pytest.fixture(autouse=True)
+def _programs() -> None:
+    for name, path in kernel.TOOLS.items():
+        if path is None:
+            pytest.skip(f"needs {name}: tests make and look at namespaces with it")
+
+
+@pytest.fixture(params=_PROGRAMS)
+def dialect(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> str:
+    """Put the programs of one dialect first on the path: `ip`, `nsenter` and the shell."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name, program in _PROGRAMS[request.param].items():
+        (folder / name).symlink_to(program)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    assert shutil.which("ip") == str(folder / "ip")
+    return str(request.param)
+
+
+@pytest.fixture
+def shell(dialect: str) -> Iterator[Shell]:
+    """Start the product's shell with that dialect."""
+    shell = Shell()
+    said = next(iter(shell.run(["ip -V 2>&1"]))).output
+    assert {"iproute2": "iproute2", "busybox": "BusyBox"}[dialect] in said
+    yield shell
+    shell.close()
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Iterator[Namespace]:
+    """Make a client's namespace with two networks, and everybody else on them."""
+    with kernel.client(tmp_path) as client:
+        yield client

@@ -1,0 +1,425 @@
+"""The long-lived shell, with both shells that it may be: dash (or bash), and BusyBox's."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import pytest
+
+from lib.shell import ENDED, TIMED_OUT, Shell
+from tests.integration.kernel import poll
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from lib.model import Outcome
+
+pytestmark = [
+    pytest.mark.usefixtures("dialect"),
+    pytest.mark.timeout(30),
+    # A shell that is started anew is forked from a process in which `sh` has threads.
+    pytest.mark.filterwarnings("ignore:This process.* is multi-threaded:DeprecationWarning"),
+]
+
+ROOT = Path(__file__).parents[2]
+LIMIT = 0.2
+HANG = "sleep 1000"
+PR_SET_CHILD_SUBREAPER = 36
+
+
+@pytest.fixture
+def hasty(dialect: str) -> Iterator[Shell]:
+    """Start a shell that gives a command a fifth of a second."""
+    assert dialect
+    shell = Shell(LIMIT)
+    yield shell
+    shell.close()
+
+
+@pytest.fixture
+def subreaper() -> Iterator[None]:
+    """Make us what PID 1 of the image is: the parent of every process that lost its own."""
+    prctl = ctypes.CDLL(None).prctl
+    assert prctl(PR_SET_CHILD_SUBREAPER, 1) == 0
+    yield
+    assert prctl(PR_SET_CHILD_SUBREAPER, 0) == 0
+    for pid in zombies():
+        os.waitpid(pid, os.WNOHANG)
+
+
+def brief(outcomes: list[Outcome]) -> list[tuple[int, str]]:
+    return [(outcome.exit_code, outcome.output) for outcome in outcomes]
+
+
+def stat(pid: int) -> tuple[str, int] | None:
+    """Return a process's state and its parent, or None if there is no such process."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    state, parent = text.rpartition(")")[2].split()[:2]
+    return state, int(parent)
+
+
+def children(state: str = "") -> set[int]:
+    """Return our child processes, all or those in one state."""
+    found = {int(path.name): stat(int(path.name)) for path in Path("/proc").glob("[0-9]*")}
+    return {
+        pid
+        for pid, known in found.items()
+        if known and known[1] == os.getpid() and state in {"", known[0]}
+    }
+
+
+def zombies() -> set[int]:
+    return children("Z")
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def runs(pid: int) -> bool:
+    """Tell whether there is such a process that is not yet dead."""
+    known = stat(pid)
+    return known is not None and known[0] != "Z"
+
+
+def group_runs(pid: int) -> bool:
+    """Tell whether anything of a shell's process group is left."""
+    try:
+        os.killpg(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def read_pid(file: Path) -> int:
+    """Wait until a command has written its process id to a file."""
+    assert poll(lambda: file.exists() and file.read_text().endswith("\n"))
+    return int(file.read_text())
+
+
+def shell_pid(shell: Shell) -> int:
+    return int(next(shell.run(["echo $$"])).output)
+
+
+@contextmanager
+def meanwhile(action: Callable[[], object]) -> Iterator[None]:
+    """Do something in another thread while the body waits for a command."""
+    thread = threading.Thread(target=action)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+
+
+# --- what comes back ----------------------------------------------------------------------------
+
+
+def test_outcomes_come_in_the_order_of_the_commands(shell: Shell) -> None:
+    commands = [f"echo {number}" for number in range(100)]
+
+    outcomes = list(shell.run(commands))
+
+    assert [outcome.command for outcome in outcomes] == commands
+    assert brief(outcomes) == [(0, str(number)) for number in range(100)]
+
+
+def test_each_command_has_its_own_exit_code(shell: Shell) -> None:
+    codes = [0, 1, 2, 124, 125, 127, 255, 0]
+
+    outcomes = list(shell.run([f"(exit {code})" for code in codes]))
+
+    assert brief(outcomes) == [(code, "") for code in codes]
+
+
+def test_no_commands_are_no_outcomes(shell: Shell) -> None:
+    assert list(shell.run([])) == []
+    assert brief(list(shell.run(["echo on"]))) == [(0, "on")]
+
+
+def test_duration_is_that_of_the_command(shell: Shell) -> None:
+    quick, slow = shell.run(["true", "sleep 0.1"])
+
+    assert 0 < quick.duration_ms < 90
+    assert 100 <= slow.duration_ms < 1000
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "output"),
+    [
+        pytest.param("echo out; echo err >&2; false", 1, "out\nerr", id="both streams, in order"),
+        pytest.param("printf 'no newline'; exit_with() { return 3; }; exit_with", 3, "no newline"),
+        pytest.param("printf 'first\\n\\nlast\\n'", 0, "first\n\nlast", id="empty lines"),
+        pytest.param(r"printf 'a\377\376b'", 0, "a\ufffd\ufffdb", id="not UTF-8"),
+        pytest.param(r"printf '\342\202\254'", 0, "€", id="UTF-8"),
+        pytest.param(r"printf 'a\0b'", 0, "a\0b", id="NUL"),
+        pytest.param(":", 0, "", id="nothing"),
+        pytest.param("kill -9 $(sh -c 'echo $PPID') || true", ENDED, None, id="kills its shell"),
+        pytest.param("exit 3", ENDED, None, id="ends its shell"),
+        pytest.param("fi", ENDED, None, id="no shell grammar"),
+    ],
+)
+def test_one_strange_command_among_others_has_its_outcome_and_only_its_own(
+    shell: Shell, command: str, code: int, output: str | None
+) -> None:
+    before, strange, after = shell.run(["echo before", command, "echo after"])
+
+    assert (before.exit_code, before.output) == (0, "before")
+    assert strange.exit_code == code
+    if output is None:
+        assert strange.output.endswith("the shell ended before the command did")
+    else:
+        assert strange.output == output
+    assert (after.exit_code, after.output) == (0, "after")
+
+
+def test_missing_program_is_told_by_exit_code_and_text(shell: Shell) -> None:
+    (outcome,) = shell.run(["no-such-program-here 1 2"])
+
+    assert outcome.exit_code == 127
+    assert "no-such-program-here" in outcome.output
+    assert "not found" in outcome.output
+
+
+def test_a_thousand_commands_with_big_outputs_do_not_lock_up(shell: Shell) -> None:
+    big = "0" * 100_000
+
+    outcomes = shell.run(["printf '%0100000d' 0; (exit 7)"] * 1000)
+
+    assert sum(brief([outcome]) == [(7, big)] for outcome in outcomes) == 1000
+
+
+def test_commands_longer_than_a_pipe_with_big_outputs_do_not_lock_up(shell: Shell) -> None:
+    long = "x" * 10_000
+
+    outcomes = list(shell.run([f"printf '%0100000d' 0; : {long}"] * 32))
+
+    assert brief(outcomes) == [(0, "0" * 100_000)] * 32
+
+
+def test_characters_of_several_bytes_survive_in_a_big_output(shell: Shell) -> None:
+    command = r"""n=0; while [ $n -lt 1000 ]; do n=$((n + 1))
+    printf 'x\342\202\254\303\244\360\237\220\213%050d' 0 | tr 0 y; done"""
+    command = " ".join(command.split("\n"))
+
+    (outcome,) = shell.run([command.replace("| tr 0 y", "")])
+
+    assert outcome.output == ("x€ä🐋" + "0" * 50) * 1000
+
+
+def test_two_shells_do_not_disturb_each_other(shell: Shell) -> None:
+    other = Shell()
+    try:
+        ours, theirs = shell.run(["echo 1", "echo 2"]), other.run(["echo 3", "echo 4"])
+        outcomes = [next(ours), next(theirs), next(theirs), next(ours)]
+    finally:
+        other.close()
+
+    assert brief(outcomes) == [(0, "1"), (0, "3"), (0, "4"), (0, "2")]
+
+
+# --- time limit ---------------------------------------------------------------------------------
+
+
+def test_command_that_hangs_is_killed_at_the_limit_and_the_rest_goes_on(
+    hasty: Shell, tmp_path: Path
+) -> None:
+    child, first = tmp_path / "child", shell_pid(hasty)
+    hang = f"printf partial; sh -c 'echo $$ >{child}; exec {HANG}'; echo never"
+
+    before, hung, after = hasty.run(["echo before", hang, "echo after"])
+
+    assert (before.exit_code, before.output) == (0, "before")
+    assert (hung.command, hung.exit_code) == (hang, TIMED_OUT)
+    assert hung.output == "partial\nno answer within 0.2 s, killed"
+    assert LIMIT * 1000 <= hung.duration_ms < LIMIT * 1000 + 500
+    assert (after.exit_code, after.output) == (0, "after")
+    assert poll(lambda: not runs(read_pid(child)))
+    assert poll(lambda: not group_runs(first))
+
+
+def test_command_that_prints_for_ever_is_killed_at_the_limit_too(hasty: Shell) -> None:
+    hung, after = hasty.run(["while :; do echo more; sleep 0.01; done", "echo after"])
+
+    assert hung.exit_code == TIMED_OUT
+    assert hung.output.startswith("more\nmore\n")
+    assert LIMIT * 1000 <= hung.duration_ms < LIMIT * 1000 + 500
+    assert (after.exit_code, after.output) == (0, "after")
+
+
+def test_limit_is_for_each_command_not_for_all_of_them(hasty: Shell) -> None:
+    assert brief(list(hasty.run(["sleep 0.1; echo on"] * 4))) == [(0, "on")] * 4
+
+
+def test_every_command_hanging_costs_each_its_limit_and_no_more(hasty: Shell) -> None:
+    outcomes = list(hasty.run([HANG, "echo 1", HANG, HANG, "echo 2", HANG]))
+
+    codes = [outcome.exit_code for outcome in outcomes]
+    assert codes == [TIMED_OUT, 0, TIMED_OUT, TIMED_OUT, 0, TIMED_OUT]
+    assert all(outcome.duration_ms < LIMIT * 1000 + 500 for outcome in outcomes)
+
+
+def test_command_that_reads_what_is_meant_for_the_shell_costs_no_other_its_outcome(
+    hasty: Shell,
+) -> None:
+    _, after = hasty.run(["cat", "echo after"])
+
+    assert (after.exit_code, after.output) == (0, "after")
+
+
+# --- a shell or a caller that fails in the middle -----------------------------------------------
+
+
+def test_shell_killed_in_mid_command_ends_that_command_and_the_rest_goes_on(
+    hasty: Shell, tmp_path: Path
+) -> None:
+    child, first = tmp_path / "child", shell_pid(hasty)
+    hang = f"sh -c 'echo $$ >{child}; exec {HANG}'"
+
+    with meanwhile(lambda: (read_pid(child), os.kill(first, signal.SIGKILL))):
+        hung, after = hasty.run([hang, "echo after"])
+
+    assert hung.exit_code in {ENDED, TIMED_OUT}
+    assert (after.exit_code, after.output) == (0, "after")
+    assert shell_pid(hasty) != first
+    assert poll(lambda: not runs(read_pid(child)))
+
+
+def test_shell_killed_between_commands_costs_one_command_at_most(shell: Shell) -> None:
+    first = shell_pid(shell)
+    os.kill(first, signal.SIGKILL)
+    assert poll(lambda: not runs(first))
+
+    outcomes = list(shell.run([f"echo {number}" for number in range(4)]))
+
+    assert outcomes[0].exit_code in {0, ENDED}
+    assert brief(outcomes[1:]) == [(0, "1"), (0, "2"), (0, "3")]
+
+
+def test_consumer_that_stops_early_and_runs_again_gets_the_new_answers(shell: Shell) -> None:
+    abandoned = shell.run([f"echo old {number}" for number in range(100)])
+    assert next(abandoned).output == "old 0"
+
+    outcomes = list(shell.run(["echo new 0", "echo new 1"]))
+    abandoned.close()  # type: ignore[attr-defined]
+    last = list(shell.run(["echo newest"]))
+
+    assert brief(outcomes) == [(0, "new 0"), (0, "new 1")]
+    assert brief(last) == [(0, "newest")]
+
+
+def test_exception_in_mid_command_leaves_no_old_answer_for_the_next_run(shell: Shell) -> None:
+    class InterruptedForTestError(Exception):
+        pass
+
+    def interrupt(*_: object) -> NoReturn:
+        raise InterruptedForTestError
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        with pytest.raises(InterruptedForTestError):
+            list(shell.run([f"echo old; kill -USR1 {os.getpid()}; sleep 0.1", "echo old"]))
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+    assert brief(list(shell.run(["echo new 0", "echo new 1"]))) == [(0, "new 0"), (0, "new 1")]
+
+
+# --- nothing is left ----------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("subreaper")
+def test_commands_leave_no_descriptor_thread_or_process_behind(shell: Shell) -> None:
+    list(shell.run(["true"]))
+    before = descriptors(), threading.active_count(), children()
+
+    for _ in range(20):
+        assert brief(list(shell.run(["sh -c 'exit 3'"] * 10))) == [(3, "")] * 10
+
+    assert (descriptors(), threading.active_count(), children()) == before
+    assert zombies() == set()
+
+
+@pytest.mark.usefixtures("dialect", "subreaper")
+def test_time_outs_leave_no_descriptor_thread_or_process_behind() -> None:
+    shell = Shell(0.03)
+    try:
+        list(shell.run([HANG, "true"]))
+        before = descriptors(), threading.active_count(), len(children())
+
+        codes = [outcome.exit_code for outcome in shell.run([HANG] * 20)]
+
+        assert codes == [TIMED_OUT] * 20
+        assert poll(
+            lambda: (descriptors(), threading.active_count(), len(children())) == before
+        ), (before, descriptors(), threading.active_count(), len(children()), len(zombies()))
+    finally:
+        shell.close()
+
+
+@pytest.mark.usefixtures("dialect")
+def test_close_ends_the_shell_and_what_it_still_runs(tmp_path: Path) -> None:
+    before = descriptors(), threading.active_count(), children()
+    child = tmp_path / "child"
+    shell = Shell()
+    pid = shell_pid(shell)
+    list(shell.run([f"sh -c 'echo $$ >{child}; exec {HANG}' &"]))
+    assert runs(read_pid(child))
+
+    shell.close()
+
+    assert poll(lambda: not runs(pid) and not runs(read_pid(child)))
+    assert poll(lambda: (descriptors(), threading.active_count(), children()) == before)
+
+
+@pytest.mark.usefixtures("dialect")
+def test_close_after_the_shell_was_killed_ends_what_it_still_ran(tmp_path: Path) -> None:
+    child = tmp_path / "child"
+    shell = Shell()
+    pid = shell_pid(shell)
+    list(shell.run([f"sh -c 'echo $$ >{child}; exec {HANG}' &"]))
+    os.kill(pid, signal.SIGKILL)
+    assert poll(lambda: stat(pid) is None)
+
+    shell.close()
+
+    try:
+        assert poll(lambda: not runs(read_pid(child)), 1)
+    finally:
+        if runs(read_pid(child)):
+            os.kill(read_pid(child), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("command", ["true", "sleep 0.3"], ids=["idle", "in mid-command"])
+def test_the_shell_ends_when_its_owner_is_killed(command: str) -> None:
+    script = (
+        "from lib.shell import Shell; shell = Shell();"
+        "print(next(shell.run(['echo $$'])).output, flush=True);"
+        f"list(shell.run([{command!r}])); input()"
+    )
+    owner = subprocess.Popen(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with owner:
+        assert owner.stdout
+        pid = int(owner.stdout.readline())
+        assert runs(pid)
+
+        owner.kill()
+
+    assert poll(lambda: not runs(pid))
