@@ -6,21 +6,23 @@ which a signal ends by an exception. Nothing here knows what a pass does.
 
 from __future__ import annotations
 
+import math
 import queue
 import random
 import threading
 import time
 from dataclasses import asdict
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import structlog
 
 from lib.engine import Engine
 from lib.errors import EngineError, NotReadyError
 from lib.reconciler import Reconciler
+from lib.reporting import hint
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from lib.model import Event
     from lib.settings import Settings
@@ -32,25 +34,88 @@ _OVERLAP = 2
 """Seconds before now from which on events are asked for, so that none is lost between listing and
 listening."""
 
+_PROBATION = 1.0
+"""Seconds that a new connection must last until it is believed."""
+
 _FIRST_DELAY, _LONGEST_DELAY = 0.5, 30.0
+
+
+class Clock(Protocol):
+    """The part of the module `time` that is used here; seconds all over."""
+
+    def time(self) -> float:
+        """Return the time of day."""
+        ...
+
+    def monotonic(self) -> float:
+        """Return a time that only grows."""
+        ...
+
+    def sleep(self, seconds: float, /) -> None:
+        """Do nothing for a while."""
+        ...
 
 
 def delays(longest: float = _LONGEST_DELAY) -> Iterator[float]:
     """Yield seconds to wait before each further try: doubled up to a limit, with jitter."""
     delay = _FIRST_DELAY
     while True:
-        yield delay * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
+        yield min(delay, longest) * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
         delay = min(delay * 2, longest)
+
+
+class Stream:
+    """The engine's events, read by a thread that only enqueues: a slow reader slows the engine."""
+
+    def __init__(self, engine: Engine, since: int) -> None:
+        """Listen from a moment on, in seconds of Unix time."""
+        self._queue: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self._events = engine.events(since)
+        threading.Thread(target=self._listen, name="events", daemon=True).start()
+
+    def read(self, seconds: float) -> list[Event]:
+        """Return the events that came, after waiting for one at most that long.
+
+        Raises EngineError when there will be no more.
+        """
+        try:
+            batch = [self._queue.get(timeout=seconds)]
+        except queue.Empty:
+            return []
+        while not self._queue.empty():
+            batch.append(self._queue.get())
+        if None in batch:
+            reason = "the engine ended the event stream"
+            raise EngineError(reason)
+        return [event for event in batch if event]
+
+    def _listen(self) -> None:
+        try:
+            for event in self._events:
+                self._queue.put(event)
+        except EngineError as error:
+            log.debug("stream.ended", reason=error.reason)
+        finally:
+            self._queue.put(None)
 
 
 class Daemon:
     """Keeps the routes as the labels want them until something raises in the main thread."""
 
-    def __init__(self, settings: Settings, shell: Shell) -> None:
-        """Remember the means; nothing is connected yet."""
-        self._settings = settings
-        self._shell = shell
-        self._retries = delays(settings.resync_interval)
+    def __init__(
+        self,
+        settings: Settings,
+        shell: Shell,
+        connect: Callable[[], Engine] = Engine,
+        clock: Clock = time,
+    ) -> None:
+        self._interval = settings.resync_interval
+        self._reconciler = Reconciler(shell, settings)
+        self._connect = connect
+        self._clock = clock
+        self._retries = delays(self._interval)
+        self._retry_at = math.inf
+        self._trigger = "startup"
         self._lost = False
         self._awaited = ""
 
@@ -58,97 +123,78 @@ class Daemon:
         """Serve, and connect again whenever the engine goes away."""
         waits = delays()
         while True:
-            begun = time.monotonic()
+            begun = self._clock.monotonic()
             try:
-                self._connect()
+                engine = self._connect()
+                try:
+                    self._serve(engine)
+                finally:
+                    engine.close()
             except EngineError as error:
                 self._tell_lost(error)
-            if time.monotonic() - begun > _LONGEST_DELAY:
+            if self._clock.monotonic() - begun > _LONGEST_DELAY:
                 waits = delays()
-            time.sleep(next(waits))
-
-    def _connect(self) -> NoReturn:
-        engine = Engine()
-        try:
-            if not self._lost:
-                _tell_connected(engine)
-            self._serve(engine)
-        finally:
-            engine.close()
+            self._clock.sleep(next(waits))
 
     def _serve(self, engine: Engine) -> NoReturn:
-        reconciler = Reconciler(engine, self._shell, self._settings)
-        events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
-        since = int(time.time()) - _OVERLAP
-        threading.Thread(
-            target=_listen, args=(engine, since, events), name="events", daemon=True
-        ).start()
-        trigger, only = "startup", None
-        due = 0.0
+        if not self._lost:
+            _tell_connected(engine)
+        stream = self._listen(engine)
+        self._pass(engine, self._trigger, None)
+        self._trigger = "reconnect"
+        resync_at = self._clock.monotonic() + self._interval
         while True:
-            settled = self._pass(reconciler, trigger, only)
+            pause = max(0.0, min(resync_at, self._retry_at) - self._clock.monotonic())
+            events = stream.read(min(pause, _PROBATION) if self._lost else pause)
             if self._lost:
                 self._lost = False
                 _tell_connected(engine)
-            if settled:
-                self._retries = delays(self._settings.resync_interval)
-            if only is None or not settled:
-                due = time.monotonic() + (
-                    self._settings.resync_interval if settled else next(self._retries)
-                )
-            trigger, only = _next_trigger(events, max(0.0, due - time.monotonic()))
+            if events:
+                concerned = frozenset(event.container_id for event in events)
+                self._pass(engine, events[0].action, concerned)
+            elif self._clock.monotonic() >= resync_at:
+                # A stream can hang without ending, so it is believed for no longer than this.
+                stream = self._listen(engine)
+                self._pass(engine, "resync", None)
+                resync_at = self._clock.monotonic() + self._interval
+            elif self._clock.monotonic() >= self._retry_at:
+                self._pass(engine, "retry", self._reconciler.unfinished or None)
 
-    def _pass(self, reconciler: Reconciler, trigger: str, only: frozenset[str] | None) -> bool:
-        """Do a pass and tell whether it left nothing to be tried again soon."""
-        begun = time.monotonic()
+    def _listen(self, engine: Engine) -> Stream:
+        return Stream(engine, int(self._clock.time()) - _OVERLAP)
+
+    def _pass(self, engine: Engine, trigger: str, only: frozenset[str] | None) -> None:
+        begun = self._clock.monotonic()
         try:
-            report = reconciler.run(trigger, only)
+            report = self._reconciler.run(engine, trigger, only)
         except NotReadyError as error:
             if error.reason != self._awaited:
-                log.warning("gateway.awaited", reason=error.reason, hint=error.hint)
+                log.warning("gateway.awaited", reason=error.reason, **hint(error.hint))
             self._awaited = error.reason
-            return False
+            self._schedule_retry(trigger)
+            return
         self._awaited = ""
         tell = log.info if report.changed or trigger == "startup" else log.debug
-        duration = round((time.monotonic() - begun) * 1000, 1)
+        duration = round((self._clock.monotonic() - begun) * 1000, 1)
         tell("pass.finished", trigger=trigger, **asdict(report), duration_ms=duration)
-        return not report.failed
+        if self._reconciler.pending:
+            self._retry_at = self._clock.monotonic()
+        elif self._reconciler.failing:
+            self._schedule_retry(trigger)
+        else:
+            self._retry_at = math.inf
+            self._retries = delays(self._interval)
+
+    def _schedule_retry(self, trigger: str) -> None:
+        """Set the time of the next try, unless one is due already: events must not put it off."""
+        if trigger == "retry" or self._retry_at == math.inf:
+            self._retry_at = self._clock.monotonic() + next(self._retries)
 
     def _tell_lost(self, error: EngineError) -> None:
         if not self._lost:
-            log.warning(
-                "engine.lost", reason=error.reason, **({"hint": error.hint} if error.hint else {})
-            )
+            log.warning("engine.lost", reason=error.reason, **hint(error.hint))
         self._lost = True
 
 
 def _tell_connected(engine: Engine) -> None:
     log.info("engine.connected", version=engine.version, api_version=engine.api_version)
-
-
-def _listen(engine: Engine, since: int, events: queue.SimpleQueue[Event | None]) -> None:
-    """Enqueue events, then None at their end; nothing else: a slow reader slows the engine."""
-    try:
-        for event in engine.events(since):
-            events.put(event)
-    except EngineError as error:
-        log.debug("stream.ended", reason=error.reason)
-    finally:
-        events.put(None)
-
-
-def _next_trigger(
-    events: queue.SimpleQueue[Event | None], seconds: float
-) -> tuple[str, frozenset[str] | None]:
-    """Wait for events, at most that long; return what triggers a pass and for whom (None: all)."""
-    try:
-        batch = [events.get(timeout=seconds)]
-    except queue.Empty:
-        return "resync", None
-    while not events.empty():
-        batch.append(events.get())
-    seen = [event for event in batch if event]
-    if len(seen) < len(batch):
-        reason = "the engine ended the event stream"
-        raise EngineError(reason)
-    return seen[0].action, frozenset(event.container_id for event in seen)

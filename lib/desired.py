@@ -18,10 +18,13 @@ if TYPE_CHECKING:
 
 
 def compute(snapshot: Snapshot, gateway: Gateway) -> Desired:
-    """Return what every labelled container gets through that gateway, ordered by name."""
+    """Return what every labelled container gets through that gateway, ordered by name.
+
+    While the gateway is lost, what it led to is unreachable: its address may go to a stranger.
+    """
     clients, skipped = [], []
-    for container in sorted(snapshot.clients, key=lambda client: (client.name, client.id)):
-        verdict = _client(container, snapshot, gateway)
+    for container, owner in sorted(snapshot.clients, key=lambda pair: (pair[0].name, pair[0].id)):
+        verdict = _client(container, owner, gateway)
         if isinstance(verdict, Client):
             clients.append(verdict)
         else:
@@ -29,19 +32,12 @@ def compute(snapshot: Snapshot, gateway: Gateway) -> Desired:
     return Desired(tuple(clients), tuple(skipped))
 
 
-def _client(container: Container, snapshot: Snapshot, gateway: Gateway) -> Client | Skipped:
+def _client(container: Container, owner: Container, gateway: Gateway) -> Client | Skipped:
     def skip(reason: str, hint: str = "", *, expected: bool = False) -> Skipped:
         return Skipped(container.name, container.id, reason, hint, expected)
 
-    if not container.running:
-        return skip("is not running", expected=True)
-    owner = container
-    if reference := container.shares_netns_of:
-        if reference not in snapshot.owners or not snapshot.owners[reference].running:
-            return skip(
-                f"shares the network namespace of {reference}, which is not running", expected=True
-            )
-        owner = snapshot.owners[reference]
+    if not owner.running:
+        return skip(f"{owner.name} is not running", expected=True)
     if owner.network_mode == "host":
         hint = f"attach it to {gateway.network} instead, or remove the label"
         return skip("uses the host's network namespace, which is never written", hint)
@@ -52,12 +48,12 @@ def _client(container: Container, snapshot: Snapshot, gateway: Gateway) -> Clien
         return skip(f"is not attached to {gateway.network}", expected=True)
     if not owner.sandbox_key:
         return skip("has no network namespace yet", expected=True)
-    attached = tuple(
-        interface.network for point in owner.endpoints for interface in point.interfaces
-    )
+    attached = [face.network for point in owner.endpoints for face in point.interfaces]
     routes, refusals = _routes(container.labels.get(NETWORKS_LABEL, ""), gateway, attached)
-    shared_with = owner.name if owner is not container else ""
-    return Client(container.name, container.id, owner.sandbox_key, routes, refusals, shared_with)
+    shared_with = owner.name if owner.id != container.id else ""
+    return Client(
+        container.name, container.id, owner.sandbox_key, routes, refusals, shared_with=shared_with
+    )
 
 
 def _routes(
@@ -71,26 +67,26 @@ def _routes(
         if remark:
             remarks.append(remark)
         if not remark or remark.served:
-            routes.append(Route(dst, gateway.address(dst.version), DEFAULT_METRIC[dst.version]))
+            kind = "unreachable" if dst.version in gateway.lost else "unicast"
+            address = gateway.address(dst.version)
+            routes.append(Route(dst, address, DEFAULT_METRIC[dst.version], kind))
     return tuple(routes), tuple(remarks)
 
 
 def _remark(dst: Network, gateway: Gateway, attached: Iterable[Network]) -> Refusal | None:
-    if gateway.address(dst.version) is None:
+    if gateway.address(dst.version) is None and dst.version not in gateway.lost:
         family = f"IPv{dst.version}"
         reason = f"is {family}, and the gateway has no {family} address on {gateway.network}"
         return Refusal(str(dst), reason, f"give the network {gateway.network} an {family} subnet")
-    for network in attached:
-        if network.version != dst.version:
-            continue
+    same_version = [network for network in attached if network.version == dst.version]
+    for network in same_version:
         if dst.subnet_of(network):  # type: ignore[arg-type]
             reason = f"is equal to or inside {network}, to which the container is attached"
             hint = "remove it: the container reaches that network directly"
             return Refusal(str(dst), reason, hint)
+    for network in same_version:
         if network.subnet_of(dst):  # type: ignore[arg-type]
             reason = f"is served, but contains {network}, to which the container is attached"
-            hint = (
-                "while it stands, the engine refuses to attach the container to another one inside"
-            )
+            hint = "while it stands, the engine attaches the container to no other network inside"
             return Refusal(str(dst), reason, hint, served=True)
     return None

@@ -11,19 +11,25 @@ from ipaddress import ip_interface
 from typing import TYPE_CHECKING, Any, cast
 
 import docker
-from docker.errors import DockerException, NotFound
+from docker.errors import APIError, DockerException, NotFound
 from docker.utils import kwargs_from_env
+from requests.exceptions import ReadTimeout
 
-from lib.errors import EngineError, GoneError
+from lib.errors import CallError, EngineError, GoneError
 from lib.model import Container, Endpoint, Event, Interface
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterator
 
     from docker.types.daemon import CancellableStream
 
 TIMEOUT = 10
 """Seconds that the engine may take to answer a call; the event stream has no limit."""
+
+INSPECT_TIMEOUT = 2
+"""Seconds that it may take to answer for one container."""
+
+_RUNNING = {"running", "paused"}
 
 _FILTERS = {
     "type": ["container", "network"],
@@ -49,38 +55,34 @@ class Engine:
 
     def close(self) -> None:
         """Close all connections; a stream that is being read in another thread ends."""
+        self._close_stream()
         self._client.close()
-        if self._stream:
-            client, stream = self._stream
-            with suppress(
-                AttributeError, OSError, DockerException
-            ):  # docker-py fails so on a stream that has ended.
-                stream.close()
-            client.close()
 
     def inspect(self, reference: str) -> Container:
-        """Return the container of that id or name; GoneError if there is none."""
-        with _our_errors():
-            answer = self._client.inspect_container(reference)
-        return _container(answer)
+        """Return the container of that id or name; GoneError if there is none.
 
-    def containers(
-        self, label: str | None = None, wanted: Callable[[str, str], bool] = lambda _, __: True
-    ) -> tuple[Container, ...]:
-        """Inspect the running containers with that label that are wanted by id and network mode.
+        CallError if the engine does not answer for it in time, as while it hangs in a start.
+        """
+        self._client.timeout = INSPECT_TIMEOUT
+        try:
+            with _our_errors():
+                return _inspected(self._client.inspect_container(reference))
+        except CallError as error:
+            if self._answers():
+                raise
+            raise EngineError(error.reason, error.hint) from error
+        finally:
+            self._client.timeout = TIMEOUT
 
-        One that ends meanwhile is left out.
+    def containers(self, *labels: str) -> tuple[Container, ...]:
+        """List the running containers that carry all those labels (`key` or `key=value`).
+
+        Of a listing `sandbox_key` and `upper_dir` are empty, and the networks of a container are as
+        they were when it last changed, which can be some milliseconds ago.
         """
         with _our_errors():
-            listed = self._client.containers(filters={"label": [label]} if label else None)
-        modes = {
-            item["Id"]: (item.get("HostConfig") or {}).get("NetworkMode") or "" for item in listed
-        }
-        return tuple(
-            self._present(
-                identifier for identifier, mode in modes.items() if wanted(identifier, mode)
-            )
-        )
+            answer = self._client.containers(filters={"label": list(labels)})
+            return tuple(_listed(item) for item in answer)
 
     def network_exists(self, name: str) -> bool:
         """Tell whether the engine has a network of that name or id."""
@@ -95,10 +97,11 @@ class Engine:
         """Yield events from a moment on (seconds of Unix time) until engine or connection ends.
 
         Blocks for as long as nothing happens; runs on a connection of its own, so it may run in
-        another thread. An end is no error here, even if it came from one (docker-py hides it):
-        connect again to learn more.
+        another thread, and ends the stream before it. An end is no error here, even if it came
+        from one (docker-py hides it): connect again to learn more.
         """
         with _our_errors():
+            self._close_stream()
             client = _client()
             stream = client.events(since=since, filters=_FILTERS, decode=True)
             self._stream = client, stream
@@ -106,12 +109,19 @@ class Engine:
                 if event := _event(answer):
                     yield event
 
-    def _present(self, identifiers: Iterable[str]) -> Iterator[Container]:
-        for identifier in identifiers:
-            try:
-                yield self.inspect(identifier)
-            except GoneError:
-                continue
+    def _close_stream(self) -> None:
+        if self._stream:
+            client, stream = self._stream
+            # docker-py fails in these ways on a stream that has ended.
+            with suppress(AttributeError, OSError, DockerException):
+                stream.close()
+            client.close()
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self._client.ping())
+        except (DockerException, OSError):
+            return False
 
 
 def _client() -> docker.APIClient:
@@ -119,17 +129,23 @@ def _client() -> docker.APIClient:
 
 
 @contextmanager
-def _our_errors(hint: str = "") -> Iterator[None]:
+def _our_errors(advice: str = "") -> Iterator[None]:
     try:
         yield
     except NotFound as error:
         raise GoneError(str(error.explanation)) from error
-    except (DockerException, OSError, ValueError) as error:
+    except APIError as error:
+        reason = f"the engine refused: {error.explanation or error}"
+        raise CallError(reason, advice) from error
+    except ReadTimeout as error:
+        reason = "the engine was silent for too long"
+        raise CallError(reason, advice) from error
+    except (DockerException, OSError, ValueError, KeyError, TypeError) as error:
         reason = f"the engine did not answer as it should: {error}"
-        raise EngineError(reason, hint) from error
+        raise EngineError(reason, advice) from error
 
 
-def _container(answer: dict[str, Any]) -> Container:
+def _inspected(answer: dict[str, Any]) -> Container:
     settings = answer["NetworkSettings"]
     layer = (answer.get("GraphDriver") or {}).get("Data") or {}
     return Container(
@@ -139,11 +155,29 @@ def _container(answer: dict[str, Any]) -> Container:
         labels=answer["Config"].get("Labels") or {},
         network_mode=answer["HostConfig"].get("NetworkMode") or "",
         sandbox_key=settings.get("SandboxKey") or "",
-        endpoints=tuple(
-            Endpoint(name, endpoint.get("NetworkID") or "", tuple(_interfaces(endpoint)))
-            for name, endpoint in (settings.get("Networks") or {}).items()
-        ),
+        endpoints=_endpoints(settings),
         upper_dir=layer.get("UpperDir") or "",
+    )
+
+
+def _listed(item: dict[str, Any]) -> Container:
+    # Legacy links show as further names, with a second slash.
+    names = [name.removeprefix("/") for name in item["Names"]]
+    return Container(
+        id=item["Id"],
+        name=next(name for name in names if "/" not in name),
+        running=item["State"] in _RUNNING,
+        labels=item.get("Labels") or {},
+        network_mode=(item.get("HostConfig") or {}).get("NetworkMode") or "",
+        sandbox_key="",
+        endpoints=_endpoints(item.get("NetworkSettings") or {}),
+    )
+
+
+def _endpoints(settings: dict[str, Any]) -> tuple[Endpoint, ...]:
+    return tuple(
+        Endpoint(name, endpoint.get("NetworkID") or "", tuple(_interfaces(endpoint)))
+        for name, endpoint in (settings.get("Networks") or {}).items()
     )
 
 

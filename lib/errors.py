@@ -27,6 +27,10 @@ class EngineError(WgRouteMgrError):
     """The engine did not answer, or not sensibly: the environment's fault; tried again later."""
 
 
+class CallError(EngineError):
+    """The engine failed one call, by an error or by silence; it may be well but for its object."""
+
+
 class GoneError(EngineError):
     """The engine does not know that object (any more): nobody's fault, containers come and go."""
 

@@ -61,7 +61,7 @@ def _in_netns(netns: str, version: int, *words: str) -> str:
 
 
 def _route(route: Route) -> Iterator[str]:
-    if route.kind != "unicast":
+    if route.kind not in {"unicast", "connected"}:
         yield route.kind
     yield str(route.dst)
     if route.gateway:
@@ -76,6 +76,8 @@ def _parse_line(words: list[str], version: int) -> Route | None:
     if dst is None:
         return None
     after = dict(pairwise(words))
+    if kind == "unicast" and "dev" in after and "via" not in after:
+        kind = "connected"
     via = after.get("via", "")
     metric = after.get("metric", "")
     return Route(

@@ -6,7 +6,7 @@ reading a value.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ipaddress import (
     IPv4Address,
     IPv4Interface,
@@ -55,7 +55,8 @@ class Container:
     labels: Mapping[str, str]
     network_mode: str
     sandbox_key: str
-    """Path of its network namespace as the engine names it; empty where it has none of its own."""
+    """Path of its network namespace as the engine names it; empty where it has none of its own,
+    and in a listing, which does not tell it."""
     endpoints: tuple[Endpoint, ...]
     upper_dir: str = ""
     """Writable layer of its root file system on the host; empty where the image store does not
@@ -82,6 +83,8 @@ class Gateway:
     network: str
     network_id: str
     addresses: tuple[Address, ...]
+    lost: frozenset[int] = frozenset()
+    """IP versions in which it had an address and has none now."""
 
     def address(self, version: int) -> Address | None:
         """Return its address of that IP version on the network, or None."""
@@ -96,7 +99,8 @@ class Route:
     gateway: Address | None
     metric: int
     kind: str = "unicast"
-    """The kernel's route type: `unicast`, `unreachable`, `blackhole` and so on."""
+    """The kernel's route type (`unicast`, `unreachable`, `blackhole` and so on), or `connected`
+    for a unicast route that leads straight onto a device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,11 +156,10 @@ class Desired:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What the engine said: labelled containers, and owners of namespaces that they share."""
+    """What the engine said: labelled containers, each with the owner of its network namespace."""
 
-    clients: tuple[Container, ...]
-    owners: Mapping[str, Container] = field(default_factory=dict)
-    """By the id or name that `Container.shares_netns_of` gives."""
+    clients: tuple[tuple[Container, Container], ...]
+    """Container and owner, the same one twice where it has a namespace of its own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ file: equal numbers, the same namespace (`namespaces(7)`).
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from lib.errors import NetnsError, NetnsGoneError
@@ -14,6 +15,32 @@ from lib.errors import NetnsError, NetnsGoneError
 OWN = Path("/proc/self/ns/net")
 _HOST = "default"
 """The engine's name for the host's own namespace, beside those of the containers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """That a file was a certain namespace; while it still is, it is the same one."""
+
+    path: str
+    device: int
+    inode: int
+
+    @classmethod
+    def of(cls, path: str) -> Proof | None:
+        """Look at a file; None if there is none."""
+        try:
+            found = Path(path).stat()
+        except OSError:
+            return None
+        return cls(path, found.st_dev, found.st_ino)
+
+    def holds(self) -> bool:
+        """Tell whether the file is still that namespace.
+
+        The engine never names two namespaces alike (the name is random), and the kernel gives a
+        living one's number to no other.
+        """
+        return self.device == OWN.stat().st_dev and Proof.of(self.path) == self
 
 
 def is_own(path: str) -> bool:

@@ -1,34 +1,35 @@
 """One pass: snapshot -> desired -> actual -> plan -> apply -> report.
 
 Idempotent, and the only way in which routes come about: whatever happens merely triggers a pass.
-Each client stands for itself; what fails for one is reported and keeps no other from its routes.
+Each namespace stands for itself: what fails in one is reported and keeps no other from its routes.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import structlog
 
 from lib import desired, iproute, netns, sidecar
-from lib.errors import GoneError, NetnsError, NetnsGoneError, NotReadyError
-from lib.model import NETWORKS_LABEL, Gateway, Report, Snapshot
-from lib.plan import plan
+from lib.errors import CallError, GoneError, NetnsError, NetnsGoneError, NotReadyError
+from lib.model import NETWORKS_LABEL, Client, Gateway, Report, Route, Snapshot
+from lib.plan import directly_reached, plan
+from lib.reporting import Reporting, hint, who
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from lib.engine import Engine
-    from lib.model import Client, Desired, Outcome, Route, Step
+    from lib.model import Container, Network, Outcome, Step
     from lib.settings import Settings
     from lib.shell import Shell
 
 log = structlog.get_logger()
 
-_MAX_REMARKS = 20
-"""Refused entries of one client that are logged one by one."""
+MAX_STEPS = 100
+"""Steps in one namespace in one pass; the next pass goes on where this one ended."""
 
 _DONE = {"replace": "route.replaced", "del": "route.deleted"}
 
@@ -42,270 +43,354 @@ _HINTS = {
 }
 
 
+@dataclass(slots=True)
+class _Namespace:
+    """What is to be in one namespace and for whom, what was given before, and what is there."""
+
+    path: str
+    wanted: dict[Route, Client] = field(default_factory=dict)
+    given: dict[Route, Client] = field(default_factory=dict)
+    actual: tuple[Route, ...] = ()
+
+    def clients(self) -> Iterator[Client]:
+        """All for whom it is entered, each once."""
+        yield from {client.container_id: client for client in self._for_whom.values()}.values()
+
+    def tasks(self) -> Iterator[_Task]:
+        """Plan it."""
+        first = next(self.clients())
+        for step in plan(self.wanted, self.actual, self.given):
+            client = self._for_whom.get(step.route, first)
+            yield _Task(self.path, client, step, iproute.command(self.path, step))
+
+    @property
+    def _for_whom(self) -> dict[Route, Client]:
+        return self.given | self.wanted
+
+
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """A step, the client for which it is done, and the line that does it."""
+    """A step, where and for whom it is done, and the line that does it."""
 
+    netns: str
     client: Client
     step: Step
     command: str
 
+    @property
+    def target(self) -> tuple[str, Network]:
+        """What it changes the way to."""
+        return self.netns, self.step.route.dst
+
 
 class Reconciler:
-    """Makes what is be what the labels ask for, over one connection to the engine."""
+    """Makes what is be what the labels ask for; remembers what it gave, to take it back."""
 
-    def __init__(self, engine: Engine, shell: Shell, settings: Settings) -> None:
-        """Remember the means; nothing is asked of the engine yet."""
-        self._engine = engine
+    def __init__(self, shell: Shell, settings: Settings) -> None:
         self._shell = shell
         self._settings = settings
         self._sidecar: sidecar.Sidecar | None = None
         self._gateway: Gateway | None = None
-        self._remarks: dict[str, object] = {}
-        self._failures: dict[tuple[str, str], str] = {}
-        self._past_failures: dict[tuple[str, str], str] = {}
+        self._located: dict[str, netns.Proof] = {}
+        self._given: dict[str, dict[Network, tuple[Route, Client]]] = {}
+        self._reporting = Reporting()
+        self.pending: frozenset[str] = frozenset()
+        """Ids of containers that want more steps than one pass does."""
 
-    def run(self, trigger: str, only: frozenset[str] | None = None) -> Report:
-        """Do a pass and return what it came to; `only` limits it to those containers' clients.
+    @property
+    def failing(self) -> frozenset[str]:
+        """Ids of containers for which something failed; only a pass of their own tries again."""
+        return self._reporting.failing
 
-        Raises NotReadyError while there is no gateway to lead to, EngineError if the engine does
-        not answer.
+    @property
+    def unfinished(self) -> frozenset[str]:
+        """Ids of containers that want a pass soon."""
+        return self.failing | self.pending
+
+    def run(self, engine: Engine, trigger: str, only: frozenset[str] | None = None) -> Report:
+        """Do a pass and return what it came to; `only` limits it to those containers.
+
+        Raises NotReadyError while there was no gateway yet, EngineError if the engine does not
+        answer.
         """
-        if only and (self._gateway is None or self._gateway.container_id in only):
+        before = self._gateway
+        gateway = self._find_gateway(engine)
+        if only and (gateway != before or only & {gateway.container_id, *self._lodgers()}):
             only = None
-        gateway = self._find_gateway()
-        wanted = desired.compute(self._snapshot(only), gateway)
-        self._begin(only)
-        self._tell_remarks(wanted, complete=only is None)
-        clients = [client for client in wanted.clients if client.routes and self._enterable(client)]
-        tasks = _tasks(self._tables(clients))
-        changed = self._apply(tasks, gateway, trigger)
+        listed = engine.containers(NETWORKS_LABEL)
+        self._forget_all_but(listed)
+        scope = [container for container in listed if self._is_concerned(container, only)]
+        self._reporting.begin(container.id for container in scope)
+        pairs = tuple(self._locate(engine, scope, fresh=only is not None))
+        wanted = desired.compute(Snapshot(pairs), gateway)
+        self._reporting.remarks(wanted)
+        namespaces = self._namespaces(wanted.clients, {container.id for container in scope})
+        namespaces = [space for space in namespaces if self._can_enter(engine, space)]
+        changed = self._apply(self._plan(self._read(namespaces)), gateway, trigger)
         return Report(
             clients=len(wanted.clients),
             routes=sum(len(client.routes) for client in wanted.clients),
             changed=changed,
-            refused=sum(
-                not refusal.served for client in wanted.clients for refusal in client.refusals
-            ),
-            failed=len(self._failures),
+            refused=sum(not entry.served for client in wanted.clients for entry in client.refusals),
+            failed=len(self.failing),
         )
 
-    def _find_gateway(self) -> Gateway:
+    def _find_gateway(self, engine: Engine) -> Gateway:
         if self._sidecar is None:
-            self._sidecar = sidecar.find(self._engine, self._settings)
-            _tell_sidecar(self._sidecar)
+            self._sidecar = sidecar.find(engine, self._settings)
+            _tell_sidecar(self._sidecar, self._settings)
+            _tell_gateway(self._sidecar.gateway)
         try:
-            gateway = self._reach_gateway(self._sidecar)
-        except NotReadyError:
-            self._gateway = None
-            raise
-        if gateway != self._gateway:
-            addresses = [str(address) for address in gateway.addresses]
-            log.info(
-                "gateway.addressed",
-                container=gateway.container,
-                network=gateway.network,
-                gateway=addresses,
-            )
-            self._gateway = gateway
+            gateway = self._reach_gateway(engine, self._sidecar)
+        except NotReadyError as error:
+            if self._gateway is None or self._settings.on_gateway_loss == "keep":
+                raise
+            gateway = _without_addresses(self._gateway)
+            if gateway != self._gateway:
+                values = {"container": gateway.container, "network": gateway.network}
+                log.warning("gateway.lost", **values, reason=error.reason, **hint(error.hint))
+        else:
+            if gateway != self._gateway:
+                values = {"container": gateway.container, "network": gateway.network}
+                addresses = [str(address) for address in gateway.addresses]
+                log.info("gateway.addressed", **values, gateway=addresses)
+        self._gateway = gateway
         return gateway
 
-    def _reach_gateway(self, found: sidecar.Sidecar) -> Gateway:
-        try:
-            container = self._engine.inspect(found.gateway.id)
-        except GoneError as error:
-            self._sidecar = None
-            reason = f"the gateway {found.gateway.name} was removed"
-            raise NotReadyError(reason, "create it again, then the sidecar") from error
+    def _reach_gateway(self, engine: Engine, found: sidecar.Sidecar) -> Gateway:
+        container = sidecar.follow(engine, found.gateway)
+        if container.id != found.gateway.id:
+            self._sidecar = replace(found, gateway=container)
+            _tell_gateway(container)
         if not container.running:
             reason = f"the gateway {container.name} is not running"
             raise NotReadyError(reason, f"docker start {container.name}")
         name = found.network
         endpoint = container.endpoint(name)
-        if endpoint is None and not self._engine.network_exists(name):
-            hint = f"docker network create {name}, or name another with label or --network"
+        if endpoint is None and not engine.network_exists(name):
             reason = f"there is no network {name}"
-            raise NotReadyError(reason, hint)
+            advice = f"docker network create {name}, or name another with label or --network"
+            raise NotReadyError(reason, advice)
         if endpoint is None or not endpoint.interfaces:
             reason = f"the gateway {container.name} has no address on the network {name}"
             raise NotReadyError(reason, f"docker network connect {name} {container.name}")
         addresses = tuple(interface.ip for interface in endpoint.interfaces)
-        return Gateway(
+        gateway = Gateway(
             container.name, container.id, endpoint.network, endpoint.network_id, addresses
         )
+        return self._with_losses(gateway)
 
-    def _snapshot(self, only: frozenset[str] | None) -> Snapshot:
-        def concerned(identifier: str, mode: str) -> bool:
-            return only is None or identifier in only or mode.partition(":")[2] in only
+    def _with_losses(self, gateway: Gateway) -> Gateway:
+        """Add the IP versions in which the last gateway on that network had an address."""
+        last = self._gateway
+        if self._settings.on_gateway_loss == "keep" or not last:
+            return gateway
+        if last.network_id != gateway.network_id:
+            return gateway
+        here = {address.version for address in gateway.addresses}
+        return replace(gateway, lost=_without_addresses(last).lost - here)
 
-        clients = self._engine.containers(NETWORKS_LABEL, concerned)
-        owners = {}
-        for reference in {client.shares_netns_of for client in clients} - {None}:
+    def _lodgers(self) -> Iterator[str]:
+        """Ids of clients in another's namespace: with one of them the others are looked at too."""
+        for given in self._given.values():
+            yield from (client.container_id for _, client in given.values() if client.shared_with)
+
+    def _forget_all_but(self, listed: Iterable[Container]) -> None:
+        present = {container.id for container in listed}
+        self._reporting.forget_all_but(present)
+        self._located = {key: proof for key, proof in self._located.items() if key in present}
+
+    def _is_concerned(self, container: Container, only: frozenset[str] | None) -> bool:
+        if only is None:
+            return container.id not in self.failing
+        return container.id in only or container.shares_netns_of in only
+
+    def _locate(
+        self, engine: Engine, containers: Iterable[Container], *, fresh: bool
+    ) -> Iterator[tuple[Container, Container]]:
+        """Pair each container with the owner of its namespace, whose path is known then."""
+        for container in containers:
             try:
-                owners[str(reference)] = self._engine.inspect(str(reference))
-            except GoneError:
-                continue  # Then lib.desired finds no owner and says so.
-        return Snapshot(clients, owners)
+                yield container, self._owner(engine, container, fresh=fresh)
+            except GoneError as error:
+                log.debug("client.gone", container=container.name, reason=error.reason)
+            except CallError as error:
+                values = {"container": container.name, "reason": error.reason}
+                self._reporting.failure("client.failed", container.id, "engine", **values)
 
-    def _begin(self, only: frozenset[str] | None) -> None:
-        """Forget the failures that this pass will see again if they last."""
-        self._past_failures = self._failures
-        self._failures = {
-            key: text for key, text in self._failures.items() if only and key[0] not in only
-        }
+    def _owner(self, engine: Engine, container: Container, *, fresh: bool) -> Container:
+        owner = container
+        while reference := owner.shares_netns_of:
+            owner = engine.inspect(reference)
+        if owner is not container:
+            return owner
+        proof = self._located.get(container.id)
+        if proof and proof.holds() and not fresh:
+            # A listing tells all but the namespace, and costs no call for each container.
+            return replace(container, sandbox_key=proof.path)
+        owner = engine.inspect(container.id)
+        if proof := netns.Proof.of(owner.sandbox_key):
+            self._located[container.id] = proof
+        return owner
 
-    def _tell_remarks(self, wanted: Desired, *, complete: bool) -> None:
-        """Log what is left out and why: once, and again only when it changes."""
-        news: dict[str, object] = {
-            client.container_id: client.refusals for client in wanted.clients
-        }
-        news |= {skipped.container_id: skipped for skipped in wanted.skipped}
-        known = self._remarks
-        self._remarks = news if complete else known | news
-        for client in wanted.clients:
-            if known.get(client.container_id, ()) != client.refusals:
-                _tell_refusals(client)
-        for skipped in wanted.skipped:
-            if known.get(skipped.container_id) != skipped:
-                tell = log.debug if skipped.expected else log.warning
-                labels = {"container": skipped.container, "container_id": skipped.container_id[:12]}
-                tell("client.skipped", **labels, reason=skipped.reason, **_hint(skipped.hint))
+    def _namespaces(self, clients: Iterable[Client], scope: set[str]) -> list[_Namespace]:
+        """Gather what is wanted, and what was given to clients that may not want it any more."""
+        spaces: dict[str, _Namespace] = {}
+        for client in clients:
+            space = spaces.setdefault(client.netns, _Namespace(client.netns))
+            for route in client.routes:
+                space.wanted.setdefault(route, client)
+        for path, given in self._given.items():
+            space = spaces.setdefault(path, _Namespace(path))
+            for route, client in given.values():
+                if client.container_id in scope or not self._reporting.knows(client.container_id):
+                    space.given[route] = client
+        return [space for space in spaces.values() if space.wanted or space.given]
 
-    def _enterable(self, client: Client) -> bool:
+    def _can_enter(self, engine: Engine, space: _Namespace) -> bool:
         try:
-            netns.check(client.netns)
-        except NetnsGoneError as error:
-            log.debug("client.gone", **_who(client), reason=error.reason)
+            netns.check(space.path)
+        except NetnsGoneError:
+            self._given.pop(space.path, None)
         except NetnsError as error:
-            self._fail("client.failed", client, "netns", error.reason, **_hint(error.hint))
+            for client in space.clients():
+                if _is_running(engine, client):
+                    values = {"netns": space.path, "reason": error.reason} | hint(error.hint)
+                    self._fail("client.failed", client, "netns", **values)
         else:
             return True
         return False
 
-    def _tables(self, clients: Iterable[Client]) -> list[tuple[Client, tuple[Route, ...]]]:
-        """Read the routes that are there; leave out the clients whose routes cannot be read."""
+    def _read(self, spaces: Sequence[_Namespace]) -> list[_Namespace]:
+        """Read the routes that are there; leave out the namespaces where that fails."""
         asked = [
-            (client, version, iproute.show_command(client.netns, version))
-            for client in clients
-            for version in sorted({route.dst.version for route in client.routes})
+            (space, version, iproute.show_command(space.path, version))
+            for space in spaces
+            for version in sorted({route.dst.version for route in space.wanted | space.given})
         ]
-        tables: dict[str, tuple[Client, tuple[Route, ...]]] = {}
         unread = set()
-        for (client, version, _), outcome in zip(
-            asked, self._shell.run([line for *_, line in asked]), strict=True
-        ):
+        outcomes = self._shell.run([command for *_, command in asked])
+        for (space, version, _), outcome in zip(asked, outcomes, strict=True):
+            space.actual += iproute.parse(outcome.output, version)
             if outcome.exit_code:
-                self._fail_command(client, outcome)
-                unread.add(client.container_id)
-            _, routes = tables.get(client.container_id, (client, ()))
-            tables[client.container_id] = (client, routes + iproute.parse(outcome.output, version))
-        return [table for identifier, table in tables.items() if identifier not in unread]
+                unread.add(space.path)
+                for client in space.clients():
+                    self._fail_command(client, outcome, netns=space.path)
+        return [space for space in spaces if space.path not in unread]
+
+    def _plan(self, spaces: Iterable[_Namespace]) -> list[_Task]:
+        tasks: list[_Task] = []
+        pending: set[str] = set()
+        for space in spaces:
+            due = list(space.tasks())
+            tasks += due[:MAX_STEPS]
+            pending.update(task.client.container_id for task in due[MAX_STEPS:])
+            self._tell_direct(space)
+            given = self._given.setdefault(space.path, {})
+            for route, client in space.wanted.items():
+                if route in space.actual:
+                    given[route.dst] = (route, client)
+        self.pending = frozenset(pending)
+        return tasks
+
+    def _tell_direct(self, space: _Namespace) -> None:
+        for client in space.clients():
+            wanted = [route for route, whose in space.wanted.items() if whose is client]
+            direct = [str(route.dst) for route in directly_reached(wanted, space.actual)]
+            self._reporting.direct(client, tuple(sorted(direct)))
 
     def _apply(self, tasks: Sequence[_Task], gateway: Gateway, trigger: str) -> int:
         done: Counter[Client] = Counter()
-        for task, outcome in zip(
-            tasks, self._shell.run([task.command for task in tasks]), strict=True
-        ):
+        for task, outcome in self._run(tasks):
+            client, route = task.client, task.step.route
+            values = {"dst": str(route.dst), "netns": task.netns}
             if outcome.exit_code:
-                self._fail_command(task.client, outcome, dst=str(task.step.route.dst))
+                self._fail_command(client, outcome, **values)
                 continue
-            done[task.client] += 1
+            done[client] += 1
+            self._note(task)
             log.info(
                 _DONE[task.step.verb],
-                **_who(task.client),
+                **who(client),
                 network=gateway.network,
-                dst=str(task.step.route.dst),
-                gateway=str(task.step.route.gateway),
-                netns=task.client.netns,
+                **values,
+                gateway=str(route.gateway or route.kind),
                 command=task.command,
                 trigger=trigger,
                 duration_ms=round(outcome.duration_ms, 1),
             )
         for client in done:
             shared = {"shared_with": client.shared_with} if client.shared_with else {}
-            log.info(
-                "client.routed",
-                **_who(client),
-                **shared,
-                dst=[str(route.dst) for route in client.routes],
-            )
+            log.info("client.routed", **who(client), **shared, routes=len(client.routes))
         return done.total()
+
+    def _run(self, tasks: Sequence[_Task]) -> Iterator[tuple[_Task, Outcome]]:
+        """Run replacements first, then deletions, but none where the replacement failed."""
+        failed = set()
+        for verb in ("replace", "del"):
+            due = [task for task in tasks if task.step.verb == verb and task.target not in failed]
+            outcomes = self._shell.run([task.command for task in due])
+            for task, outcome in zip(due, outcomes, strict=True):
+                if outcome.exit_code:
+                    failed.add(task.target)
+                yield task, outcome
+
+    def _note(self, task: _Task) -> None:
+        """Remember what stands in a namespace because of us."""
+        given, route = self._given[task.netns], task.step.route
+        if task.step.verb == "replace":
+            given[route.dst] = (route, task.client)
+        elif given.get(route.dst, (None,))[0] == route:
+            del given[route.dst]
 
     def _fail_command(self, client: Client, outcome: Outcome, **values: str) -> None:
         """Report a failed command, unless it failed because the container ended under it."""
         try:
-            netns.check(client.netns)
+            netns.check(values["netns"])
         except NetnsError as error:
-            log.debug("client.gone", **_who(client), command=outcome.command, reason=error.reason)
+            reason = error.reason
+            log.debug("client.gone", **who(client), command=outcome.command, reason=reason)
             return
-        hint = next((hint for text, hint in _HINTS.items() if text in outcome.output), "")
-        values |= {"command": outcome.command, "stderr": outcome.output} | _hint(hint)
+        advice = next((advice for text, advice in _HINTS.items() if text in outcome.output), "")
         self._fail(
             "route.failed",
             client,
             outcome.command,
-            outcome.output,
-            exit_code=outcome.exit_code,
             **values,
+            command=outcome.command,
+            exit_code=outcome.exit_code,
+            stderr=outcome.output,
+            reason=f"the command ended with exit code {outcome.exit_code}",
+            **hint(advice),
         )
 
-    def _fail(self, event: str, client: Client, about: str, text: str, **values: str | int) -> None:
-        """Remember a failure, and log it unless the last pass saw the same."""
-        self._failures[client.container_id, about] = text
-        if self._past_failures.get((client.container_id, about)) != text:
-            log.warning(event, **_who(client), netns=client.netns, **{"reason": text} | values)
+    def _fail(self, event: str, client: Client, about: str, **values: str | int) -> None:
+        named = {"container": client.container} | values
+        self._reporting.failure(event, client.container_id, about, **named)
 
 
-def _tasks(tables: Iterable[tuple[Client, tuple[Route, ...]]]) -> list[_Task]:
-    """Plan every namespace; what two clients of one namespace both want is done once."""
-    tasks: dict[str, _Task] = {}
-    for client, actual in tables:
-        for step in plan(client.routes, actual):
-            command = iproute.command(client.netns, step)
-            tasks.setdefault(command, _Task(client, step, command))
-    return list(tasks.values())
+def _without_addresses(gateway: Gateway) -> Gateway:
+    lost = gateway.lost | {address.version for address in gateway.addresses}
+    return replace(gateway, addresses=(), lost=lost)
 
 
-def _tell_sidecar(found: sidecar.Sidecar) -> None:
+def _is_running(engine: Engine, client: Client) -> bool:
+    try:
+        return engine.inspect(client.container_id).running
+    except GoneError:
+        return False
+
+
+def _tell_sidecar(found: sidecar.Sidecar, settings: Settings) -> None:
     if found.own:
-        log.info(
-            "sidecar.found",
-            container=found.own.name,
-            container_id=found.own.id[:12],
-            network=found.network,
-        )
-    else:
-        hint = "name the network with --network if it is another one"
-        log.warning(
-            "sidecar.unknown",
-            reason="our own container was not found",
-            network=found.network,
-            hint=hint,
-        )
-    gateway = found.gateway
-    log.info(
-        "gateway.found",
-        container=gateway.name,
-        container_id=gateway.id[:12],
-        netns=gateway.sandbox_key,
-    )
+        values = {"container": found.own.name, "container_id": found.own.id[:12]}
+        log.info("sidecar.found", **values, network=found.network)
+    elif not settings.network:
+        reason = "our own container was not found, so its label cannot be read"
+        advice = "name the network with --network if it is another one"
+        log.warning("sidecar.unknown", network=found.network, reason=reason, hint=advice)
 
 
-def _tell_refusals(client: Client) -> None:
-    for refusal in client.refusals[:_MAX_REMARKS]:
-        event = "entry.flagged" if refusal.served else "entry.refused"
-        log.warning(
-            event, **_who(client), entry=refusal.entry, reason=refusal.reason, **_hint(refusal.hint)
-        )
-    if surplus := client.refusals[_MAX_REMARKS:]:
-        log.warning(
-            "entry.refused", **_who(client), reason=f"and {len(surplus)} more entries of this label"
-        )
-
-
-def _who(client: Client) -> dict[str, str]:
-    return {"container": client.container, "container_id": client.container_id[:12]}
-
-
-def _hint(hint: str) -> dict[str, str]:
-    return {"hint": hint} if hint else {}
+def _tell_gateway(gateway: Container) -> None:
+    values = {"container": gateway.name, "container_id": gateway.id[:12]}
+    log.info("gateway.found", **values, netns=gateway.sandbox_key)

@@ -29,6 +29,7 @@ class Settings:
     gateway: str | None = None
     resync_interval: float = 60.0
     """Seconds between full passes."""
+    on_gateway_loss: str = "unreachable"
     log_format: str | None = None
     log_level: str = "info"
 
@@ -87,6 +88,12 @@ OPTIONS = (
         shown_default="the owner of our own network namespace",
     ),
     Option("resync-interval", "seconds between full passes", "60", convert=_seconds),
+    Option(
+        "on-gateway-loss",
+        "what becomes of its clients' routes while the gateway is gone: unreachable or keep",
+        "unreachable",
+        convert=_one_of("unreachable", "keep"),
+    ),
     Option(
         "log-format",
         "json or console",

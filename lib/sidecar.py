@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _CGROUP = Path("/proc/self/cgroup")
 _MOUNTINFO = Path("/proc/self/mountinfo")
+_COMPOSE = tuple(f"com.docker.compose.{key}" for key in ("project", "service", "container-number"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +44,28 @@ def find(engine: Engine, settings: Settings) -> Sidecar:
     gateway = (
         _named(engine, settings.gateway) if settings.gateway else _netns_owner(engine, mountinfo)
     )
-    own = _own(engine, gateway, _CGROUP.read_text(), mountinfo)
+    sharing = not settings.gateway or netns.is_own(gateway.sandbox_key)
+    own = _own(engine, gateway if sharing else None, _CGROUP.read_text(), mountinfo)
     label = own.labels.get(NETWORK_LABEL, "").strip() if own else ""
     return Sidecar(gateway, own, settings.network or label or DEFAULT_NETWORK)
+
+
+def follow(engine: Engine, last: Container) -> Container:
+    """Return the gateway as it is now: that container, or its successor if it does not run.
+
+    A successor has the same name, or is the same container of the same compose service. Raises
+    NotReadyError if there is neither.
+    """
+    found = [*_existing(engine, (last.id,))]
+    if not any(container.running for container in found):
+        found += [other for other in _existing(engine, (last.name,)) if other.name == last.name]
+        same = tuple(f"{key}={last.labels[key]}" for key in _COMPOSE if key in last.labels)
+        if len(same) == len(_COMPOSE):
+            found += _existing(engine, (other.id for other in engine.containers(*same)))
+    if not found:
+        reason = f"the gateway {last.name} was removed"
+        raise NotReadyError(reason, "create it again, under the same name")
+    return next((container for container in found if container.running), found[0])
 
 
 def _named(engine: Engine, reference: str) -> Container:
@@ -62,12 +82,11 @@ def _netns_owner(engine: Engine, mountinfo: str) -> Container:
     for container in likely:
         if netns.is_own(container.sandbox_key):
             return container
-    for container in engine.containers():
+    for container in _existing(engine, (other.id for other in engine.containers())):
         if netns.is_own(container.sandbox_key):
             return container
     if len(likely) == 1:
-        # The gateway was restarted or stopped after our start: our namespace is dead, but its owner
-        # is known.
+        # The gateway restarted or stopped after our start: our namespace is dead, its owner known.
         return likely[0]
     reason = "no container owns our network namespace"
     hint = (
@@ -78,24 +97,24 @@ def _netns_owner(engine: Engine, mountinfo: str) -> Container:
     raise NotReadyError(reason, hint)
 
 
-def _own(engine: Engine, gateway: Container, cgroup: str, mountinfo: str) -> Container | None:
+def _own(
+    engine: Engine, gateway: Container | None, cgroup: str, mountinfo: str
+) -> Container | None:
     """Return our own container: the one that cgroup names, else one in the gateway's namespace.
 
     Of several such, the one with our writable layer; if that cannot be told either, the one with
     the label.
     """
     named = next(_existing(engine, identity.own_ids(cgroup)), None)
-    if named:
+    if named or gateway is None:
         return named
-    sharing = engine.containers(wanted=lambda _, mode: mode in _modes(gateway))
+    modes = {f"container:{gateway.id}", f"container:{gateway.name}"}
+    ids = (other.id for other in engine.containers() if other.network_mode in modes)
+    sharing = tuple(_existing(engine, ids))
     layer = identity.upper_dir(mountinfo)
     by_layer = [container for container in sharing if layer and container.upper_dir == layer]
     by_label = [container for container in sharing if NETWORK_LABEL in container.labels]
     return next(iter(by_layer or by_label or sharing), None)
-
-
-def _modes(gateway: Container) -> set[str]:
-    return {f"container:{gateway.id}", f"container:{gateway.name}"}
 
 
 def _existing(engine: Engine, identifiers: Iterable[str]) -> Iterator[Container]:

@@ -1,0 +1,107 @@
+"""What a pass says of clients: once, and again only when it changes.
+
+Remembers what was said and what fails, by container. Decides nothing but whether a line is news.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import structlog
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from lib.model import Client, Desired, Skipped
+
+log = structlog.get_logger()
+
+_MAX_REFUSALS = 20
+"""Refused entries of one client that are logged one by one."""
+
+
+class Reporting:
+    """The memory of one daemon."""
+
+    def __init__(self) -> None:
+        self._present: frozenset[str] = frozenset()
+        self._remarks: dict[str, object] = {}
+        self._direct: dict[str, tuple[str, ...]] = {}
+        self._failures: dict[str, dict[str, str]] = {}
+        self._known_failures: dict[str, dict[str, str]] = {}
+
+    @property
+    def failing(self) -> frozenset[str]:
+        """Ids of the containers for which something failed when last tried."""
+        return frozenset(self._failures)
+
+    def forget_all_but(self, present: Iterable[str]) -> None:
+        """Forget all containers that are not there (any more)."""
+        self._present = frozenset(present)
+        for memory in (self._remarks, self._direct, self._failures):
+            for identifier in memory.keys() - self._present:
+                del memory[identifier]
+
+    def knows(self, container_id: str) -> bool:
+        """Tell whether a container was there when last asked."""
+        return container_id in self._present
+
+    def begin(self, container_ids: Iterable[str]) -> None:
+        """Start a pass over these containers: what fails again is told from what is mended."""
+        self._known_failures = self._failures
+        seen = frozenset(container_ids)
+        self._failures = {key: said for key, said in self._failures.items() if key not in seen}
+
+    def remarks(self, wanted: Desired) -> None:
+        """Tell what is left out of the wishes, and why."""
+        for client in wanted.clients:
+            if self._is_news(client.container_id, client.refusals):
+                _tell_refusals(client)
+        for skipped in wanted.skipped:
+            if self._is_news(skipped.container_id, skipped):
+                tell = log.debug if skipped.expected else log.warning
+                tell("client.skipped", **who(skipped), reason=skipped.reason, **hint(skipped.hint))
+
+    def failure(self, event: str, container_id: str, about: str, **values: str | int) -> None:
+        """Remember that something failed for a container, and tell it unless it is known.
+
+        `about` names what failed; `values["reason"]` tells two failures of it apart.
+        """
+        reason = str(values["reason"])
+        self._failures.setdefault(container_id, {})[about] = reason
+        if self._known_failures.get(container_id, {}).get(about) != reason:
+            log.warning(event, container_id=container_id[:12], **values)
+
+    def direct(self, client: Client, destinations: tuple[str, ...]) -> None:
+        """Tell which destinations are left alone because they are connected networks."""
+        if self._direct.get(client.container_id, ()) != destinations:
+            reason = "is a network to which the container is connected by itself"
+            advice = "remove it from the label: the container reaches that network directly"
+            for dst in destinations:
+                log.warning("entry.refused", **who(client), entry=dst, reason=reason, hint=advice)
+        self._direct[client.container_id] = destinations
+
+    def _is_news(self, container_id: str, said: object) -> bool:
+        news = self._remarks.get(container_id, ()) != said
+        self._remarks[container_id] = said
+        return news
+
+
+def who(client: Client | Skipped) -> dict[str, str]:
+    """Return the values that name a client in a log line."""
+    return {"container": client.container, "container_id": client.container_id[:12]}
+
+
+def hint(text: str) -> dict[str, str]:
+    """Return the value that advises the reader, where there is advice."""
+    return {"hint": text} if text else {}
+
+
+def _tell_refusals(client: Client) -> None:
+    for refusal in client.refusals[:_MAX_REFUSALS]:
+        event = "entry.flagged" if refusal.served else "entry.refused"
+        values = {"entry": refusal.entry, "reason": refusal.reason} | hint(refusal.hint)
+        log.warning(event, **who(client), **values)
+    if surplus := client.refusals[_MAX_REFUSALS:]:
+        reason = f"and {len(surplus)} more entries of this label"
+        log.warning("entry.refused", **who(client), reason=reason)
