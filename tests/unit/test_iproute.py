@@ -73,6 +73,12 @@ def route(dst: str, gateway: str | None, metric: int, kind: str = "unicast") -> 
         ),
         pytest.param(
             "del",
+            route("192.0.2.0/24", None, 50, "connected"),
+            "ip route del 192.0.2.0/24 metric 50",
+            id="of an interface",
+        ),
+        pytest.param(
+            "del",
             route("192.0.2.0/24", None, 7, "blackhole"),
             "ip route del blackhole 192.0.2.0/24 metric 7",
             id="blackhole",
@@ -151,7 +157,7 @@ default via 2001:db8::1 dev d0  metric 1024 \n\
 
 IPV4 = (
     route("0.0.0.0/0", "192.0.2.1", 0),
-    route("192.0.2.0/24", None, 0),
+    route("192.0.2.0/24", None, 0, "connected"),
     route("198.51.100.0/24", "192.0.2.1", 0),
     route("198.51.100.7/32", "192.0.2.1", 0),
     route("198.51.100.64/26", "2001:db8::1", 0),
@@ -161,16 +167,16 @@ IPV4 = (
     route("203.0.113.128/25", None, 0, "unreachable"),
 )
 IPV6 = (
-    route("2001:db8::/64", None, 256),
+    route("2001:db8::/64", None, 256, "connected"),
     route("2001:db8:1::/48", "2001:db8::1", 1024),
     route("2001:db8:2::/48", None, 1024, "unreachable"),
     route("2001:db8:3::1/128", "2001:db8::1", 5),
     route("2001:db8:4::/48", None, 1024),
-    route("fe80::/64", None, 256),
+    route("fe80::/64", None, 256, "connected"),
     route("::/0", "2001:db8::1", 1024),
 )
 # BusyBox does not show a gateway of the other family.
-BUSYBOX_ONLY = {ip_network("198.51.100.64/26"): route("198.51.100.64/26", None, 0)}
+BUSYBOX_ONLY = {ip_network("198.51.100.64/26"): route("198.51.100.64/26", None, 0, "connected")}
 
 
 @pytest.mark.parametrize(

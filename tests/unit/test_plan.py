@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib.model import Route, Step
-from lib.plan import plan
+from lib.plan import directly_reached, plan
 
 
 def route(dst: str, gateway: str | None = None, metric: int = 0, kind: str = "unicast") -> Route:
@@ -18,7 +18,7 @@ def route(dst: str, gateway: str | None = None, metric: int = 0, kind: str = "un
 
 WANTED = route("192.0.2.0/24", "198.51.100.1")
 DEFAULT = route("0.0.0.0/0", "198.51.100.254")
-CONNECTED = route("198.51.100.0/24")
+CONNECTED = route("198.51.100.0/24", None, 0, "connected")
 V6 = route("2001:db8:1::/48", "2001:db8::1", 1024)
 
 
@@ -91,6 +91,46 @@ def test_the_steps_are_exactly_these(
     wanted: list[Route], actual: list[Route], expected: list[Step]
 ) -> None:
     assert plan(wanted, actual) == tuple(expected)
+
+
+def test_a_connected_network_is_left_alone_and_named_whatever_else_leads_there() -> None:
+    connected = route("192.0.2.0/24", None, 0, "connected")
+    other = route("203.0.113.0/24", "198.51.100.1")
+    beside = route("192.0.2.0/24", "198.51.100.9", 50)
+
+    actual = [connected, beside]
+
+    assert plan([WANTED, other], actual) == (Step("replace", other),)
+    assert directly_reached([WANTED, other], actual) == {WANTED}
+
+
+def test_a_connected_network_of_another_metric_is_left_alone_too() -> None:
+    connected = route("2001:db8:1::/48", None, 256, "connected")
+
+    assert plan([V6], [connected]) == ()
+    assert directly_reached([V6], [connected]) == {V6}
+
+
+def test_a_route_without_an_interface_is_not_taken_for_a_connected_network() -> None:
+    unreachable = route("192.0.2.0/24", None, 0, "unreachable")
+
+    assert directly_reached([WANTED], [unreachable, DEFAULT]) == frozenset()
+
+
+def test_what_was_given_and_is_wanted_no_more_is_deleted_if_it_is_still_there() -> None:
+    gone = route("203.0.113.0/24", "198.51.100.1")
+    changed = route("192.0.2.128/25", "198.51.100.1")
+    theirs = route("192.0.2.128/25", "198.51.100.9")
+
+    steps = plan([WANTED], [DEFAULT, gone, theirs], given=[WANTED, gone, changed])
+
+    assert steps == (Step("replace", WANTED), Step("del", gone))
+
+
+def test_what_was_given_and_is_wanted_still_is_replaced_not_deleted() -> None:
+    given = route("192.0.2.0/24", "198.51.100.9")
+
+    assert plan([WANTED], [given], given=[given]) == (Step("replace", WANTED),)
 
 
 def test_an_iterator_of_actual_routes_serves_every_wanted_one() -> None:

@@ -16,6 +16,7 @@ def test_without_anything_the_defaults_hold() -> None:
         network=None,
         gateway=None,
         resync_interval=60.0,
+        on_gateway_loss="unreachable",
         log_format=None,
         log_level="info",
     )
@@ -29,8 +30,18 @@ VALUES = {
     "network": ("wg-other", "wg-other"),
     "gateway": ("wireguard", "wireguard"),
     "resync-interval": ("2.5", 2.5),
+    "on-gateway-loss": ("keep", "keep"),
     "log-format": ("console", "console"),
     "log-level": ("debug", "debug"),
+}
+
+OTHER_VALUES = {
+    "network": "wg-elsewhere",
+    "gateway": "elsewhere",
+    "resync-interval": "30",
+    "on-gateway-loss": "unreachable",
+    "log-format": "json",
+    "log-level": "error",
 }
 
 
@@ -55,9 +66,7 @@ def test_an_option_can_be_given_as_a_variable(option: Option) -> None:
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
 def test_the_command_line_wins_over_the_variable(option: Option) -> None:
     text, value = VALUES[option.name]
-    other = {"resync-interval": "30", "log-format": "json", "log-level": "error"}
-
-    environ = {option.variable: other.get(option.name, "elsewhere")}
+    environ = {option.variable: OTHER_VALUES[option.name]}
 
     assert chosen(option, parse([option.flag, text], environ)) == value
 
@@ -73,6 +82,7 @@ def test_an_empty_variable_is_as_good_as_none(option: Option) -> None:
         ("network", "WGROUTEMGR_NETWORK"),
         ("gateway", "WGROUTEMGR_GATEWAY"),
         ("resync-interval", "WGROUTEMGR_RESYNC_INTERVAL"),
+        ("on-gateway-loss", "WGROUTEMGR_ON_GATEWAY_LOSS"),
         ("log-format", "WGROUTEMGR_LOG_FORMAT"),
         ("log-level", "WGROUTEMGR_LOG_LEVEL"),
     ],
@@ -88,6 +98,7 @@ def test_an_interval_between_a_second_and_a_day_is_taken(text: str) -> None:
 
 BAD = [
     *[("resync-interval", text) for text in ("0", "0.9", "-5", "86401", "nan", "inf", "1m", "x")],
+    *[("on-gateway-loss", text) for text in ("delete", "Keep")],
     *[("log-format", text) for text in ("xml", "JSON")],
     *[("log-level", text) for text in ("verbose", "INFO", "warn")],
 ]
