@@ -63,7 +63,9 @@ def main() -> int:
     try:
         _require_root()
         if arguments.clean:
-            return _clean()
+            _clean()
+            print("Nothing of the demo is left.")
+            return 0
         with ExitStack() as stack:
             return _demo(stack, keep=arguments.keep, private=arguments.private)
     except LabError as error:
@@ -173,17 +175,16 @@ def _install(commands: Sequence[str]) -> None:
         print(f"  Installed {' '.join(installed)}; they stay, no service was started.")
 
 
-def _clean() -> int:
+def _clean() -> None:
     """Remove what earlier demos left, killed or kept."""
     for state in clean(kept=True):
         print(f"  Removed the engine of an earlier run in {state}.")
     try:
         existing = Existing()
     except LabError:
-        return 0
+        return
     existing.remove_labelled(NAME)
     images.remove(existing)
-    return 0
 
 
 def _show_silence(client: Container, there: Site) -> None:

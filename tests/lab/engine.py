@@ -348,7 +348,8 @@ class Engine(Docker):
             "version = 2\n"
             f'root = "{self.state}/containerd"\n'
             'state = "/run/containerd"\n'
-            'disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"]\n',
+            'disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"]\n'
+            '[debug]\nlevel = "warn"\n',
             encoding="utf-8",
         )
 
