@@ -20,6 +20,7 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -394,12 +395,18 @@ def clean(*, kept: bool = False) -> list[str]:
     """
     removed = []
     for state in sorted(HOME.glob(f"{PREFIX}*")):
-        if _alive(state):
-            if not (kept and (state / "kept").exists()):
-                continue
-            os.kill(int((state / "pid").read_text(encoding="utf-8")), signal.SIGKILL)
-        _remove(state)
-        removed.append(str(state))
+        with suppress(FileNotFoundError):  # another clean() was quicker
+            if (
+                not (state / "lock").exists()
+                and time.time() - state.stat().st_mtime < START_SECONDS
+            ):
+                continue  # it is just being made
+            if _alive(state):
+                if not (kept and (state / "kept").exists()):
+                    continue
+                os.kill(int((state / "pid").read_text(encoding="utf-8")), signal.SIGKILL)
+            _remove(state)
+            removed.append(str(state))
     return removed
 
 
@@ -408,7 +415,7 @@ def _alive(state: Path) -> bool:
         with (state / "lock").open() as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except FileNotFoundError:
-        return state.exists()  # it is just being made, or removed by another
+        return False
     except BlockingIOError:
         return True
     return False
