@@ -10,15 +10,16 @@ import json
 import shutil
 import subprocess
 import time
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_network
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from lib.model import Address, Route
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
 SECONDS = 5.0
@@ -72,6 +73,9 @@ _ROUTER = "link set lo up\nlink set w0 up\nlink set w1 up\n" + "".join(
 )
 
 
+_DEFAULT = {4: "0.0.0.0/0", 6: "::/0"}
+
+
 class Entry(NamedTuple):
     """One route as the kernel holds it, in whatever table."""
 
@@ -81,6 +85,11 @@ class Entry(NamedTuple):
     gateway: str
     device: str
     metric: int
+
+    @property
+    def onto_a_device(self) -> bool:
+        """Whether it leads to neighbours, without any gateway."""
+        return self.kind == "unicast" and bool(self.device) and not self.gateway
 
 
 TOOLS = {name: shutil.which(name) for name in ("ip", "nsenter", "unshare", "busybox", "sh")}
@@ -118,54 +127,57 @@ class Namespace:
         assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
         return done.stdout
 
-    def ip(self, *lines: str) -> None:
+    def ip(self, *lines: str, version: int | None = None) -> None:
         """Run lines of iproute2's `ip`, such as `route add ...`, in one go."""
-        self.run(IP, "-batch", "-", stdin="\n".join(lines))
+        options = [f"-{version}"] if version else []
+        self.run(IP, *options, "-batch", "-", stdin="\n".join(lines))
 
     def pings(self, address: str) -> bool:
         """Tell whether an address answers from in here."""
         words = (NSENTER, f"--net={self.path}", BUSYBOX, "ping", "-c1", "-W1", address)
         return not subprocess.run(words, capture_output=True, check=False).returncode
 
-    def entries(self, *options: str) -> list[Entry]:
+    def entries(self, *options: str, versions: tuple[int, ...] = (4, 6)) -> list[Entry]:
         """Return the routes of all tables; options such as `table main` select."""
         return sorted(
             Entry(
                 str(item.get("table", "main")),
                 item.get("type", "unicast"),
-                item["dst"],
+                _DEFAULT[version] if item["dst"] == "default" else item["dst"],
                 item.get("gateway") or item.get("via", {}).get("host", ""),
                 item.get("dev", ""),
                 item.get("metric", 0),
             )
-            for family in ("-4", "-6")
-            for item in json.loads(self._show(family, *(options or ("table", "all"))) or "[]")
+            for version in versions
+            for item in self._shown(version, *(options or ("table", "all")))
         )
 
     def routes(self, version: int) -> list[Route]:
         """Return the main table of an IP version in the product's words, ordered."""
-        default = {4: "0.0.0.0/0", 6: "::/0"}[version]
-        found = [
+        return ordered(
             Route(
-                ip_network(default if entry.dst == "default" else entry.dst),
+                ip_network(entry.dst),
                 ip_address(entry.gateway) if entry.gateway else None,
                 entry.metric,
-                entry.kind,
+                "connected" if entry.onto_a_device else entry.kind,
             )
-            for entry in self.entries("table", "main")
-            if entry.dst == "default" or ip_network(entry.dst).version == version
-        ]
-        return ordered(found)
+            for entry in self.entries("table", "main", versions=(version,))
+        )
 
-    def _show(self, family: str, *options: str) -> str:
-        return self.run(IP, family, "-json", "route", "show", *options)
+    def settled(self) -> bool:
+        """Tell whether the kernel has done what it does after a link went up."""
+        shown = self._shown(4) + self._shown(6) + self._shown(6, "table", "local")
+        kinds = Counter(item.get("type", item["dst"]) for item in shown)
+        # Both links' own addresses, two that are added, and the loopback's.
+        complete = (kinds["fe80::/64"], kinds["local"], kinds["multicast"]) == (2, 5, 2)
+        return complete and not any("linkdown" in item["flags"] for item in shown)
 
-    def _settled(self) -> bool:
-        text = self._show("-6") + self._show("-4")
-        return "linkdown" not in text and text.count("fe80::/64") == 2
+    def _shown(self, version: int, *options: str) -> list[dict[str, Any]]:
+        text = self.run(IP, f"-{version}", "-json", "route", "show", *options)
+        return cast("list[dict[str, Any]]", json.loads(text or "[]"))
 
 
-def ordered(routes: list[Route] | tuple[Route, ...]) -> list[Route]:
+def ordered(routes: Iterable[Route]) -> list[Route]:
     return sorted(routes, key=repr)
 
 
@@ -200,5 +212,5 @@ def client(folder: Path) -> Iterator[Namespace]:
         made.ip(_LINKS.format(peer=others.path))
         others.ip(_ROUTER)
         made.ip(_CLIENT)
-        assert poll(made._settled), made.entries()
+        assert poll(made.settled), made.entries()
         yield made

@@ -1,0 +1,147 @@
+"""Which files are namespaces that may be written."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from lib import netns
+from lib.errors import NetnsError, NetnsGoneError
+from tests.integration import kernel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+OWN = Path("/proc/self/ns/net")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Make what the engine keeps its namespaces in."""
+    folder = tmp_path / "netns"
+    folder.mkdir()
+    return folder
+
+
+@contextmanager
+def bound(source: Path, target: Path) -> Iterator[None]:
+    """Show a namespace under a second name, as the engine does the host's."""
+    target.touch()
+    subprocess.run(["mount", "--bind", source, target], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", target], check=True)
+
+
+def refusal(path: Path) -> NetnsError:
+    with pytest.raises(NetnsError) as caught:
+        netns.check(str(path))
+    assert str(path.parent) in caught.value.reason + caught.value.hint
+    return caught.value
+
+
+def test_namespace_of_another_is_accepted(folder: Path) -> None:
+    with kernel.namespace(folder / "0a1b2c3d4e5f"):
+        netns.check(str(folder / "0a1b2c3d4e5f"))
+
+        assert not netns.is_own(str(folder / "0a1b2c3d4e5f"))
+
+
+def test_namespace_beside_those_of_others_is_accepted(folder: Path) -> None:
+    with (
+        kernel.namespace(folder / "0a1b2c3d4e5f"),
+        kernel.namespace(folder / "5f4e3d2c1b0a"),
+        bound(OWN, folder / "default"),
+    ):
+        netns.check(str(folder / "0a1b2c3d4e5f"))
+        netns.check(str(folder / "5f4e3d2c1b0a"))
+
+
+def test_our_own_namespace_is_refused_under_any_name(folder: Path) -> None:
+    with bound(OWN, folder / "0a1b2c3d4e5f"):
+        error = refusal(folder / "0a1b2c3d4e5f")
+
+        assert type(error) is NetnsError
+        assert error.reason.endswith("is our own network namespace")
+        assert netns.is_own(str(folder / "0a1b2c3d4e5f"))
+        assert netns.is_own(str(OWN))
+
+
+def test_namespace_of_the_host_is_refused_under_any_name(folder: Path) -> None:
+    with kernel.namespace(folder / "default"):
+        assert refusal(folder / "default").reason.endswith("is the host's network namespace")
+        with bound(folder / "default", folder / "0a1b2c3d4e5f"):
+            error = refusal(folder / "0a1b2c3d4e5f")
+
+    assert type(error) is NetnsError
+    assert error.reason.endswith("is the host's network namespace")
+    assert error.hint == "attach the container to a network of its own"
+
+
+def test_namespace_that_ended_is_gone(folder: Path) -> None:
+    with kernel.namespace(folder / "0a1b2c3d4e5f"):
+        pass
+
+    error = refusal(folder / "0a1b2c3d4e5f")
+
+    assert type(error) is NetnsGoneError
+    assert error.reason == f"the namespace file {folder}/0a1b2c3d4e5f is gone"
+
+
+def test_missing_directory_is_no_namespace_that_ended(folder: Path) -> None:
+    error = refusal(folder / "elsewhere" / "0a1b2c3d4e5f")
+
+    assert type(error) is NetnsError
+    assert error.reason.startswith(f"there is no directory {folder}/elsewhere")
+    assert f"-v {folder}/elsewhere:{folder}/elsewhere:ro,rslave" in error.hint
+
+
+def test_file_without_its_mount_wants_slave_propagation(folder: Path) -> None:
+    (folder / "0a1b2c3d4e5f").touch()
+
+    error = refusal(folder / "0a1b2c3d4e5f")
+
+    assert type(error) is NetnsError
+    assert "is no namespace" in error.reason
+    assert f"-v {folder}:{folder}:ro,rslave" in error.hint
+    assert not netns.is_own(str(folder / "0a1b2c3d4e5f"))
+
+
+def test_mount_that_does_not_follow_later_ones_is_told_apart(folder: Path, tmp_path: Path) -> None:
+    """What a sidecar sees that mounts the engine's directory without `rslave`."""
+    view = tmp_path / "view"
+    view.mkdir()
+    subprocess.run(["mount", "--bind", folder, view], check=True)
+    try:
+        subprocess.run(["mount", "--make-private", view], check=True)
+        with kernel.namespace(folder / "0a1b2c3d4e5f"):
+            netns.check(str(folder / "0a1b2c3d4e5f"))
+            error = refusal(view / "0a1b2c3d4e5f")
+    finally:
+        subprocess.run(["umount", view], check=True)
+
+    assert type(error) is NetnsError
+    assert "ro,rslave" in error.hint
+
+
+@pytest.mark.parametrize("path", ["", "/", "/dev/null", "/proc/self/status", "/etc/passwd/x"])
+def test_anything_else_is_refused(path: str) -> None:
+    with pytest.raises(NetnsError):
+        netns.check(path)
+
+    assert not netns.is_own(path)
+
+
+def test_checking_leaves_no_descriptor(folder: Path) -> None:
+    with kernel.namespace(folder / "0a1b2c3d4e5f"):
+        before = os.listdir("/proc/self/fd")
+        for _ in range(100):
+            netns.check(str(folder / "0a1b2c3d4e5f"))
+
+        assert os.listdir("/proc/self/fd") == before
