@@ -78,7 +78,7 @@ def _arguments() -> argparse.Namespace:
         prog="./tests/demo",
         description="Show two sites whose containers reach each other through a WireGuard tunnel, "
         "on this machine, from nothing; needs root. Uses the Docker Engine that answers, else "
-        "installs Docker and starts a private engine. Nothing stays, unless told to.",
+        "installs Docker and starts a private engine. Only installed packages stay.",
     )
     parser.add_argument("--keep", action="store_true", help="leave it standing, to look around")
     parser.add_argument("--clean", action="store_true", help="remove what --keep left, and end")
