@@ -31,9 +31,7 @@ def _programs() -> None:
 
 
 @pytest.fixture(params=_PROGRAMS)
-def dialect(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> str:
+def dialect(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Put the programs of one dialect first on the path: `ip`, `nsenter` and the shell."""
     folder = tmp_path / "bin"
     folder.mkdir()

@@ -9,6 +9,7 @@ import pytest
 from lib import iproute
 from lib.model import Step
 from lib.plan import plan
+from tests.integration import kernel
 from tests.integration.kernel import (
     DST,
     DST6,
@@ -24,8 +25,12 @@ from tests.integration.kernel import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
     from lib.model import Outcome, Route
     from lib.shell import Shell
+    from tests.integration.kernel import Entry
 
 # The largest metric that a routing daemon was seen to give (systemd-networkd, for a bad route).
 HIGH = 4278198272
@@ -73,6 +78,35 @@ def parsed(version: int, text: str, usual_metric: int | None = None) -> Route:
     after = dict(zip(words[1::2], words[2::2], strict=True))
     metric = int(after["metric"]) if "metric" in after else usual_metric
     return route(words[0], after.get("via"), metric, kind)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Namespace]:
+    with kernel.client(tmp_path_factory.mktemp("shared")) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def pristine(shared: Namespace) -> list[Entry]:
+    return shared.entries()
+
+
+@pytest.fixture
+def client(shared: Namespace, pristine: list[Entry]) -> Iterator[Namespace]:
+    """Lend a client that has no other routes than it had from the start; many tests need one."""
+    yield shared
+    for version in VERSIONS:
+        flush = ("exact {wider}", "root {dst}")
+        lines = (worded(version, f"route flush table main {what}") for what in flush)
+        shared.ip(*lines, version=version)
+    assert shared.entries() == pristine
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Iterator[Namespace]:
+    """Make a client for a test that changes more than routes to `dst` and around it."""
+    with kernel.client(tmp_path) as client:
+        yield client
 
 
 def run(shell: Shell, client: Namespace, *steps: Step) -> list[Outcome]:
@@ -124,9 +158,6 @@ def table(shell: Shell, client: Namespace, version: int) -> list[Route]:
         pytest.param("blackhole {dst} metric 5", "blackhole {dst} metric 5", id="blackhole"),
         pytest.param("prohibit {dst}", "prohibit {dst}", id="prohibit"),
         pytest.param("throw {dst}", "throw {dst}", id="throw"),
-        pytest.param("default via {other} metric 7", "{default} via {other} metric 7", id="default"),
-        pytest.param("unreachable default metric 8", "unreachable {default} metric 8", id="no default"),
-        pytest.param("default dev eth1 metric 9", "connected {default} metric 9", id="default, device"),
         pytest.param(
             "{dst} via {gateway} mtu 1300 proto static", "{dst} via {gateway}", id="attributes"
         ),
@@ -147,9 +178,28 @@ def test_route_is_read_back_as_it_is_in_the_kernel(
 
     prepare(client, f"add {line}")
 
-    for version, default in ((4, "0.0.0.0/0"), (6, "::/0")):
-        new = parsed(version, expected.replace("{default}", default))
+    for version in VERSIONS:
+        new = parsed(version, expected)
         assert table(shell, client, version) == ordered([*before[version], new])
+
+
+def test_default_routes_are_read_back(shell: Shell, fresh: Namespace) -> None:
+    before = {version: table(shell, fresh, version) for version in VERSIONS}
+
+    prepare(
+        fresh,
+        f"add default via {{other}} metric {HIGH}",
+        "add unreachable default metric 8",
+        "add default dev eth1 metric 9",
+    )
+
+    for version, default in ((4, "0.0.0.0/0"), (6, "::/0")):
+        new = [
+            route(default, worded(version, "{other}"), HIGH),
+            route(default, None, 8, "unreachable"),
+            route(default, None, 9, "connected"),
+        ]
+        assert table(shell, fresh, version) == ordered([*before[version], *new])
 
 
 def test_untouched_client_has_these_routes(shell: Shell, client: Namespace) -> None:
@@ -177,11 +227,11 @@ def test_link_local_gateway_is_read_back(shell: Shell, client: Namespace) -> Non
     assert route(DST6, "fe80::99") in table(shell, client, 6)
 
 
-def test_tables_without_any_route_are_empty(shell: Shell, client: Namespace) -> None:
-    client.ip("link set eth0 down", "link set eth1 down")
+def test_tables_without_any_route_are_empty(shell: Shell, fresh: Namespace) -> None:
+    fresh.ip("link set eth0 down", "link set eth1 down")
 
-    assert table(shell, client, 4) == []
-    assert table(shell, client, 6) == []
+    assert table(shell, fresh, 4) == []
+    assert table(shell, fresh, 6) == []
 
 
 # --- single steps -------------------------------------------------------------------------------
@@ -302,15 +352,15 @@ def test_tables_without_any_route_are_empty(shell: Shell, client: Namespace) -> 
         ),
     ],
 )
-def test_step_changes_exactly_this(  # noqa: PLR0913 - a table
+def test_step_changes_exactly_this(  # noqa: PLR0913, PLR0917 - a table
     shell: Shell,
     client: Namespace,
+    pristine: list[Entry],
     lines: list[str],
     verb: str,
     subject: str,
     expected: list[str],
 ) -> None:
-    before = client.entries()
     untouched = {version: table(shell, client, version) for version in VERSIONS}
     prepare(client, *(f"add {line}" for line in lines))
     assert verb in {"replace", "del"}
@@ -326,7 +376,7 @@ def test_step_changes_exactly_this(  # noqa: PLR0913 - a table
         routes = [parsed(version, text) for text in expected]
         assert table(shell, client, version) == ordered([*untouched[version], *routes])
     ours = {worded(version, name) for version in VERSIONS for name in ("{dst}", "{host}")}
-    assert [entry for entry in client.entries() if entry.dst not in ours] == before
+    assert [entry for entry in client.entries() if entry.dst not in ours] == pristine
 
 
 @pytest.mark.parametrize(
@@ -338,20 +388,20 @@ def test_step_changes_exactly_this(  # noqa: PLR0913 - a table
     ],
 )
 def test_step_that_the_kernel_refuses_has_an_exit_code_and_changes_nothing(
-    shell: Shell, client: Namespace, verb: str, subject: str
+    shell: Shell, fresh: Namespace, verb: str, subject: str
 ) -> None:
-    prepare(client, "del default", "add {wider} via {other}")
-    before = client.entries()
+    prepare(fresh, "del default", "add {wider} via {other}")
+    before = fresh.entries()
 
     outcomes = run(
         shell,
-        client,
+        fresh,
         *(Step(verb, parsed(version, subject)) for version in VERSIONS),  # type: ignore[arg-type]
     )
 
     assert [outcome.exit_code for outcome in outcomes] == [2, 2]
     assert all(outcome.output for outcome in outcomes)
-    assert client.entries() == before
+    assert fresh.entries() == before
 
 
 def test_namespace_file_that_is_gone_has_an_exit_code(shell: Shell, client: Namespace) -> None:
@@ -428,7 +478,8 @@ def test_one_pass_makes_it_right_and_leaves_the_second_nothing_to_do(
 
 def test_link_local_gateway_is_replaced_and_deleted(shell: Shell, client: Namespace) -> None:
     client.ip(
-        f"route add {DST6} via fe80::99 dev eth0", f"route add {DST6} via fe80::98 dev eth0 metric 3"
+        f"route add {DST6} via fe80::99 dev eth0",
+        f"route add {DST6} via fe80::98 dev eth0 metric 3",
     )
 
     converge(shell, client, [route(DST6, GATEWAY6)])

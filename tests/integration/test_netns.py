@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from contextlib import contextmanager
 from pathlib import Path
@@ -140,8 +139,8 @@ def test_anything_else_is_refused(path: str) -> None:
 
 def test_checking_leaves_no_descriptor(folder: Path) -> None:
     with kernel.namespace(folder / "0a1b2c3d4e5f"):
-        before = os.listdir("/proc/self/fd")
+        before = len(list(Path("/proc/self/fd").iterdir()))
         for _ in range(100):
             netns.check(str(folder / "0a1b2c3d4e5f"))
 
-        assert os.listdir("/proc/self/fd") == before
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
