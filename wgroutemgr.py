@@ -32,6 +32,7 @@ import structlog  # noqa: E402
 
 from lib import settings  # noqa: E402
 from lib.daemon import Daemon  # noqa: E402
+from lib.errors import WgRouteMgrError  # noqa: E402
 from lib.log import configure  # noqa: E402
 from lib.shell import Shell  # noqa: E402
 
@@ -48,6 +49,9 @@ def main() -> int:
         Daemon(chosen, shell).run()
     except Stopped as stopped:
         log.info("daemon.stopped", reason=stopped.__notes__[0])
+    except WgRouteMgrError as error:
+        log.error("daemon.failed", reason=error.reason, hint=error.hint)  # noqa: TRY400
+        return 1
     except Exception:
         # The last resort: nothing is known of this error but that the container's restart policy
         # may get past it.

@@ -6,8 +6,10 @@ remembered.
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager, suppress
 from ipaddress import ip_interface
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import docker
@@ -15,7 +17,7 @@ from docker.errors import APIError, DockerException, NotFound
 from docker.utils import kwargs_from_env
 from requests.exceptions import ReadTimeout
 
-from lib.errors import CallError, EngineError, GoneError
+from lib.errors import CallError, EngineError, GoneError, StaleSocketError
 from lib.model import Container, Endpoint, Event, Interface
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ TIMEOUT = 10
 INSPECT_TIMEOUT = 2
 """Seconds that it may take to answer for one container."""
 
+_SOCKET = "unix:///var/run/docker.sock"
+_STALE_HINT = "give the sidecar `restart: unless-stopped`: its next start mounts the new socket"
 _RUNNING = {"running", "paused"}
 
 _FILTERS = {
@@ -45,10 +49,14 @@ class Engine:
     """A connection to the Docker Engine that `DOCKER_HOST` and its kin name, else the local one."""
 
     def __init__(self) -> None:
-        """Connect; raise EngineError if no engine answers."""
-        with _our_errors(_HINT):
-            self._client = _client()
-            version = self._client.version()
+        """Connect; raise EngineError if no engine answers, StaleSocketError if none ever will."""
+        try:
+            with _our_errors(_HINT):
+                self._client = _client()
+                version = self._client.version()
+        except EngineError as error:
+            _check_socket(error)
+            raise
         self._stream: tuple[docker.APIClient, CancellableStream[dict[str, Any]]] | None = None
         self.version = str(version.get("Version", "unknown"))
         self.api_version = str(self._client.api_version)
@@ -125,7 +133,24 @@ class Engine:
 
 
 def _client() -> docker.APIClient:
-    return docker.APIClient(version="auto", timeout=TIMEOUT, **kwargs_from_env())
+    client = docker.APIClient(version="auto", timeout=TIMEOUT, **kwargs_from_env())
+    # The SDK would keep a connection open for each of the last 25 URLs, and trip over one that a
+    # proxy has closed meanwhile.
+    client.headers["Connection"] = "close"
+    return client
+
+
+def _check_socket(error: EngineError) -> None:
+    """Raise StaleSocketError if the socket's file is deleted although it is mounted here.
+
+    So it is after a restart of an engine that makes its socket itself. Where systemd holds the
+    socket (`-H fd://`, as the distributions' packages have it), it stays.
+    """
+    path = Path(os.environ.get("DOCKER_HOST", _SOCKET).removeprefix("unix://"))
+    with suppress(OSError):
+        if path.stat().st_nlink == 0:
+            reason = f"the engine went away and its socket {path} was deleted"
+            raise StaleSocketError(reason, _STALE_HINT) from error
 
 
 @contextmanager

@@ -27,6 +27,10 @@ class EngineError(WgRouteMgrError):
     """The engine did not answer, or not sensibly: the environment's fault; tried again later."""
 
 
+class StaleSocketError(WgRouteMgrError):
+    """The engine has made its socket anew and ours leads nowhere: only a restart mounts it."""
+
+
 class CallError(EngineError):
     """The engine failed one call, by an error or by silence; it may be well but for its object."""
 

@@ -11,7 +11,7 @@ from ipaddress import ip_address, ip_network
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from lib.model import DEFAULT_METRIC, Address, Network, Route
+from lib.model import DEFAULT_METRIC, IPV4, IPV6, Address, Network, Route
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,13 +30,18 @@ _KINDS = {
     "multicast",
     "nat",
 }
-_IP = {4: ("ip",), 6: ("ip", "-6")}
-_DEFAULT = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
+_REJECTING = {"unreachable", "blackhole", "prohibit", "throw"}
+_IP = {IPV4: ("ip",), IPV6: ("ip", "-6")}
+_DEFAULT = {IPV4: ip_network("0.0.0.0/0"), IPV6: ip_network("::/0")}
 
 
 def command(netns: str, step: Step) -> str:
     """Return the command line of a step, as it runs and as a person can paste it."""
-    return _in_netns(netns, step.route.dst.version, "route", step.verb, *_route(step.route))
+    words = ["route", step.verb, *_route(step.route)]
+    if step.verb == "del" and step.route.dst.version == IPV6 and step.route.kind in _REJECTING:
+        # The kernel does not compare the type, and would delete the first route to there.
+        words += ["dev", "lo"]
+    return _in_netns(netns, step.route.dst.version, *words)
 
 
 def show_command(netns: str, version: int) -> str:
@@ -64,7 +69,8 @@ def _route(route: Route) -> Iterator[str]:
     if route.kind not in {"unicast", "connected"}:
         yield route.kind
     yield str(route.dst)
-    if route.gateway:
+    # iproute2 takes no gateway of the other IP version without a keyword that BusyBox lacks.
+    if route.gateway and route.gateway.version == route.dst.version:
         yield from ("via", str(route.gateway))
     if route.metric != DEFAULT_METRIC[route.dst.version]:
         yield from ("metric", str(route.metric))

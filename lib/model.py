@@ -30,7 +30,10 @@ NETWORK_LABEL = "wgroutemgr.network"
 NETWORKS_LABEL = "wgroutemgr.networks"
 """On a client: the destinations that it wants to reach through the gateway."""
 
-DEFAULT_METRIC = {4: 0, 6: 1024}
+IPV4, IPV6 = 4, 6
+"""The IP versions, as `ipaddress` names them."""
+
+DEFAULT_METRIC = {IPV4: 0, IPV6: 1024}
 """The metric that the kernel gives a route without one, by IP version (1024 is
 IP6_RT_PRIO_USER)."""
 

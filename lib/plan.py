@@ -5,14 +5,15 @@ Pure. A route that is wanted by nobody is never touched: containers have routes 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from lib.model import Step
+from lib.model import IPV6, Step
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from lib.model import Route
+    from lib.model import Network, Route
 
 
 def plan(
@@ -26,13 +27,12 @@ def plan(
     whose destination is not wanted any more, are deleted too. What `directly_reached` tells of is
     left alone.
     """
-    present = tuple(actual)
-    desired = tuple(wanted)
-    direct = directly_reached(desired, present)
-    destinations = {route.dst for route in desired}
-    kept = (step for route in desired if route not in direct for step in _steps(route, present))
-    unwanted = (route for route in given if route.dst not in destinations and route in present)
-    return (*kept, *(Step("del", route) for route in unwanted))
+    present: dict[Network, list[Route]] = defaultdict(list)
+    for route in actual:
+        present[route.dst].append(route)
+    steps = [step for route in wanted for step in _steps(route, present.pop(route.dst, []))]
+    unwanted = (route for route in given if route in present.get(route.dst, []))
+    return (*steps, *(Step("del", route) for route in unwanted))
 
 
 def directly_reached(wanted: Iterable[Route], actual: Iterable[Route]) -> frozenset[Route]:
@@ -45,12 +45,15 @@ def directly_reached(wanted: Iterable[Route], actual: Iterable[Route]) -> frozen
     return frozenset(route for route in wanted if route.dst in connected)
 
 
-def _steps(wanted: Route, actual: tuple[Route, ...]) -> Iterator[Step]:
-    same_dst = [route for route in actual if route.dst == wanted.dst]
-    stands = wanted in same_dst
-    if not stands:
+def _steps(wanted: Route, same_dst: list[Route]) -> Iterator[Step]:
+    if directly_reached([wanted], same_dst):
+        return
+    others = [route for route in same_dst if route != wanted]
+    if wanted not in same_dst:
         yield Step("replace", wanted)
-    for other in same_dst:
-        overwritten = not stands and other.metric == wanted.metric
-        if other != wanted and not overwritten:
-            yield Step("del", other)
+        same_metric = [route for route in others if route.metric == wanted.metric]
+        if same_metric:
+            # Of several, IPv4 overwrites the first, IPv6 the first of the same kind if any is.
+            ipv6 = wanted.dst.version == IPV6
+            others.remove(min(same_metric, key=lambda route: ipv6 and route.kind != wanted.kind))
+    yield from (Step("del", route) for route in others)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from lib import desired, iproute, netns, sidecar
-from lib.errors import CallError, GoneError, NetnsError, NetnsGoneError, NotReadyError
+from lib.errors import CallError, GoneError, NetnsError, NotReadyError
 from lib.model import NETWORKS_LABEL, Client, Gateway, Report, Route, Snapshot
 from lib.plan import directly_reached, plan
 from lib.reporting import Reporting, hint, who
@@ -127,6 +127,8 @@ class Reconciler:
         namespaces = self._namespaces(wanted.clients, {container.id for container in scope})
         namespaces = [space for space in namespaces if self._can_enter(engine, space)]
         changed = self._apply(self._plan(self._read(namespaces)), gateway, trigger)
+        if gateway != before:
+            self.pending |= self.failing  # They must not wait until their next try is due.
         return Report(
             clients=len(wanted.clients),
             routes=sum(len(client.routes) for client in wanted.clients),
@@ -250,16 +252,16 @@ class Reconciler:
     def _can_enter(self, engine: Engine, space: _Namespace) -> bool:
         try:
             netns.check(space.path)
-        except NetnsGoneError:
-            self._given.pop(space.path, None)
         except NetnsError as error:
-            for client in space.clients():
-                if _is_running(engine, client):
+            for client in {
+                client.container_id: client for client in space.wanted.values()
+            }.values():
+                if _is_there(engine, client):
                     values = {"netns": space.path, "reason": error.reason} | hint(error.hint)
                     self._fail("client.failed", client, "netns", **values)
-        else:
-            return True
-        return False
+            self._given.pop(space.path, None)
+            return False
+        return True
 
     def _read(self, spaces: Sequence[_Namespace]) -> list[_Namespace]:
         """Read the routes that are there; leave out the namespaces where that fails."""
@@ -374,11 +376,13 @@ def _without_addresses(gateway: Gateway) -> Gateway:
     return replace(gateway, addresses=(), lost=lost)
 
 
-def _is_running(engine: Engine, client: Client) -> bool:
+def _is_there(engine: Engine, client: Client) -> bool:
+    """Tell whether a client still runs in the namespace that it had a moment ago."""
     try:
-        return engine.inspect(client.container_id).running
+        container = engine.inspect(client.container_id)
     except GoneError:
         return False
+    return container.running and container.sandbox_key in {"", client.netns}
 
 
 def _tell_sidecar(found: sidecar.Sidecar, settings: Settings) -> None:

@@ -11,7 +11,9 @@ import os
 import re
 import secrets
 import select
+import signal
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import sh
@@ -30,8 +32,25 @@ TIMED_OUT = 124
 ENDED = 125
 """Exit code of a command whose shell ended under it."""
 
-_BATCH = 32
-"""Commands sent at once: few enough to fit into a pipe, so that sending never blocks."""
+MAX_OUTPUT = 1 << 24
+"""Bytes that one command may print."""
+
+_BATCH, _PIPE, _OVERHEAD = 32, 1 << 15, 64
+"""What is sent at once: commands, characters in all, characters added to each command."""
+
+_END = 1.0
+"""Seconds that a killed process gets to end."""
+
+_SHOWN = 1000
+"""Characters kept of what a killed command printed."""
+
+
+class _BrokenError(Exception):
+    """The shell is of no use any more; the outcome is that of the command that it ran."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome.output)
+        self.outcome = outcome
 
 
 class Shell:
@@ -45,29 +64,28 @@ class Shell:
     def run(self, commands: Sequence[str]) -> Iterator[Outcome]:
         """Run command lines one after the other and yield how each ended, as it ends.
 
-        One that takes longer than the limit is killed, the shell is started anew and the rest goes
-        on.
+        One that takes longer than the limit or prints without end is killed with its shell, another
+        is started, and the rest goes on.
         """
-        for start in range(0, len(commands), _BATCH):
-            yield from self._run_batch(commands[start : start + _BATCH])
+        for batch in _batches(commands):
+            yield from self._run_batch(batch)
 
     def close(self) -> None:
         """End the shell and whatever it still runs."""
-        self._alive = False
         os.close(self._commands)
         os.close(self._answers)
-        try:
-            self._process.kill_group()
-        except OSError:
-            return  # It had ended by itself.
+        with suppress(ProcessLookupError):
+            os.killpg(self._group, signal.SIGKILL)
+        self._reap()
 
     def _start(self) -> None:
+        self._usable = True
         self._marker = secrets.token_hex(8)
-        self._ends = re.compile(rf"{self._marker} (\d+)\n")
-        self._buffer = ""
+        self._ends = re.compile(rb"%b (\d+)\n" % self._marker.encode())
+        self._buffer = b""
         commands, self._commands = os.pipe()
         self._answers, answers = os.pipe()
-        with open(commands, "rb") as stdin, open(answers, "wb") as stdout:  # noqa: PTH123 - these are descriptors
+        with open(commands, "rb") as stdin, open(answers, "wb") as stdout:  # noqa: PTH123 - no paths
             self._process = sh.Command("sh")(
                 _in=stdin,
                 _out=stdout,
@@ -78,47 +96,71 @@ class Shell:
                 _new_session=True,
                 _env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
             )
-        self._alive = True
+        self._group = self._process.pid
+
+    def _reap(self) -> None:
+        """Take leave of the shell and, as the first process of a container, of its orphans."""
+        with suppress(sh.ErrorReturnCode, sh.TimeoutException):
+            self._process.wait(timeout=_END)
+        deadline = time.monotonic() + _END
+        with suppress(ChildProcessError):
+            while time.monotonic() < deadline:
+                if os.waitpid(-self._group, os.WNOHANG) == (0, 0):
+                    time.sleep(_END / 100)
 
     def _run_batch(self, commands: Sequence[str]) -> list[Outcome]:
         outcomes: list[Outcome] = []
         while rest := commands[len(outcomes) :]:
-            self._send(rest)
-            for command in rest:
-                outcomes.append(self._receive(command))
-                if not self._alive:
-                    self._restart()
-                    break
+            if not self._usable:
+                self.close()
+                self._start()
+            # Whatever interrupts us from here on leaves answers that belong to no later command.
+            self._usable = False
+            try:
+                self._send(rest)
+                outcomes.extend(self._receive(command) for command in rest)
+            except _BrokenError as broken:
+                outcomes.append(broken.outcome)
+            else:
+                self._usable = True
         return outcomes
-
-    def _restart(self) -> None:
-        self.close()
-        self._start()
 
     def _send(self, commands: Sequence[str]) -> None:
         lines = "".join(f"{command}\necho {self._marker} $?\n" for command in commands)
-        try:
+        with suppress(BrokenPipeError):  # The answers end then too, which is noticed.
             os.write(self._commands, lines.encode())
-        except BrokenPipeError:
-            self._alive = False
 
     def _receive(self, command: str) -> Outcome:
         start = time.monotonic()
 
-        def outcome(exit_code: int, output: str) -> Outcome:
-            return Outcome(command, exit_code, output.strip(), (time.monotonic() - start) * 1000)
+        def outcome(exit_code: int, output: bytes, remark: str = "") -> Outcome:
+            text = f"{output.decode(errors='replace')}\n{remark}".strip()
+            return Outcome(command, exit_code, text, (time.monotonic() - start) * 1000)
 
         while not (end := self._ends.search(self._buffer)):
             left = start + self._limit - time.monotonic()
-            readable, _, _ = select.select([self._answers], [], [], max(0.0, left))
-            chunk = os.read(self._answers, 1 << 16) if readable else b""
+            if left <= 0 or not select.select([self._answers], [], [], left)[0]:
+                reason = f"no answer within {self._limit:g} s, killed"
+                raise _BrokenError(outcome(TIMED_OUT, self._buffer[:_SHOWN], reason))
+            chunk = os.read(self._answers, 1 << 16)
             if not chunk:
-                self._alive = False
-                if readable:
-                    return outcome(ENDED, f"{self._buffer}\nthe shell ended before the command did")
-                return outcome(
-                    TIMED_OUT, f"{self._buffer}\nno answer within {self._limit:g} s, killed"
-                )
-            self._buffer += chunk.decode(errors="replace")
+                reason = "the shell ended before the command did"
+                raise _BrokenError(outcome(ENDED, self._buffer[:_SHOWN], reason))
+            if len(self._buffer) > MAX_OUTPUT:
+                reason = f"printed more than {MAX_OUTPUT} bytes, killed"
+                raise _BrokenError(outcome(TIMED_OUT, self._buffer[:_SHOWN], reason))
+            self._buffer += chunk
         output, self._buffer = self._buffer[: end.start()], self._buffer[end.end() :]
         return outcome(int(end[1]), output)
+
+
+def _batches(commands: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Split commands into what fits into a pipe, so that sending never blocks for an answer."""
+    start, size = 0, 0
+    for position, command in enumerate(commands):
+        size += len(command) + _OVERHEAD
+        if position > start and (size > _PIPE or position - start >= _BATCH):
+            yield commands[start:position]
+            start, size = position, len(command) + _OVERHEAD
+    if start < len(commands):
+        yield commands[start:]

@@ -166,6 +166,8 @@ class Engine(Docker):
         live_restore: containers survive a stop of the daemon.
         data_root: folder for the engine's data, relative to the state folder.
         exec_root: the engine's run-time folder, inside its private `/run`.
+        socket_activation: `/run/docker.sock` outlives the daemon, as where systemd holds it, and
+            who connects meanwhile waits. Without, each start of the daemon makes it anew.
         cgroup_v2: give it a cgroup v2 hierarchy, whatever the machine has.
         rootfs: run the engine of this root file system instead of the machine's.
         keep: it outlives this process, until `clean()`.
@@ -177,7 +179,8 @@ class Engine(Docker):
         *,
         live_restore: bool = False,
         data_root: str = "docker",
-        exec_root: str = "/run/docker",
+        exec_root: str = "/var/run/docker",
+        socket_activation: bool = True,
         cgroup_v2: bool = False,
         rootfs: Path | None = None,
         keep: bool = False,
@@ -187,6 +190,8 @@ class Engine(Docker):
         self._live_restore = live_restore
         self._data_root = data_root
         self._exec_root = exec_root
+        self._socket_activation = socket_activation
+        self._listener: socket.socket | None = None
         self._cgroup_v2 = cgroup_v2
         self._rootfs = rootfs
         self._keep = keep
@@ -208,6 +213,8 @@ class Engine(Docker):
         self.socket = str(self.state / "docker.sock")
         try:
             self._start_namespaces()
+            if self._socket_activation:
+                self._listen()
             self.version = self._daemon_version()
             self._write_configuration()
             self.start()
@@ -276,6 +283,8 @@ class Engine(Docker):
 
     def close(self) -> None:
         """End every process of the engine and remove what it left on the machine."""
+        if self._listener is not None:
+            self._listener.close()
         if self._init is not None:
             if self.pid and self._init.poll() is None:
                 os.kill(self.pid, signal.SIGKILL)
@@ -332,7 +341,10 @@ class Engine(Docker):
 
     def _write_configuration(self) -> None:
         config: dict[str, object] = {
-            "hosts": ["unix:///run/docker.sock", f"unix://{self.socket}"],
+            "hosts": [
+                "fd://" if self._socket_activation else "unix:///run/docker.sock",
+                f"unix://{self.socket}",
+            ],
             "data-root": str(self.state / self._data_root),
             "exec-root": self._exec_root,
             "containerd": "/run/containerd/containerd.sock",
@@ -359,15 +371,24 @@ class Engine(Docker):
             "dockerd": ("--config-file", "daemon.json"),
             "containerd": ("--config", "containerd.toml"),
         }[name]
+        # The protocol of sd_listen_fds(3): one socket, as descriptor 3 of the process named.
+        activated = 'export LISTEN_PID=$$; exec "$@" 3<&0 </dev/null'
         with self.log.open("ab") as log:
             return subprocess.Popen(
-                [*self.entry(), name, option, str(self.state / file)],
-                stdin=subprocess.DEVNULL,
+                [*self.entry(), "sh", "-c", activated, "sh", name, option, str(self.state / file)],
+                stdin=self._listener.fileno() if self._listener else subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env=os.environ | {"PATH": install.PATH},
+                env=os.environ | {"PATH": install.PATH, "LISTEN_FDS": "1"},
             )
+
+    def _listen(self) -> None:
+        path = self.state / "activated.sock"
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        self.enter("ln", "-s", str(path), "/run/docker.sock")
 
     def _signal(self, number: signal.Signals) -> None:
         self.enter("sh", "-c", f'kill -{number.value} "$(cat /run/docker.pid)"')
