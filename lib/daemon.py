@@ -56,11 +56,15 @@ class Clock(Protocol):
         ...
 
 
-def delays(longest: float = _LONGEST_DELAY) -> Iterator[float]:
-    """Yield seconds to wait before each further try: doubled up to a limit, with jitter."""
+def delays(interval: float) -> Iterator[float]:
+    """Yield seconds to wait before each further try: doubled up to that limit, with jitter.
+
+    Never longer than half a minute either.
+    """
+    longest = min(interval, _LONGEST_DELAY)
     delay = _FIRST_DELAY
     while True:
-        yield min(delay, longest) * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
+        yield min(delay, longest) * random.uniform(0.8, 1.0)  # noqa: S311 - no secret
         delay = min(delay * 2, longest)
 
 
@@ -114,6 +118,7 @@ class Daemon:
         self._connect = connect
         self._clock = clock
         self._retries = delays(self._interval)
+        self._reconnects = delays(self._interval)
         self._retry_at = math.inf
         self._trigger = "startup"
         self._lost = False
@@ -121,9 +126,7 @@ class Daemon:
 
     def run(self) -> NoReturn:
         """Serve, and connect again whenever the engine goes away."""
-        waits = delays()
         while True:
-            begun = self._clock.monotonic()
             try:
                 engine = self._connect()
                 try:
@@ -132,9 +135,7 @@ class Daemon:
                     engine.close()
             except EngineError as error:
                 self._tell_lost(error)
-            if self._clock.monotonic() - begun > _LONGEST_DELAY:
-                waits = delays()
-            self._clock.sleep(next(waits))
+            self._clock.sleep(next(self._reconnects))
 
     def _serve(self, engine: Engine) -> NoReturn:
         if not self._lost:
@@ -147,7 +148,9 @@ class Daemon:
             pause = max(0.0, min(resync_at, self._retry_at) - self._clock.monotonic())
             events = stream.read(min(pause, _PROBATION) if self._lost else pause)
             if self._lost:
+                # The connection has lasted; before, one that ends at once would be tried too often.
                 self._lost = False
+                self._reconnects = delays(self._interval)
                 _tell_connected(engine)
             if events:
                 concerned = frozenset(event.container_id for event in events)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager, suppress
-from ipaddress import ip_interface
+from ipaddress import ip_interface, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,7 +18,7 @@ from docker.utils import kwargs_from_env
 from requests.exceptions import ReadTimeout
 
 from lib.errors import CallError, EngineError, GoneError, StaleSocketError
-from lib.model import Container, Endpoint, Event, Interface
+from lib.model import Container, DockerNetwork, Endpoint, Event, Interface
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -92,14 +92,13 @@ class Engine:
             answer = self._client.containers(filters={"label": list(labels)})
             return tuple(_listed(item) for item in answer)
 
-    def network_exists(self, name: str) -> bool:
-        """Tell whether the engine has a network of that name or id."""
-        try:
-            with _our_errors():
-                self._client.inspect_network(name)
-        except GoneError:
-            return False
-        return True
+    def network(self, reference: str) -> DockerNetwork:
+        """Return the network of that name or id; GoneError if there is none."""
+        with _our_errors():
+            answer = self._client.inspect_network(reference)
+            subnets = [pool["Subnet"] for pool in answer["IPAM"]["Config"] or [] if pool["Subnet"]]
+            versions = frozenset(ip_network(subnet).version for subnet in subnets)
+            return DockerNetwork(answer["Id"], answer["Name"], versions)
 
     def events(self, since: int) -> Iterator[Event]:
         """Yield events from a moment on (seconds of Unix time) until engine or connection ends.

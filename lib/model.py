@@ -78,6 +78,16 @@ class Container:
 
 
 @dataclass(frozen=True, slots=True)
+class DockerNetwork:
+    """A network of the engine."""
+
+    id: str
+    name: str
+    versions: frozenset[int]
+    """IP versions of its subnets."""
+
+
+@dataclass(frozen=True, slots=True)
 class Gateway:
     """The container that leads to the far networks, as seen on the network that is served."""
 
@@ -87,7 +97,7 @@ class Gateway:
     network_id: str
     addresses: tuple[Address, ...]
     lost: frozenset[int] = frozenset()
-    """IP versions in which it had an address and has none now."""
+    """IP versions in which it has no address now, but had one or could have one."""
 
     def address(self, version: int) -> Address | None:
         """Return its address of that IP version on the network, or None."""

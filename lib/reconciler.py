@@ -120,11 +120,13 @@ class Reconciler:
         listed = engine.containers(NETWORKS_LABEL)
         self._forget_all_but(listed)
         scope = [container for container in listed if self._is_concerned(container, only)]
-        self._reporting.begin(container.id for container in scope)
+        ids = {container.id for container in scope}
+        self._reporting.begin(ids)
+        self.pending -= ids
         pairs = tuple(self._locate(engine, scope, fresh=only is not None))
         wanted = desired.compute(Snapshot(pairs), gateway)
         self._reporting.remarks(wanted)
-        namespaces = self._namespaces(wanted.clients, {container.id for container in scope})
+        namespaces = self._namespaces(wanted.clients, ids)
         namespaces = [space for space in namespaces if self._can_enter(engine, space)]
         changed = self._apply(self._plan(self._read(namespaces)), gateway, trigger)
         if gateway != before:
@@ -145,9 +147,9 @@ class Reconciler:
         try:
             gateway = self._reach_gateway(engine, self._sidecar)
         except NotReadyError as error:
-            if self._gateway is None or self._settings.on_gateway_loss == "keep":
+            if self._settings.on_gateway_loss == "keep":
                 raise
-            gateway = _without_addresses(self._gateway)
+            gateway = self._lost_gateway(engine, self._sidecar, error)
             if gateway != self._gateway:
                 values = {"container": gateway.container, "network": gateway.network}
                 log.warning("gateway.lost", **values, reason=error.reason, **hint(error.hint))
@@ -167,20 +169,32 @@ class Reconciler:
         if not container.running:
             reason = f"the gateway {container.name} is not running"
             raise NotReadyError(reason, f"docker start {container.name}")
-        name = found.network
-        endpoint = container.endpoint(name)
-        if endpoint is None and not engine.network_exists(name):
-            reason = f"there is no network {name}"
-            advice = f"docker network create {name}, or name another with label or --network"
-            raise NotReadyError(reason, advice)
+        endpoint = container.endpoint(found.network)
         if endpoint is None or not endpoint.interfaces:
-            reason = f"the gateway {container.name} has no address on the network {name}"
-            raise NotReadyError(reason, f"docker network connect {name} {container.name}")
+            reason = f"the gateway {container.name} has no address on the network {found.network}"
+            raise NotReadyError(reason, f"docker network connect {found.network} {container.name}")
         addresses = tuple(interface.ip for interface in endpoint.interfaces)
         gateway = Gateway(
             container.name, container.id, endpoint.network, endpoint.network_id, addresses
         )
         return self._with_losses(gateway)
+
+    def _lost_gateway(
+        self, engine: Engine, found: sidecar.Sidecar, error: NotReadyError
+    ) -> Gateway:
+        """Return the gateway without addresses, which makes unreachable what it should lead to."""
+        if self._gateway:
+            return _without_addresses(self._gateway)
+        try:
+            network = engine.network(found.network)
+        except GoneError:
+            advice = f"docker network create {found.network}, or name another by label or --network"
+            reason = f"there is no network {found.network}"
+            raise NotReadyError(reason, advice) from error
+        container = found.gateway
+        return Gateway(
+            container.name, container.id, network.name, network.id, (), lost=network.versions
+        )
 
     def _with_losses(self, gateway: Gateway) -> Gateway:
         """Add the IP versions in which the last gateway on that network had an address."""
@@ -200,6 +214,7 @@ class Reconciler:
     def _forget_all_but(self, listed: Iterable[Container]) -> None:
         present = {container.id for container in listed}
         self._reporting.forget_all_but(present)
+        self.pending &= present
         self._located = {key: proof for key, proof in self._located.items() if key in present}
 
     def _is_concerned(self, container: Container, only: frozenset[str] | None) -> bool:
@@ -292,7 +307,7 @@ class Reconciler:
             for route, client in space.wanted.items():
                 if route in space.actual:
                     given[route.dst] = (route, client)
-        self.pending = frozenset(pending)
+        self.pending |= pending
         return tasks
 
     def _tell_direct(self, space: _Namespace) -> None:

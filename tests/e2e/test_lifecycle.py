@@ -32,12 +32,14 @@ def test_waits_for_the_network_and_for_the_gateway_on_it(lab: Lab) -> None:
     assert lab.network("late", SUBNET) == network
     client = lab.client("client", network, networks=DST)
     reason = f"the gateway {gateway.name} has no address on the network {network}"
-    unattached = await_event(sidecar, "gateway.awaited", reason=reason)
+    unattached = await_event(sidecar, "gateway.lost", reason=reason)
+    await_routes(client, {DST: "unreachable"})
     assert unattached["hint"] == f"docker network connect {network} {gateway.name}"
 
     lab.engine.docker("network", "connect", network, gateway.name)
     await_routes(client, {DST: gateway.address(network)})
-    assert len(events(sidecar, "gateway.awaited")) == 2
+    assert len(events(sidecar, "gateway.awaited")) == 1
+    assert len(events(sidecar, "gateway.lost")) == 1
 
 
 def test_waits_for_the_engine(lab: Lab, engine: Engine) -> None:
