@@ -30,21 +30,23 @@ def _programs() -> None:
             pytest.skip(f"needs {name}: tests make and look at namespaces with it")
 
 
-@pytest.fixture(params=_PROGRAMS)
-def dialect(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+@pytest.fixture(scope="module", params=_PROGRAMS)
+def dialect(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
     """Put the programs of one dialect first on the path: `ip`, `nsenter` and the shell."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
+    folder = tmp_path_factory.mktemp("bin")
     for name, program in _PROGRAMS[request.param].items():
         (folder / name).symlink_to(program)
-    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    assert shutil.which("ip") == str(folder / "ip")
-    return str(request.param)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+        assert shutil.which("ip") == str(folder / "ip")
+        yield str(request.param)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def shell(dialect: str) -> Iterator[Shell]:
-    """Start the product's shell with that dialect."""
+    """Start the product's shell with that dialect; one for many tests, as in the product."""
     shell = Shell()
     said = next(iter(shell.run(["ip -V 2>&1"]))).output
     assert {"iproute2": "iproute2", "busybox": "BusyBox"}[dialect] in said

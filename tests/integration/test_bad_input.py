@@ -362,7 +362,11 @@ def assert_intended(command: str, netns: Path) -> None:
     through, other = (GATEWAY, OTHER) if version == 4 else (GATEWAY6, OTHER6)
     allowed = {
         "replace": [["via", through]],
-        "del": [["via", other, "metric", "50"], ["metric", "4278198272"]],
+        # The device: else the kernel deletes any IPv6 route of that metric, whatever its type.
+        "del": [
+            ["via", other, "metric", "50"],
+            ["metric", "4278198272", *(["dev", "lo"] if version == 6 else [])],
+        ],
     }
     assert attributes in allowed[verb]
     assert command.isascii()

@@ -35,6 +35,15 @@ HANG = "sleep 1000"
 
 
 @pytest.fixture
+def shell(dialect: str) -> Iterator[Shell]:
+    """Start a shell for one test alone."""
+    assert dialect
+    shell = Shell()
+    yield shell
+    shell.close()
+
+
+@pytest.fixture
 def hasty(dialect: str) -> Iterator[Shell]:
     """Start a shell that gives a command a fifth of a second."""
     assert dialect
@@ -152,6 +161,14 @@ def test_one_strange_command_among_others_has_its_outcome_and_only_its_own(
     assert (after.exit_code, after.output) == (0, "after")
 
 
+def test_program_is_found_on_our_path(shell: Shell) -> None:
+    program = Path(os.environ["PATH"].partition(":")[0], "only-here")
+    program.write_text("#!/bin/sh\necho found $1\n")
+    program.chmod(0o755)
+
+    assert brief(list(shell.run(["only-here it"]))) == [(0, "found it")]
+
+
 def test_missing_program_is_told_by_exit_code_and_text(shell: Shell) -> None:
     (outcome,) = shell.run(["no-such-program-here 1 2"])
 
@@ -163,7 +180,10 @@ def test_missing_program_is_told_by_exit_code_and_text(shell: Shell) -> None:
 def test_a_thousand_commands_with_big_outputs_do_not_lock_up(shell: Shell) -> None:
     big = "0" * 100_000
 
-    outcomes = shell.run(["printf '%0100000d' 0; (exit 7)"] * 1000)
+    # As long as a real one: not even all the commands together fit into a pipe.
+    command = f"printf '%0100000d' 0; (exit 7) # {'x' * 100}"
+
+    outcomes = shell.run([command] * 1000)
 
     assert sum(brief([outcome]) == [(7, big)] for outcome in outcomes) == 1000
 
@@ -215,6 +235,18 @@ def test_command_that_hangs_is_killed_at_the_limit_and_the_rest_goes_on(
     assert (after.exit_code, after.output) == (0, "after")
     assert poll(lambda: not runs(read_pid(child)))
     assert poll(lambda: not group_runs(first))
+
+
+def test_last_command_of_a_run_is_killed_at_the_limit_without_another_run(
+    hasty: Shell, tmp_path: Path
+) -> None:
+    child, first = tmp_path / "child", shell_pid(hasty)
+
+    (hung,) = hasty.run([f"sh -c 'echo $$ >{child}; exec {HANG}'"])
+
+    assert hung.exit_code == TIMED_OUT
+    assert poll(lambda: not runs(read_pid(child)), 1)
+    assert poll(lambda: not group_runs(first), 1)
 
 
 @pytest.mark.timeout(6)
@@ -337,31 +369,28 @@ def settled(expected, seconds):
         time.sleep(0.01)
     return now
 
-limit, command, runs, adopts = json.loads(sys.argv[1])
-if adopts:
-    assert ctypes.CDLL(None).prctl(36, 1) == 0  # PR_SET_CHILD_SUBREAPER
+assert ctypes.CDLL(None).prctl(36, 1) == 0  # PR_SET_CHILD_SUBREAPER
+limit, command, runs = json.loads(sys.argv[1])
 shell = Shell(limit)
 list(shell.run(["true"]))
 before = count()
-codes = [outcome.exit_code for outcome in shell.run([command] * runs)]
+*codes, last = [outcome.exit_code for outcome in shell.run([command] * runs + ["true"])]
 print(json.dumps([sorted(set(codes)), before, settled(before, 3)]))
+shell.close()
 """
 
 
 @pytest.mark.parametrize(
-    ("limit", "command", "runs", "code", "adopts"),
+    ("limit", "command", "runs", "code"),
     [
-        pytest.param(5.0, "sh -c 'exit 3'", 200, 3, True, id="200 commands"),
-        pytest.param(0.03, f"{HANG}; :", 20, TIMED_OUT, False, id="20 time-outs"),
-        pytest.param(0.03, f"{HANG}; :", 20, TIMED_OUT, True, id="20 time-outs, as PID 1"),
+        pytest.param(5.0, "sh -c 'exit 3'", 200, 3, id="200 commands"),
+        pytest.param(0.03, f"{HANG}; :", 20, TIMED_OUT, id="20 time-outs"),
     ],
 )
-def test_nothing_is_left_after(
-    limit: float, command: str, runs: int, code: int, *, adopts: bool
-) -> None:
-    """As PID 1 of the image, it is also the parent of every process that lost its own."""
+def test_nothing_is_left_after(limit: float, command: str, runs: int, code: int) -> None:
+    """Neither of ours nor of what we adopt: PID 1 of the image is the parent of every orphan."""
     done = subprocess.run(
-        [sys.executable, "-c", COUNT, json.dumps([limit, command, runs, adopts])],
+        [sys.executable, "-c", COUNT, json.dumps([limit, command, runs])],
         cwd=ROOT,
         capture_output=True,
         text=True,
