@@ -1,0 +1,79 @@
+"""Random faults from a seed for a while; for longer: `./tests/soak --seconds 3600 --seed N`."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.e2e.soak import GOOD, Box, differences, parse, soak, wanted
+from tests.lab import images
+from tests.lab.engine import Engine
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SECONDS = float(os.environ.get("SOAK_SECONDS", "90"))
+SEED = int(os.environ.get("SOAK_SEED", "7"))
+
+
+@pytest.fixture
+def own_engine() -> Iterator[Engine]:
+    """Start an engine that is restarted, killed and frozen, so no other test may use it."""
+    with Engine(live_restore=True) as engine:
+        images.client(engine)
+        images.wireguard(engine)
+        images.product(engine)
+        yield engine
+
+
+@pytest.mark.timeout(SECONDS + 300)
+def test_all_settles_as_the_labels_ask_whatever_happens(
+    own_engine: Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = soak(own_engine, SEED, SECONDS)
+
+    with capsys.disabled():
+        print(f"\nsoak: {run.headline()}")  # noqa: T201 - the seed belongs into every log
+    assert len(run.settled) > 2
+
+
+def box(name: str, *networks: str, asks: tuple[str, ...] = (), mode: str = "") -> Box:
+    attached = dict.fromkeys(networks, ("an IPv4 address", "an IPv6 address"))
+    return Box(name, f"{name}-token", "client", True, 1, mode, "", attached, asks, "")  # noqa: FBT003
+
+
+def test_model_leads_what_is_asked_for_through_the_gateway_of_the_network() -> None:
+    gateways = {"wg-a": ("192.168.67.129", "fd00:67::129"), "wg-b": None}
+    client = box("c", "wg-a", "aside", asks=GOOD)
+    lodger = box("d", asks=("198.18.0.0/15",), mode="container:c")
+
+    routes = wanted(client, [client, lodger], gateways)
+
+    inside = {"192.168.67.0/24", "172.31.99.0/24"}
+    assert routes.keys() == {*GOOD, "198.18.0.0/15"} - inside
+    assert {via for dst, via in routes.items() if ":" in dst} == {"fd00:67::129"}
+    assert {via for dst, via in routes.items() if ":" not in dst} == {"192.168.67.129"}
+    assert set(wanted(box("c", "wg-b", asks=GOOD), [], gateways).values()) == {"unreachable"}
+    assert wanted(box("c", "aside", asks=GOOD), [], gateways) == {}
+
+
+def test_every_deviation_is_a_difference() -> None:
+    actual = parse(
+        '[{"dst": "default", "gateway": "192.168.67.1", "dev": "eth0"},'
+        ' {"dst": "192.168.67.0/24", "dev": "eth0", "protocol": "kernel"},'
+        ' {"dst": "192.0.2.7", "gateway": "192.168.67.129", "dev": "eth0"},'
+        ' {"dst": "10.8.0.0/16", "gateway": "192.168.67.7", "dev": "eth0"},'
+        ' {"dst": "10.8.0.0/16", "gateway": "192.168.67.129", "dev": "eth0", "metric": 50},'
+        ' {"type": "unreachable", "dst": "198.51.100.0/24"}]',
+        "-4",
+    )
+    asked = dict.fromkeys(("192.0.2.7/32", "10.8.0.0/16", "203.0.113.0/24"), "192.168.67.129")
+
+    assert list(differences("c", asked, actual)) == [
+        "c: 10.8.0.0/16: expected 192.168.67.129, actual 192.168.67.7",
+        "c: 10.8.0.0/16 metric 50: expected no route, actual 192.168.67.129",
+        "c: 198.51.100.0/24: expected no route, actual unreachable",
+        "c: 203.0.113.0/24: expected 192.168.67.129, actual no route",
+    ]
