@@ -32,7 +32,9 @@ import structlog  # noqa: E402
 
 from lib import settings  # noqa: E402
 from lib.daemon import Daemon  # noqa: E402
+from lib.engine import Engine  # noqa: E402
 from lib.errors import WgRouteMgrError  # noqa: E402
+from lib.fastpath import FastPath  # noqa: E402
 from lib.log import configure  # noqa: E402
 from lib.shell import Shell  # noqa: E402
 
@@ -44,9 +46,9 @@ def main() -> int:
     chosen = settings.parse(sys.argv[1:], os.environ)
     configure(chosen.log_format, chosen.log_level)
     log.info("daemon.started", version=settings.VERSION, resync_interval=chosen.resync_interval)
-    shell = Shell()
+    shell, fast_shell = Shell(), Shell()
     try:
-        Daemon(chosen, shell).run()
+        Daemon(chosen, shell, FastPath(fast_shell, Engine)).run()
     except Stopped as stopped:
         log.info("daemon.stopped", reason=stopped.__notes__[0])
     except WgRouteMgrError as error:
@@ -59,6 +61,7 @@ def main() -> int:
         return 1
     finally:
         shell.close()
+        fast_shell.close()
     return 0
 
 

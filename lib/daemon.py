@@ -24,6 +24,7 @@ from lib.reporting import hint
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from lib.fastpath import FastPath
     from lib.model import Event
     from lib.settings import Settings
     from lib.shell import Shell
@@ -36,6 +37,11 @@ listening."""
 
 _PROBATION = 1.0
 """Seconds that a new connection must last until it is believed."""
+
+_ATTACHING = {"connect", "disconnect"}
+_SETTLING = 0.3
+"""Seconds to wait for more events after one of a network: mostly, the container is starting, and
+has more important things to do than to wait for our look at it."""
 
 _FIRST_DELAY, _LONGEST_DELAY = 0.5, 30.0
 
@@ -110,11 +116,13 @@ class Daemon:
         self,
         settings: Settings,
         shell: Shell,
+        fastpath: FastPath,
         connect: Callable[[], Engine] = Engine,
         clock: Clock = time,
     ) -> None:
         self._interval = settings.resync_interval
         self._reconciler = Reconciler(shell, settings)
+        self._fastpath = fastpath
         self._connect = connect
         self._clock = clock
         self._retries = delays(self._interval)
@@ -147,6 +155,9 @@ class Daemon:
         while True:
             pause = max(0.0, min(resync_at, self._retry_at) - self._clock.monotonic())
             events = stream.read(min(pause, _PROBATION) if self._lost else pause)
+            if events and all(event.action in _ATTACHING for event in events):
+                events += stream.read(_SETTLING)
+            events = [event for event in events if self._reconciler.concerns(event)]
             if self._lost:
                 # The connection has lasted; before, one that ends at once would be tried too often.
                 self._lost = False
@@ -168,12 +179,16 @@ class Daemon:
 
     def _pass(self, engine: Engine, trigger: str, only: frozenset[str] | None) -> None:
         begun = self._clock.monotonic()
+        for client in self._fastpath.given():
+            self._reconciler.gave(client)
         try:
             report = self._reconciler.run(engine, trigger, only)
+            self._fastpath.lead_to(self._reconciler.gateway, self._reconciler.netns_directory)
         except NotReadyError as error:
             if error.reason != self._awaited:
                 log.warning("gateway.awaited", reason=error.reason, **hint(error.hint))
             self._awaited = error.reason
+            self._fastpath.lead_to(None, None)
             self._schedule_retry(trigger)
             return
         self._awaited = ""

@@ -21,7 +21,7 @@ from lib.errors import CallError, EngineError, GoneError, StaleSocketError
 from lib.model import Container, DockerNetwork, Endpoint, Event, Interface
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from docker.types.daemon import CancellableStream
 
@@ -33,7 +33,7 @@ INSPECT_TIMEOUT = 2
 
 _SOCKET = "unix:///var/run/docker.sock"
 _STALE_HINT = "give the sidecar `restart: unless-stopped`: its next start mounts the new socket"
-_RUNNING = {"running", "paused"}
+_RUNNING, _NOT_RUNNING = ["running", "paused"], ["created", "restarting", "exited"]
 
 _FILTERS = {
     "type": ["container", "network"],
@@ -82,23 +82,40 @@ class Engine:
         finally:
             self._client.timeout = TIMEOUT
 
-    def containers(self, *labels: str) -> tuple[Container, ...]:
-        """List the running containers that carry all those labels (`key` or `key=value`).
+    def containers(
+        self, *labels: str, running: bool = True, ids: Iterable[str] | None = None
+    ) -> tuple[Container, ...]:
+        """List the containers that run, or do not, and carry all those labels (`key[=value]`).
 
-        Of a listing `sandbox_key` and `upper_dir` are empty, and the networks of a container are as
-        they were when it last changed, which can be some milliseconds ago.
+        Only those of the ids, if any are given.
+
+        Of a listing `sandbox_key` and `upper_dir` are empty, and the rest is as it was when the
+        container last changed; one that is being started does not run yet. It never blocks.
         """
+        status = _RUNNING if running else _NOT_RUNNING
+        filters = {"label": list(labels), "status": status, "id": list(ids or ())}
         with _our_errors():
-            answer = self._client.containers(filters={"label": list(labels)})
+            answer = self._client.containers(all=True, filters=filters)
             return tuple(_listed(item) for item in answer)
 
     def network(self, reference: str) -> DockerNetwork:
         """Return the network of that name or id; GoneError if there is none."""
         with _our_errors():
             answer = self._client.inspect_network(reference)
-            subnets = [pool["Subnet"] for pool in answer["IPAM"]["Config"] or [] if pool["Subnet"]]
-            versions = frozenset(ip_network(subnet).version for subnet in subnets)
-            return DockerNetwork(answer["Id"], answer["Name"], versions)
+            pools = answer["IPAM"]["Config"] or []
+            return DockerNetwork(
+                answer["Id"],
+                answer["Name"],
+                tuple(ip_network(pool["Subnet"]) for pool in pools if pool.get("Subnet")),
+                {
+                    identifier: tuple(
+                        ip_interface(end[key])
+                        for key in ("IPv4Address", "IPv6Address")
+                        if end.get(key)
+                    )
+                    for identifier, end in (answer.get("Containers") or {}).items()
+                },
+            )
 
     def events(self, since: int) -> Iterator[Event]:
         """Yield events from a moment on (seconds of Unix time) until engine or connection ends.

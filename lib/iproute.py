@@ -30,14 +30,18 @@ _KINDS = {
     "multicast",
     "nat",
 }
+_INET = {"inet", "inet6"}
 _REJECTING = {"unreachable", "blackhole", "prohibit", "throw"}
 _IP = {IPV4: ("ip",), IPV6: ("ip", "-6")}
 _DEFAULT = {IPV4: ip_network("0.0.0.0/0"), IPV6: ip_network("::/0")}
 
 
-def command(netns: str, step: Step) -> str:
-    """Return the command line of a step, as it runs and as a person can paste it."""
-    words = ["route", step.verb, *_route(step.route)]
+def command(netns: str, step: Step, source: Address | None = None) -> str:
+    """Return the command line of a step, as it runs and as a person can paste it.
+
+    With a source address the kernel refuses it in any namespace that does not hold that address.
+    """
+    words = ["route", step.verb, *_route(step.route), *(("src", str(source)) if source else ())]
     if step.verb == "del" and step.route.dst.version == IPV6 and step.route.kind in _REJECTING:
         # The kernel does not compare the type, and would delete the first route to there.
         words += ["dev", "lo"]
@@ -47,6 +51,20 @@ def command(netns: str, step: Step) -> str:
 def show_command(netns: str, version: int) -> str:
     """Return the command line that lists the main table of that IP version (4 or 6)."""
     return _in_netns(netns, version, "route", "show")
+
+
+def addresses_command(netns: str) -> str:
+    """Return the command line that lists the addresses of a namespace."""
+    return shlex.join(("nsenter", f"--net={netns}", "ip", "address", "show"))
+
+
+def parse_addresses(text: str) -> frozenset[Address]:
+    """Return the addresses that `ip address show` printed, also of interfaces that are down."""
+    lines = (line.split() for line in text.splitlines())
+    words = (
+        rest[0].partition("/")[0] for kind, *rest in filter(None, lines) if kind in _INET and rest
+    )
+    return frozenset(address for word in words if (address := _address(word)))
 
 
 def parse(text: str, version: int) -> tuple[Route, ...]:

@@ -83,8 +83,9 @@ class DockerNetwork:
 
     id: str
     name: str
-    versions: frozenset[int]
-    """IP versions of its subnets."""
+    subnets: tuple[Network, ...]
+    interfaces: Mapping[str, tuple[Interface, ...]]
+    """Addresses by container id, also of containers that are just being started."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What the kernel says of a namespace file: whether it is one, and whose.
+"""What the kernel says of namespace files: that one appears, whether it is one, and whose.
 
 Reads file status only and enters nothing. A namespace is told by device and inode number of its
 file: equal numbers, the same namespace (`namespaces(7)`).
@@ -6,13 +6,21 @@ file: equal numbers, the same namespace (`namespaces(7)`).
 
 from __future__ import annotations
 
+import ctypes
 import os
+import select
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 from lib.errors import NetnsError, NetnsGoneError
 
 OWN = Path("/proc/self/ns/net")
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_IN_CREATE = 0x100
+_INOTIFY_EVENT = struct.Struct("iIII")
+"""`struct inotify_event` without the name: watch, mask, cookie, length of the name."""
+
 _HOST = "default"
 """The engine's name for the host's own namespace, beside those of the containers."""
 
@@ -84,3 +92,29 @@ def check(path: str) -> None:
 
 def _mount(directory: Path) -> str:
     return f"mount it into the sidecar with slave propagation: -v {directory}:{directory}:ro,rslave"
+
+
+class Watch:
+    """Tells of files that appear in a directory, without looking there: inotify(7)."""
+
+    def __init__(self, directory: Path) -> None:
+        """Watch from now on; raise NetnsError if that cannot be."""
+        self._directory = directory
+        self._descriptor = _LIBC.inotify_init1(os.O_CLOEXEC)
+        if self._descriptor < 0 or (
+            _LIBC.inotify_add_watch(self._descriptor, os.fsencode(directory), _IN_CREATE) < 0
+        ):
+            reason = f"cannot watch {directory}: {os.strerror(ctypes.get_errno())}"
+            raise NetnsError(reason)
+
+    def read(self, seconds: float | None = None) -> list[str]:
+        """Return the paths of files that appeared, after waiting for one at most that long."""
+        if not select.select([self._descriptor], [], [], seconds)[0]:
+            return []
+        data, paths = os.read(self._descriptor, 1 << 16), []
+        while data:
+            *_, length = _INOTIFY_EVENT.unpack_from(data)
+            name = data[_INOTIFY_EVENT.size : _INOTIFY_EVENT.size + length].rstrip(b"\0")
+            paths += [str(self._directory / os.fsdecode(name))] if name else []
+            data = data[_INOTIFY_EVENT.size + length :]
+        return paths

@@ -6,8 +6,10 @@ Each namespace stands for itself: what fails in one is reported and keeps no oth
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from lib.engine import Engine
-    from lib.model import Container, Network, Outcome, Step
+    from lib.model import Container, Event, Network, Outcome, Step
     from lib.settings import Settings
     from lib.shell import Shell
 
@@ -30,6 +32,9 @@ log = structlog.get_logger()
 
 MAX_STEPS = 100
 """Steps in one namespace in one pass; the next pass goes on where this one ended."""
+
+_EARLY = 30.0
+"""Seconds after which a client that was given routes early should run."""
 
 _DONE = {"replace": "route.replaced", "del": "route.deleted"}
 
@@ -90,9 +95,13 @@ class Reconciler:
         self._shell = shell
         self._settings = settings
         self._sidecar: sidecar.Sidecar | None = None
-        self._gateway: Gateway | None = None
+        self.gateway: Gateway | None = None
+        """Where clients are led, as far as it is known."""
         self._located: dict[str, netns.Proof] = {}
         self._given: dict[str, dict[Network, tuple[Route, Client]]] = {}
+        self._early: dict[str, tuple[Client, float]] = {}
+        self._tied: set[str] = set()
+        """Ids of containers that share a namespace, and of those whose namespace it is."""
         self._reporting = Reporting()
         self.pending: frozenset[str] = frozenset()
         """Ids of containers that want more steps than one pass does."""
@@ -107,22 +116,26 @@ class Reconciler:
         """Ids of containers that want a pass soon."""
         return self.failing | self.pending
 
+    @property
+    def netns_directory(self) -> Path | None:
+        """Where the engine keeps the files of namespaces, as far as it is known."""
+        key = self._sidecar.gateway.sandbox_key if self._sidecar else ""
+        return Path(key).parent if key else None
+
     def run(self, engine: Engine, trigger: str, only: frozenset[str] | None = None) -> Report:
         """Do a pass and return what it came to; `only` limits it to those containers.
 
         Raises NotReadyError while there was no gateway yet, EngineError if the engine does not
         answer.
         """
-        before = self._gateway
-        gateway = self._find_gateway(engine)
-        if only and (gateway != before or only & {gateway.container_id, *self._lodgers()}):
-            only = None
-        listed = engine.containers(NETWORKS_LABEL)
-        self._forget_all_but(listed)
-        scope = [container for container in listed if self._is_concerned(container, only)]
+        before = gateway = self.gateway
+        if not gateway or gateway.lost or not only or only & {gateway.container_id, *self._tied}:
+            gateway, only = self._find_gateway(engine), None
+        scope = self._scope(engine, only)
         ids = {container.id for container in scope}
         self._reporting.begin(ids)
         self.pending -= ids
+        self._own_up(ids)
         pairs = tuple(self._locate(engine, scope, fresh=only is not None))
         wanted = desired.compute(Snapshot(pairs), gateway)
         self._reporting.remarks(wanted)
@@ -139,6 +152,16 @@ class Reconciler:
             failed=len(self.failing),
         )
 
+    def gave(self, client: Client) -> None:
+        """Take note of routes that a client was given before it ran; passes verify them after."""
+        self._early[client.container_id] = client, time.monotonic() + _EARLY
+
+    def concerns(self, event: Event) -> bool:
+        """Tell whether an event can change what should be; the end of most containers cannot."""
+        ends = event.action in {"die", "destroy"}
+        many = {self.gateway.container_id if self.gateway else "", *self._tied}
+        return not ends or event.container_id in many
+
     def _find_gateway(self, engine: Engine) -> Gateway:
         if self._sidecar is None:
             self._sidecar = sidecar.find(engine, self._settings)
@@ -148,17 +171,18 @@ class Reconciler:
             gateway = self._reach_gateway(engine, self._sidecar)
         except NotReadyError as error:
             if self._settings.on_gateway_loss == "keep":
+                self.gateway = None
                 raise
             gateway = self._lost_gateway(engine, self._sidecar, error)
-            if gateway != self._gateway:
+            if gateway != self.gateway:
                 values = {"container": gateway.container, "network": gateway.network}
                 log.warning("gateway.lost", **values, reason=error.reason, **hint(error.hint))
         else:
-            if gateway != self._gateway:
+            if gateway != self.gateway:
                 values = {"container": gateway.container, "network": gateway.network}
                 addresses = [str(address) for address in gateway.addresses]
                 log.info("gateway.addressed", **values, gateway=addresses)
-        self._gateway = gateway
+        self.gateway = gateway
         return gateway
 
     def _reach_gateway(self, engine: Engine, found: sidecar.Sidecar) -> Gateway:
@@ -183,8 +207,8 @@ class Reconciler:
         self, engine: Engine, found: sidecar.Sidecar, error: NotReadyError
     ) -> Gateway:
         """Return the gateway without addresses, which makes unreachable what it should lead to."""
-        if self._gateway:
-            return _without_addresses(self._gateway)
+        if self.gateway:
+            return _without_addresses(self.gateway)
         try:
             network = engine.network(found.network)
         except GoneError:
@@ -192,13 +216,12 @@ class Reconciler:
             reason = f"there is no network {found.network}"
             raise NotReadyError(reason, advice) from error
         container = found.gateway
-        return Gateway(
-            container.name, container.id, network.name, network.id, (), lost=network.versions
-        )
+        versions = frozenset(subnet.version for subnet in network.subnets)
+        return Gateway(container.name, container.id, network.name, network.id, (), lost=versions)
 
     def _with_losses(self, gateway: Gateway) -> Gateway:
         """Add the IP versions in which the last gateway on that network had an address."""
-        last = self._gateway
+        last = self.gateway
         if self._settings.on_gateway_loss == "keep" or not last:
             return gateway
         if last.network_id != gateway.network_id:
@@ -206,21 +229,27 @@ class Reconciler:
         here = {address.version for address in gateway.addresses}
         return replace(gateway, lost=_without_addresses(last).lost - here)
 
-    def _lodgers(self) -> Iterator[str]:
-        """Ids of clients in another's namespace: with one of them the others are looked at too."""
-        for given in self._given.values():
-            yield from (client.container_id for _, client in given.values() if client.shared_with)
-
-    def _forget_all_but(self, listed: Iterable[Container]) -> None:
+    def _scope(self, engine: Engine, only: frozenset[str] | None) -> list[Container]:
+        """List the containers that a pass is for."""
+        listed = engine.containers(NETWORKS_LABEL, ids=only)
         present = {container.id for container in listed}
-        self._reporting.forget_all_but(present)
-        self.pending &= present
-        self._located = {key: proof for key, proof in self._located.items() if key in present}
-
-    def _is_concerned(self, container: Container, only: frozenset[str] | None) -> bool:
         if only is None:
-            return container.id not in self.failing
-        return container.id in only or container.shares_netns_of in only
+            self._reporting.forget_all_but(present)
+            self._located = {key: self._located[key] for key in present & self._located.keys()}
+            self._tied = set()
+            self.pending &= present
+        self._reporting.present(present)
+        self._tied |= {container.id for container in listed if container.shares_netns_of}
+        return [container for container in listed if only or container.id not in self.failing]
+
+    def _own_up(self, running: set[str]) -> None:
+        """Count as given what was given early to those that run by now, or never came to run."""
+        now = time.monotonic()
+        for key, (client, until) in tuple(self._early.items()):
+            if key in running or now > until:
+                given = self._given.setdefault(client.netns, {})
+                given.update({route.dst: (route, client) for route in client.routes})
+                del self._early[key]
 
     def _locate(
         self, engine: Engine, containers: Iterable[Container], *, fresh: bool
@@ -240,6 +269,7 @@ class Reconciler:
         while reference := owner.shares_netns_of:
             owner = engine.inspect(reference)
         if owner is not container:
+            self._tied.add(owner.id)
             return owner
         proof = self._located.get(container.id)
         if proof and proof.holds() and not fresh:

@@ -24,7 +24,7 @@ class Reporting:
     """The memory of one daemon."""
 
     def __init__(self) -> None:
-        self._present: frozenset[str] = frozenset()
+        self._present: set[str] = set()
         self._remarks: dict[str, object] = {}
         self._direct: dict[str, tuple[str, ...]] = {}
         self._failures: dict[str, dict[str, str]] = {}
@@ -37,10 +37,14 @@ class Reporting:
 
     def forget_all_but(self, present: Iterable[str]) -> None:
         """Forget all containers that are not there (any more)."""
-        self._present = frozenset(present)
+        self._present = set(present)
         for memory in (self._remarks, self._direct, self._failures):
             for identifier in memory.keys() - self._present:
                 del memory[identifier]
+
+    def present(self, container_ids: Iterable[str]) -> None:
+        """Take note that these are there."""
+        self._present |= set(container_ids)
 
     def knows(self, container_id: str) -> bool:
         """Tell whether a container was there when last asked."""

@@ -59,6 +59,7 @@ class Shell:
     def __init__(self, limit: float = LIMIT) -> None:
         """Start the shell; do so before other threads exist."""
         self._limit = limit
+        self._group = 0
         self._start()
 
     def run(self, commands: Sequence[str]) -> Iterator[Outcome]:
@@ -72,11 +73,14 @@ class Shell:
 
     def close(self) -> None:
         """End the shell and whatever it still runs."""
-        os.close(self._commands)
-        os.close(self._answers)
-        with suppress(ProcessLookupError):
-            os.killpg(self._group, signal.SIGKILL)
-        self._reap()
+        self._usable = False
+        if self._group:
+            os.close(self._commands)
+            os.close(self._answers)
+            with suppress(ProcessLookupError):
+                os.killpg(self._group, signal.SIGKILL)
+            self._reap()
+            self._group = 0
 
     def _start(self) -> None:
         self._usable = True
@@ -112,7 +116,7 @@ class Shell:
         outcomes: list[Outcome] = []
         while rest := commands[len(outcomes) :]:
             if not self._usable:
-                self.close()
+                self.close()  # Something interrupted us in mid-command.
                 self._start()
             # Whatever interrupts us from here on leaves answers that belong to no later command.
             self._usable = False
@@ -121,6 +125,7 @@ class Shell:
                 outcomes.extend(self._receive(command) for command in rest)
             except _BrokenError as broken:
                 outcomes.append(broken.outcome)
+                self.close()
             else:
                 self._usable = True
         return outcomes
@@ -129,6 +134,11 @@ class Shell:
         lines = "".join(f"{command}\necho {self._marker} $?\n" for command in commands)
         with suppress(BrokenPipeError):  # The answers end then too, which is noticed.
             os.write(self._commands, lines.encode())
+
+    def _readable(self, seconds: float) -> bool:
+        poll = select.poll()  # select() cannot take a descriptor over 1023.
+        poll.register(self._answers, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
 
     def _receive(self, command: str) -> Outcome:
         start = time.monotonic()
@@ -139,7 +149,7 @@ class Shell:
 
         while not (end := self._ends.search(self._buffer)):
             left = start + self._limit - time.monotonic()
-            if left <= 0 or not select.select([self._answers], [], [], left)[0]:
+            if left <= 0 or not self._readable(left):
                 reason = f"no answer within {self._limit:g} s, killed"
                 raise _BrokenError(outcome(TIMED_OUT, self._buffer[:_SHOWN], reason))
             chunk = os.read(self._answers, 1 << 16)

@@ -274,3 +274,41 @@ def test_what_is_set_is_read_back(wanted: Route) -> None:
     _, _, line = iproute.command(NETNS, Step("replace", wanted)).partition(" replace ")
 
     assert iproute.parse(line, wanted.dst.version) == (wanted,)
+
+
+def test_a_source_address_is_the_last_word_of_a_command() -> None:
+    step = Step("replace", route("198.51.100.0/24", "192.0.2.129", 0))
+
+    assert iproute.command("/n", step, ip_address("192.0.2.7")) == (
+        "nsenter --net=/n ip route replace 198.51.100.0/24 via 192.0.2.129 src 192.0.2.7"
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(
+            "1: lo: <LOOPBACK,UP,LOWER_UP> mtu 65536 qdisc noqueue qlen 1000\n"
+            "    link/loopback 00:00:00:00:00:00 brd 00:00:00:00:00:00\n"
+            "    inet 127.0.0.1/8 scope host lo\n"
+            "       valid_lft forever preferred_lft forever\n"
+            "7: eth0@if8: <BROADCAST,MULTICAST,UP> mtu 1500 qdisc noqueue \n"
+            "    inet 192.0.2.7/24 brd 192.0.2.255 scope global eth0\n"
+            "    inet6 2001:db8::7/64 scope global flags 02 \n",
+            id="BusyBox",
+        ),
+        pytest.param(
+            "    inet 127.0.0.1/8 scope host lo\n"
+            "    inet 192.0.2.7/24 brd 192.0.2.255 scope global eth0\n"
+            "    inet6 2001:db8::7/64 scope global nodad\n"
+            "    inet6 nonsense\n    inet\n",
+            id="iproute2",
+        ),
+    ],
+)
+def test_addresses_are_read_from_either_program(text: str) -> None:
+    assert iproute.parse_addresses(text) == {
+        ip_address("127.0.0.1"),
+        ip_address("192.0.2.7"),
+        ip_address("2001:db8::7"),
+    }
