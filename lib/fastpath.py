@@ -38,8 +38,8 @@ log = structlog.get_logger()
 PATIENCE = 5.0
 """Seconds for which a new namespace is looked at."""
 
-DOUBT = 0.1
-"""Seconds for which a namespace is looked at whose addresses nobody is known to have."""
+DOUBT = 0.5
+"""Seconds for which a namespace is looked at once it holds addresses."""
 
 _PAUSES = ((0.5, 0.002), (1.0, 0.005), (PATIENCE, 0.01))
 """Up to which age of the youngest namespace (seconds) to pause how long between two looks."""
@@ -73,6 +73,8 @@ class _Look:
         """Paths of namespaces, and when (monotonic seconds) to give each up."""
         self.candidates: dict[str, _Candidate] = {}
         self.interfaces: Mapping[str, tuple[Interface, ...]] = {}
+        self.held: dict[str, set[Address]] = {}
+        """Addresses by path of a namespace, where it holds some."""
         self._engine = engine
         self._served: set[str] = set()
         self._newest = 0.0
@@ -92,12 +94,21 @@ class _Look:
         """Return the ids of candidates whose addresses are known: they are being started."""
         return [key for key in self.candidates if key in self.interfaces]
 
-    def holder(self, held: frozenset[Address]) -> str | None:
-        """Return the id of the candidate that has one of these addresses."""
+    def note_addresses(self, path: str, addresses: Iterable[Address]) -> None:
+        """Take note of what a namespace holds, once that is more than its loopback."""
+        held = {face for face in addresses if not face.is_loopback and not face.is_link_local}
+        if held:
+            self.held[path] = held
+            # If they are nobody's whom we know, the namespace is somebody else's, or the engine
+            # (from 28 on) is about to tell: that was seen to take up to 30 ms.
+            self.pending[path] = min(self.pending[path], time.monotonic() + DOUBT)
+
+    def holder(self, path: str) -> str | None:
+        """Return the id of the candidate that has an address which the namespace holds."""
 
         def search() -> str | None:
             faces = ((key, face) for key in self.known() for face in self.interfaces[key])
-            return next((key for key, face in faces if face.ip in held), None)
+            return next((key for key, face in faces if face.ip in self.held[path]), None)
 
         if not (found := search()):
             self._refresh()
@@ -108,10 +119,6 @@ class _Look:
         """Have done with a namespace and its container."""
         del self.pending[path], self.candidates[key]
         self._served.add(key)
-
-    def doubt(self, path: str) -> None:
-        """Give up soon a namespace with addresses that are no candidate's."""
-        self.pending[path] = min(self.pending[path], time.monotonic() + DOUBT)
 
     def pause(self) -> float:
         """Return for how many seconds to wait until the next look."""
@@ -197,12 +204,11 @@ class FastPath:
         if len(look.candidates) == len(known) == 1:
             self._try(look, path, known[0])  # That costs what looking would, and is as safe.
             return
-        (outcome,) = self._shell.run([iproute.addresses_command(path)])
-        held = iproute.parse_addresses(outcome.output)
-        if any(not address.is_loopback and not address.is_link_local for address in held):
-            key = look.holder(held)
-            if not key or not self._try(look, path, key):
-                look.doubt(path)
+        if path not in look.held:
+            (outcome,) = self._shell.run([iproute.addresses_command(path)])
+            look.note_addresses(path, iproute.parse_addresses(outcome.output))
+        if path in look.held and (key := look.holder(path)):
+            self._try(look, path, key)
 
     def _try(self, look: _Look, path: str, key: str) -> bool:
         interfaces = look.interfaces[key]
