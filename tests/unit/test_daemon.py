@@ -1,0 +1,99 @@
+"""The daemon on a clock of its own: it never gives up, and never in a hurry."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NoReturn, cast
+
+import pytest
+import structlog
+
+from lib.daemon import Daemon, delays
+from lib.errors import EngineError
+from lib.settings import Settings
+
+if TYPE_CHECKING:
+    from lib.engine import Engine
+    from lib.fastpath import FastPath
+    from lib.shell import Shell
+
+DAY = 86_400.0
+
+
+class Clock:
+    """Time that passes only while somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+        self.naps: list[float] = []
+
+    def time(self) -> float:
+        return self.now
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float, /) -> None:
+        self.naps.append(seconds)
+        self.now += seconds
+
+
+class Back(Exception):  # noqa: N818 - it is no error
+    """The engine is back: the end of a test."""
+
+
+def run_without_engine(clock: Clock, seconds: float, interval: float) -> list[dict[str, object]]:
+    """Run a daemon whose engine is away for that long; return what was logged."""
+    end = clock.now + seconds
+
+    def connect() -> Engine:
+        if clock.now >= end:
+            raise Back
+        reason = f"no engine answers, try {len(clock.naps)}"
+        raise EngineError(reason, "start it")
+
+    settings = Settings(resync_interval=interval)
+    nothing = cast("Shell", None), cast("FastPath", None)
+    with structlog.testing.capture_logs() as logged, pytest.raises(Back):
+        Daemon(settings, *nothing, connect=connect, clock=clock).run()
+    return cast("list[dict[str, object]]", logged)
+
+
+def test_a_day_without_an_engine_ends_with_another_try() -> None:
+    clock = Clock()
+
+    logged = run_without_engine(clock, DAY, interval=60)
+
+    assert sum(clock.naps) == pytest.approx(DAY, abs=30)
+    assert clock.naps[0] <= 0.5
+    assert all(12 <= nap <= 30 for nap in clock.naps[6:])
+    assert DAY / 30 <= len(clock.naps) <= DAY / 20
+    assert [entry["event"] for entry in logged] == ["engine.lost"]
+    assert logged[0]["hint"] == "start it"
+
+
+def test_tries_are_no_further_apart_than_the_resync_interval() -> None:
+    clock = Clock()
+
+    run_without_engine(clock, 600, interval=5)
+
+    assert max(clock.naps) <= 5
+
+
+def test_delays_double_up_to_the_limit_with_jitter() -> None:
+    found = [delay for delay, _ in zip(delays(math.inf), range(9), strict=False)]
+
+    for delay, longest in zip(found, (0.5, 1, 2, 4, 8, 16, 30, 30, 30), strict=True):
+        assert 0.8 * longest <= delay <= longest
+    assert (
+        len({delay / longest for delay, longest in zip(found[6:], (30, 30, 30), strict=True)}) == 3
+    )
+
+
+def test_an_error_that_is_not_ours_ends_the_daemon() -> None:
+    def connect() -> NoReturn:
+        raise ZeroDivisionError
+
+    nothing = cast("Shell", None), cast("FastPath", None)
+    with pytest.raises(ZeroDivisionError):
+        Daemon(Settings(), *nothing, connect=connect, clock=Clock()).run()
