@@ -1,0 +1,162 @@
+"""A pass over several namespaces of which one is sick, with a stand-in for the engine."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import ExitStack
+from dataclasses import replace
+from ipaddress import ip_address, ip_interface, ip_network
+from typing import TYPE_CHECKING, cast
+
+import pytest
+import structlog
+
+from lib.model import NETWORKS_LABEL, Container, Endpoint, Route
+from lib.reconciler import Reconciler
+from lib.settings import Settings
+from lib.shell import Shell
+from tests.fakes import StandInEngine
+from tests.integration import kernel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from lib.engine import Engine
+    from tests.integration.kernel import Namespace
+
+DST = "203.0.113.0/24"
+LIMIT = 0.3
+
+
+def container(name: str, netns: str, address: str, label: str = DST) -> Container:
+    point = Endpoint("wg-net", "n" * 64, (ip_interface(f"{address}/24"),))
+    labels = {NETWORKS_LABEL: label} if label else {}
+    return Container(
+        id=f"{name:0<64}",
+        name=name,
+        running=True,
+        labels=labels,
+        network_mode="wg-net",
+        sandbox_key=netns,
+        endpoints=(point,),
+    )
+
+
+@pytest.fixture
+def spaces(tmp_path: Path) -> Iterator[list[Namespace]]:
+    """Make namespaces a, b and c, each with a link on which its gateway is."""
+    with ExitStack() as stack:
+        made = [stack.enter_context(kernel.namespace(tmp_path / name)) for name in "abc"]
+        for number, space in enumerate(made):
+            space.ip(
+                "link set lo up",
+                "link add eth0 type veth peer name peer0",
+                "link set eth0 up",
+                "link set peer0 up",
+                f"address add 192.0.2.{number + 1}/24 dev eth0",
+            )
+        yield made
+
+
+@pytest.fixture
+def engine(spaces: list[Namespace]) -> StandInEngine:
+    clients = [
+        container(space.path.name, str(space.path), f"192.0.2.{number + 1}")
+        for number, space in enumerate(spaces)
+    ]
+    return StandInEngine((container("gateway", "", "192.0.2.129", label=""), *clients))
+
+
+@pytest.fixture
+def reconciler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reconciler]:
+    """Make one whose `nsenter` hangs as long as a file says for which namespace."""
+    script = tmp_path / "bin" / "nsenter"
+    script.parent.mkdir()
+    script.write_text(
+        "#!/bin/sh\n"
+        f'[ "$1" = "--net=$(cat {tmp_path}/sick 2>/dev/null)" ] && sleep 1000\n'
+        f'exec {kernel.NSENTER} "$@"\n'
+    )
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{script.parent}:{os.environ['PATH']}")
+    shell = Shell(LIMIT)
+    yield Reconciler(shell, Settings(network="wg-net", gateway="gateway"))
+    shell.close()
+
+
+def wanted() -> list[Route]:
+    return [Route(ip_network(DST), ip_address("192.0.2.129"), 0)]
+
+
+def served(spaces: list[Namespace]) -> list[bool]:
+    return [all(route in space.routes(4) for route in wanted()) for space in spaces]
+
+
+def run(reconciler: Reconciler, engine: StandInEngine, only: frozenset[str] | None = None) -> int:
+    return reconciler.run(cast("Engine", engine), "test", only).failed
+
+
+def test_command_that_hangs_delays_the_others_once_and_is_tried_apart(
+    reconciler: Reconciler, engine: StandInEngine, spaces: list[Namespace], tmp_path: Path
+) -> None:
+    sick = tmp_path / "sick"
+    sick.write_text(str(spaces[0].path))
+
+    with structlog.testing.capture_logs() as logged:
+        assert run(reconciler, engine) == 1
+        assert served(spaces) == [False, True, True]
+        spaces[1].ip(f"route del {DST}")
+        begun = time.monotonic()
+        assert run(reconciler, engine) == 1
+        assert time.monotonic() - begun < LIMIT
+        assert served(spaces) == [False, True, True]
+        assert run(reconciler, engine, reconciler.unfinished) == 1
+
+    (failed,) = [entry for entry in logged if entry["event"] == "route.failed"]
+    assert (failed["container"], failed["exit_code"], failed["log_level"]) == ("a", 124, "warning")
+    sick.unlink()
+    assert run(reconciler, engine, reconciler.unfinished) == 0
+    assert served(spaces) == [True, True, True]
+
+
+def test_engine_that_is_silent_about_one_container_serves_the_others(
+    reconciler: Reconciler, engine: StandInEngine, spaces: list[Namespace]
+) -> None:
+    engine.silent_about = "b"
+
+    assert run(reconciler, engine) == 1
+    assert served(spaces) == [True, False, True]
+    assert reconciler.failing == {f"{'b':0<64}"}
+    engine.silent_about = ""
+    assert run(reconciler, engine, reconciler.unfinished) == 0
+    assert served(spaces) == [True, True, True]
+
+
+def test_namespace_file_that_is_none_fails_only_its_container(
+    reconciler: Reconciler, engine: StandInEngine, spaces: list[Namespace], tmp_path: Path
+) -> None:
+    (tmp_path / "plain").touch()
+    gateway, first, *others = engine.known
+    engine.known = (gateway, replace(first, sandbox_key=str(tmp_path / "plain")), *others)
+
+    with structlog.testing.capture_logs() as logged:
+        assert run(reconciler, engine) == 1
+    (failed,) = [entry for entry in logged if entry["event"] == "client.failed"]
+    assert "rslave" in failed["hint"]
+    assert served(spaces) == [False, True, True]
+
+
+def test_a_pass_with_nothing_to_do_says_and_changes_nothing(
+    reconciler: Reconciler, engine: StandInEngine, spaces: list[Namespace]
+) -> None:
+    run(reconciler, engine)
+    before = [space.entries() for space in spaces]
+
+    with structlog.testing.capture_logs() as logged:
+        report = reconciler.run(cast("Engine", engine), "resync")
+
+    assert (report.clients, report.routes, report.changed, report.failed) == (3, 3, 0, 0)
+    assert logged == []
+    assert [space.entries() for space in spaces] == before
