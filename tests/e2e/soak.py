@@ -65,12 +65,20 @@ ROLE = "wgroutemgr-soak.role"
 
 @dataclass(frozen=True)
 class Net:
-    """A network of the site: its subnets, and the part that clients get their addresses from."""
+    """A network of the site.
+
+    Attributes:
+        subnets: of it.
+        ranges: where clients get their addresses from.
+        gateway: beginning of the gateway's addresses; the rest is a number that grows.
+        resync: seconds between the full passes of its sidecar. Where that is long, nothing but
+            events can make good in time what happens, so routes are not changed by hand there.
+    """
 
     subnets: tuple[str, ...]
     ranges: tuple[str, ...] = ()
     gateway: tuple[str, str] = ("", "")
-    """Beginning of the gateway's addresses; the rest is a number that grows with every change."""
+    resync: int = 60
 
 
 NETS = {
@@ -78,6 +86,7 @@ NETS = {
         ("192.168.67.0/24", "fd00:67::/64"),
         ("192.168.67.0/25", "fd00:67::1:0/112"),
         ("192.168.67.", "fd00:67::"),
+        RESYNC,
     ),
     "wg-b": Net(
         ("192.168.68.0/24", "fd00:68::/64"),
@@ -543,13 +552,19 @@ class Soak:
 
     # --- steps: routes --------------------------------------------------------------------------
 
+    def drifting(self) -> list[Box]:
+        """Return the containers in which something may change without any event."""
+        often = {net for net in SERVED if NETS[net].resync == RESYNC}
+        clients = self.clients(running=True)
+        return [box for box in clients if not box.host_of and often & box.networks.keys()]
+
     def routed(self) -> list[tuple[Box, str]]:
-        """Return the containers that should have routes now, each with one of the destinations."""
+        """Return those of them that should have routes, each with one of the destinations."""
         gateways = {net: self.gateway(net) for net in SERVED}
         return [
             (box, self.rng.choice(sorted(routes)))
-            for box in self.clients(running=True)
-            if not box.host_of and (routes := wanted(box, self.boxes, gateways))
+            for box in self.drifting()
+            if (routes := wanted(box, self.boxes, gateways))
         ]
 
     def enter(self, box: Box, *words: str) -> None:
@@ -598,10 +613,9 @@ class Soak:
 
     @step(3)
     def flap_link(self) -> bool:
-        served = [box for box in self.clients(running=True) if box.served() and not box.host_of]
-        if not served:
+        if not (drifting := self.drifting()):
             return False
-        box = self.rng.choice(served)
+        box = self.rng.choice(drifting)
         (net,) = box.served()
         v4, v6 = box.networks[net]
         # The kernel forgets IPv6 addresses of a link that goes down.
@@ -716,7 +730,7 @@ class Soak:
             *PRIVILEGES,
             *("--network", f"container:{gateway.name}"),
             *("--label", f"wgroutemgr.network={self.name(net)}", "--label", f"{ROLE}=sidecar"),
-            *("--env", f"WGROUTEMGR_RESYNC_INTERVAL={RESYNC}"),
+            *("--env", f"WGROUTEMGR_RESYNC_INTERVAL={NETS[net].resync}"),
         )
         self.down.discard(net)
 
@@ -915,6 +929,10 @@ class Soak:
     def settle(self, lost: str | None) -> None:
         """Bring gateways and sidecars up, all but a lost gateway, and compare until it is right."""
         self.prepare(lost)
+        if self.rng.random() < 0.5:
+            self.look()
+            for _ in range(3):
+                self.tamper()  # only a resync can tell
         self.note(f"settle{f' without the gateway of {lost}' if lost else ''}")
         begun = time.monotonic()
         right = poll(lambda: not self.compare(lost), SETTLE_SECONDS, every=0.2)
