@@ -38,6 +38,9 @@ _EARLY = 30.0
 
 _DONE = {"replace": "route.replaced", "del": "route.deleted"}
 
+_VANISHED = "No such process"
+"""What the kernel says to the deletion of a route that is gone already (ESRCH)."""
+
 _OFF_LINK = "check that the container's link to the gateway's network is up"
 _HINTS = {
     "not permitted": "give the sidecar both capabilities: cap_add: [NET_ADMIN, SYS_ADMIN]",
@@ -128,10 +131,11 @@ class Reconciler:
         Raises NotReadyError while there was no gateway yet, EngineError if the engine does not
         answer.
         """
+        asked_for = only or frozenset()
         before = gateway = self.gateway
         if not gateway or gateway.lost or not only or only & {gateway.container_id, *self._tied}:
             gateway, only = self._find_gateway(engine), None
-        scope = self._scope(engine, only)
+        scope = self._scope(engine, only, asked_for)
         ids = {container.id for container in scope}
         self._reporting.begin(ids)
         self.pending -= ids
@@ -229,8 +233,10 @@ class Reconciler:
         here = {address.version for address in gateway.addresses}
         return replace(gateway, lost=_without_addresses(last).lost - here)
 
-    def _scope(self, engine: Engine, only: frozenset[str] | None) -> list[Container]:
-        """List the containers that a pass is for."""
+    def _scope(
+        self, engine: Engine, only: frozenset[str] | None, asked_for: frozenset[str]
+    ) -> list[Container]:
+        """List the containers that a pass is for: of those that failed, only who is asked for."""
         listed = engine.containers(NETWORKS_LABEL, ids=only)
         present = {container.id for container in listed}
         if only is None:
@@ -240,7 +246,8 @@ class Reconciler:
             self.pending &= present
         self._reporting.present(present)
         self._tied |= {container.id for container in listed if container.shares_netns_of}
-        return [container for container in listed if only or container.id not in self.failing]
+        left_out = self.failing - asked_for
+        return [container for container in listed if container.id not in left_out]
 
     def _own_up(self, running: set[str]) -> None:
         """Count as given what was given early to those that run by now, or never came to run."""
@@ -351,6 +358,9 @@ class Reconciler:
         for task, outcome in self._run(tasks):
             client, route = task.client, task.step.route
             values = {"dst": str(route.dst), "netns": task.netns}
+            if task.step.verb == "del" and _VANISHED in outcome.output:
+                log.debug("route.vanished", **who(client), **values, command=task.command)
+                continue
             if outcome.exit_code:
                 self._fail_command(client, outcome, **values)
                 continue

@@ -160,3 +160,22 @@ def test_a_pass_with_nothing_to_do_says_and_changes_nothing(
     assert (report.clients, report.routes, report.changed, report.failed) == (3, 3, 0, 0)
     assert logged == []
     assert [space.entries() for space in spaces] == before
+
+
+def test_failed_container_is_tried_again_also_while_the_gateway_is_lost(
+    reconciler: Reconciler, engine: StandInEngine, spaces: list[Namespace], tmp_path: Path
+) -> None:
+    sick = tmp_path / "sick"
+    sick.write_text(str(spaces[0].path))
+    assert run(reconciler, engine) == 1
+    gateway, *clients = engine.known
+    engine.known = (replace(gateway, running=False), *clients)
+
+    assert run(reconciler, engine, frozenset({gateway.id})) == 1
+    assert reconciler.pending == reconciler.failing == {clients[0].id}
+    sick.unlink()
+    assert run(reconciler, engine, reconciler.unfinished) == 0
+    assert reconciler.unfinished == frozenset()
+
+    shut = [Route(ip_network(DST), None, 0, "unreachable")]
+    assert [space.routes(4)[-1:] for space in spaces] == [shut, shut, shut]
