@@ -293,6 +293,7 @@ class Soak:
         self.growth: dict[tuple[str, int], Growth] = {}
         self.down: set[str] = set()
         self.fresh: set[str] = set()
+        self.deaf: set[str] = set()
         self.serial = 0
         self.boxes: list[Box] = []
 
@@ -1016,7 +1017,7 @@ class Soak:
 
     def stay_quiet(self, lost: str | None) -> None:
         """See that a steady state writes no line, for longer than a resync takes."""
-        poll(lambda: not any(self.is_fresh(net) for net in SERVED), SETTLE_SECONDS)
+        poll(lambda: not any(self.is_fresh(net) or net in self.deaf for net in SERVED), 2 * RESYNC)
         before = {net: len(self.lines[net]) for net in SERVED}
         time.sleep(RESYNC + 1.5)
         for net in SERVED:
@@ -1056,8 +1057,13 @@ class Soak:
         self.events[entry["level"], entry["event"]] += 1
         if entry["event"] == "daemon.started":
             self.fresh.add(net)
+            self.deaf.discard(net)
         if entry["event"] == "pass.finished":
             self.fresh.discard(net)
+        if entry["event"] == "engine.lost":
+            self.deaf.add(net)
+        if entry["event"] == "engine.connected":
+            self.deaf.discard(net)
         if entry["level"] not in {"debug", "info", "warning"}:
             return "a line above `warning`"
         return self.check_route(net, entry) if entry["event"].startswith("route.") else ""
