@@ -60,7 +60,11 @@ class _Candidate:
         as_if = replace(self.container, running=True, sandbox_key=path, endpoints=(point,))
         wanted = desired.compute(Snapshot(((as_if, as_if),)), gateway)
         routes = [route for client in wanted.clients for route in client.routes]
-        early = tuple(route for route in routes if not any(map(_overlaps(route), self.avoid)))
+        early = tuple(
+            route
+            for route in routes
+            if route.gateway and not any(map(_overlaps(route), self.avoid))
+        )
         return Client(self.container.name, self.container.id, path, early)
 
 

@@ -140,7 +140,7 @@ class Reconciler:
         self._reporting.begin(ids)
         self.pending -= ids
         self._own_up(ids)
-        pairs = tuple(self._locate(engine, scope, fresh=only is not None))
+        pairs = tuple(self._locate(engine, scope, asked_for))
         wanted = desired.compute(Snapshot(pairs), gateway)
         self._reporting.remarks(wanted)
         namespaces = self._namespaces(wanted.clients, ids)
@@ -173,6 +173,11 @@ class Reconciler:
             _tell_gateway(self._sidecar.gateway)
         try:
             gateway = self._reach_gateway(engine, self._sidecar)
+        except CallError as error:
+            # The engine is well but silent about the gateway, as in a long start or stop.
+            if self.gateway is None:
+                raise NotReadyError(error.reason, error.hint) from error
+            return self.gateway
         except NotReadyError as error:
             if self._settings.on_gateway_loss == "keep":
                 self.gateway = None
@@ -259,12 +264,16 @@ class Reconciler:
                 del self._early[key]
 
     def _locate(
-        self, engine: Engine, containers: Iterable[Container], *, fresh: bool
+        self, engine: Engine, containers: Iterable[Container], asked_for: frozenset[str]
     ) -> Iterator[tuple[Container, Container]]:
-        """Pair each container with the owner of its namespace, whose path is known then."""
+        """Pair each container with the owner of its namespace, whose path is known then.
+
+        Those asked for have just changed, which a listing may not show yet.
+        """
         for container in containers:
             try:
-                yield container, self._owner(engine, container, fresh=fresh)
+                owner = self._owner(engine, container, fresh=container.id in asked_for)
+                yield container, owner
             except GoneError as error:
                 log.debug("client.gone", container=container.name, reason=error.reason)
             except CallError as error:
@@ -437,6 +446,8 @@ def _is_there(engine: Engine, client: Client) -> bool:
         container = engine.inspect(client.container_id)
     except GoneError:
         return False
+    except CallError:
+        return True
     return container.running and container.sandbox_key in {"", client.netns}
 
 

@@ -179,3 +179,14 @@ def test_failed_container_is_tried_again_also_while_the_gateway_is_lost(
 
     shut = [Route(ip_network(DST), None, 0, "unreachable")]
     assert [space.routes(4)[-1:] for space in spaces] == [shut, shut, shut]
+
+
+def test_silence_about_the_gateway_leaves_everything_as_it_is(
+    reconciler: Reconciler, engine: StandInEngine, spaces: list[Namespace]
+) -> None:
+    assert run(reconciler, engine) == 0
+    engine.silent_about = "gateway"
+    spaces[0].ip(f"route del {DST}")
+
+    assert run(reconciler, engine) == 0
+    assert served(spaces) == [True, True, True]

@@ -74,9 +74,8 @@ ip link set lo up
 # Containers take the engine's mounts as slaves, so they must be shared, but only in here.
 mount --make-rshared /
 echo ready
-# Ignoring SIGCHLD lets the kernel reap what is orphaned to us.
-trap '' CHLD
-exec $last >/dev/null
+# Ignoring SIGCHLD lets the kernel reap what is orphaned to us; a shell's trap ends with the shell.
+exec env --ignore-signal=CHLD $last >/dev/null
 """
 
 BRIDGED_UNFILTERED = """
