@@ -38,6 +38,9 @@ from lib.fastpath import FastPath  # noqa: E402
 from lib.log import configure  # noqa: E402
 from lib.shell import Shell  # noqa: E402
 
+_SWITCH_INTERVAL = 0.0005
+"""Seconds after which a thread hands over: a container being started cannot wait for a pass."""
+
 log = structlog.get_logger()
 
 
@@ -46,6 +49,7 @@ def main() -> int:
     chosen = settings.parse(sys.argv[1:], os.environ)
     configure(chosen.log_format, chosen.log_level)
     log.info("daemon.started", version=settings.VERSION, resync_interval=chosen.resync_interval)
+    sys.setswitchinterval(_SWITCH_INTERVAL)
     shell, fast_shell = Shell(), Shell()
     try:
         Daemon(chosen, shell, FastPath(fast_shell, Engine)).run()

@@ -40,8 +40,8 @@ _PROBATION = 1.0
 
 _ATTACHING = {"connect", "disconnect"}
 _SETTLING = 0.3
-"""Seconds to wait for more events after one of a network: mostly, the container is starting, and
-has more important things to do than to wait for our look at it."""
+"""Seconds to wait for more events after one of a network (mostly, the container is starting) or
+the start of a container that has its routes already: others may be starting, and need the time."""
 
 _FIRST_DELAY, _LONGEST_DELAY = 0.5, 30.0
 
@@ -155,7 +155,8 @@ class Daemon:
         while True:
             pause = max(0.0, min(resync_at, self._retry_at) - self._clock.monotonic())
             events = stream.read(min(pause, _PROBATION) if self._lost else pause)
-            if events and all(event.action in _ATTACHING for event in events):
+            self._take_note()
+            if events and not any(map(self._is_urgent, events)):
                 events += stream.read(_SETTLING)
             events = [event for event in events if self._reconciler.concerns(event)]
             if self._lost:
@@ -179,8 +180,7 @@ class Daemon:
 
     def _pass(self, engine: Engine, trigger: str, only: frozenset[str] | None) -> None:
         begun = self._clock.monotonic()
-        for client in self._fastpath.given():
-            self._reconciler.gave(client)
+        self._take_note()
         try:
             report = self._reconciler.run(engine, trigger, only)
             self._fastpath.lead_to(self._reconciler.gateway, self._reconciler.netns_directory)
@@ -202,6 +202,13 @@ class Daemon:
         else:
             self._retry_at = math.inf
             self._retries = delays(self._interval)
+
+    def _take_note(self) -> None:
+        for client in self._fastpath.given():
+            self._reconciler.gave(client)
+
+    def _is_urgent(self, event: Event) -> bool:
+        return event.action not in _ATTACHING and not self._reconciler.was_early(event.container_id)
 
     def _schedule_retry(self, trigger: str) -> None:
         """Set the time of the next try, unless one is due already: events must not put it off."""

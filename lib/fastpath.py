@@ -214,26 +214,28 @@ class FastPath:
         if path in look.held and (key := look.holder(path)):
             self._try(look, path, key)
 
-    def _try(self, look: _Look, path: str, key: str) -> bool:
+    def _try(self, look: _Look, path: str, key: str) -> None:
         interfaces = look.interfaces[key]
         client = look.candidates[key].client(path, interfaces, look.gateway)
         sources: dict[int, Address] = {face.version: face.ip for face in interfaces}
-        if served := self._give(client, sources, look.gateway):
+        if self._give(client, sources, look.gateway, sure=path in look.held):
             look.served(path, key)
-        return bool(served)
 
     def _give(
-        self, client: Client, sources: Mapping[int, Address], gateway: Gateway
-    ) -> Client | None:
-        """Give a client its routes; None if the first is refused: wrong namespace, or too soon."""
+        self, client: Client, sources: Mapping[int, Address], gateway: Gateway, *, sure: bool
+    ) -> bool:
+        """Give a client its routes; False if the first is refused: wrong namespace, or too soon.
+
+        Unless it is sure whose namespace it is, the others wait for the first.
+        """
         commands = [
             iproute.command(client.netns, Step("replace", route), sources.get(route.dst.version))
             for route in client.routes
         ]
-        outcomes = list(self._shell.run(commands[:1]))
+        outcomes = list(self._shell.run(commands if sure else commands[:1]))
         if not outcomes or outcomes[0].exit_code:
-            return None
-        outcomes += self._shell.run(commands[1:])
+            return False
+        outcomes += self._shell.run(commands[len(outcomes) :])
         given = replace(
             client,
             routes=tuple(
@@ -246,7 +248,7 @@ class FastPath:
         for route, outcome in zip(client.routes, outcomes, strict=True):
             _tell(client, route, outcome, gateway)
         log.info("client.routed", **who(client), routes=len(given.routes))
-        return given
+        return True
 
 
 def _overlaps(route: Route) -> Callable[[Network], bool]:

@@ -160,6 +160,10 @@ class Reconciler:
         """Take note of routes that a client was given before it ran; passes verify them after."""
         self._early[client.container_id] = client, time.monotonic() + _EARLY
 
+    def was_early(self, container_id: str) -> bool:
+        """Tell whether a container was given routes before it ran, so that its pass can wait."""
+        return container_id in self._early
+
     def concerns(self, event: Event) -> bool:
         """Tell whether an event can change what should be; the end of most containers cannot."""
         ends = event.action in {"die", "destroy"}

@@ -1,0 +1,138 @@
+"""The command line of the benchmark: `./tests/bench`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from tests.benchmark import growth, intime, plot, startup, without, world
+from tests.benchmark.stats import table
+from tests.lab import images
+from tests.lab.engine import Engine
+from tests.lab.rootfs import rootfs
+
+if TYPE_CHECKING:
+    from tests.benchmark.stats import Figure
+
+PARTS = ("in-time", "startup", "growth", "memory")
+ON_ENGINES = {"in-time", "startup", "memory"}
+SUITES = {"host": None, "trixie": "trixie", "sid": "sid"}
+DRAWN = ("one after the other, 3 dst", "four at a time, 3 dst")
+BASELINE = 40
+"""Most starts of a scenario that are measured without the fast path too."""
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="tests/bench", description=__doc__)
+    parser.add_argument("part", nargs="?", default="all", choices=(*PARTS, "all"))
+    parser.add_argument("--engine", action="append", choices=SUITES, help="may be given again")
+    parser.add_argument("--quick", action="store_true", help="few measurements: does it work")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every measurement")
+    parser.add_argument("--svg", type=Path, metavar="FILE", help="draw the fast path on and off")
+    parser.add_argument("--cgroup", type=int, choices=(1, 2), default=2, help="hierarchy version")
+    parser.add_argument("--starts", type=int, default=0, metavar="N", help="of each scenario")
+    parser.add_argument("--source", type=Path, default=images.ROOT, help="the tree to measure")
+    parser.add_argument(
+        "--only", default="", metavar="TEXT", help="scenarios with this in the name"
+    )
+    parser.add_argument("--timelines", action="store_true", help="tell what led to each miss")
+    parser.add_argument(
+        "--no-baseline", dest="baseline", action="store_false", help="skip the fast path off"
+    )
+    return parser.parse_args()
+
+
+def tell(text: str) -> None:
+    """Say how far it came."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def in_time(arguments: argparse.Namespace, engine: Engine, label: str) -> list[Figure]:
+    """Measure whether routes are there at the first instruction, with the fast path and without."""
+    world.probe(engine)
+    every = intime.scenarios(quick=arguments.quick)
+    if arguments.starts:
+        every = [replace(scenario, count=arguments.starts) for scenario in every]
+    chosen = [scenario for scenario in every if arguments.only in scenario.name]
+    on = intime.run(engine, images.PRODUCT, chosen, tell, timelines=arguments.timelines)
+    off: dict[str, intime.Result] = {}
+    if arguments.baseline and (arguments.source / "lib" / "fastpath.py").exists():
+        tell("without the fast path:")
+        less = [
+            replace(scenario, count=min(scenario.count, BASELINE))
+            for scenario in chosen
+            if scenario.baseline
+        ]
+        image = without.product(engine, arguments.source)
+        off = intime.run(engine, image, less, tell, timelines=False)
+    return [
+        intime.figure(scenario, on[scenario.name], label, off.get(scenario.name))
+        for scenario in chosen
+    ]
+
+
+def measure(arguments: argparse.Namespace) -> list[Figure]:
+    """Measure what was asked for."""
+    parts = set(PARTS if arguments.part == "all" else (arguments.part,))
+    quick = arguments.quick
+    figures: list[Figure] = []
+    names = (arguments.engine or ["host"]) if parts & ON_ENGINES else []
+    for name in names:
+        suite = SUITES[name]
+        tree = rootfs(suite) if suite else None
+        with Engine(rootfs=tree, cgroup_v2=arguments.cgroup == 2) as engine:
+            images.product(engine, source=arguments.source)
+            label = f"Docker {engine.version}"
+            tell(f"--- {label}")
+            if "in-time" in parts:
+                figures += in_time(arguments, engine, label)
+            if "startup" in parts or "memory" in parts:
+                figures += startup.run(engine, label, parts, tell, quick=quick)
+    if "growth" in parts:
+        figures += growth.growth(arguments.source, tell, quick=quick)
+    if "memory" in parts:
+        figures += growth.events(arguments.source, tell, quick=quick)
+    return figures
+
+
+def panels(figures: list[Figure]) -> list[plot.Panel]:
+    """What can be drawn: starts that were measured with and without the fast path."""
+    return [
+        plot.Panel(
+            f"{figure.part.removeprefix(intime.PART)[2:]}: {figure.name}",
+            figure.values,
+            cast("list[float]", figure.details["off_ms"]),
+        )
+        for figure in figures
+        if figure.name in DRAWN and figure.details.get("off_ms")
+    ]
+
+
+def main() -> int:
+    """Measure, print, write."""
+    arguments = parse()
+    figures = measure(arguments)
+    print(table(figures))
+    if arguments.json:
+        machine = {"cpus": os.cpu_count(), "kernel": os.uname().release, "quick": arguments.quick}
+        document = machine | {"figures": [figure.summary() for figure in figures]}
+        _write(arguments.json, document)
+    if arguments.svg:
+        drawn = panels(figures)
+        arguments.svg.write_text(plot.draw(drawn), encoding="utf-8")
+        _write(arguments.svg.with_suffix(".json"), [asdict(panel) for panel in drawn])
+    return 1 if any(figure.met is False for figure in figures) else 0
+
+
+def _write(file: Path, document: object) -> None:
+    file.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

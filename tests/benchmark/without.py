@@ -1,0 +1,41 @@
+"""The product without its fast path, to measure it against: a copy in which it is never armed."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.lab import images
+
+if TYPE_CHECKING:
+    from tests.lab.engine import Engine
+
+IMAGE = "wgroutemgr:lab-off"
+ARMS = "def lead_to("
+DISARM = "\n\nFastPath.lead_to = lambda *_: None  # type: ignore[method-assign, assignment]\n"
+DOCKERFILE = f"""
+FROM {images.PRODUCT}
+COPY lib/ /opt/wgroutemgr/lib/
+RUN cd /opt/wgroutemgr && python3 -m compileall -q . && python3 -c 'import wgroutemgr'
+"""
+
+
+def product(engine: Engine, source: Path) -> str:
+    """Build the image of that tree without the fast path, over its image that is there already."""
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder)
+        copy(source, tree)
+        (tree / "Dockerfile").write_text(DOCKERFILE, encoding="utf-8")
+        engine.docker("build", "--quiet", "--force-rm", "--tag", IMAGE, folder)
+    return IMAGE
+
+
+def copy(source: Path, tree: Path) -> None:
+    """Copy what is the program's own, disarmed."""
+    shutil.copytree(source / "lib", tree / "lib", ignore=shutil.ignore_patterns("__pycache__"))
+    module = tree / "lib" / "fastpath.py"
+    text = module.read_text(encoding="utf-8")
+    assert text.count(ARMS) == 1, f"{ARMS!r} does not arm the fast path any more"
+    module.write_text(text + DISARM, encoding="utf-8")
