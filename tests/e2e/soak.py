@@ -4,15 +4,13 @@
 
 A dozen clients on two networks, each with a gateway and a sidecar, on an engine of its own. Steps
 are drawn from everything that may happen to clients, routes, gateways, sidecars and the engine.
-Then it waits until every namespace holds what `wanted` says, and no more, or a deadline passes.
-`wanted` describes what labels mean once more, in its own words: it must not use anything of `lib`.
+Then it waits until every namespace holds what the model says, and no more, or a deadline passes.
 Truth about containers is what the engine says, truth about routes is what the kernel says.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import re
 import statistics
@@ -22,13 +20,13 @@ import time
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
-from ipaddress import ip_network
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import docker
 
+from tests.e2e.soak_model import BAD, GOOD, NETS, RESYNC, SERVED, Box, differences, parse, wanted
+from tests.e2e.soak_watch import SoakError, Watch, fail, zombies
 from tests.lab import images
 from tests.lab.engine import LABEL, Engine, poll
 from tests.lab.errors import LabError
@@ -36,10 +34,11 @@ from tests.lab.rootfs import rootfs
 from tests.lab.site import PRIVILEGES, Lab
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
+
+    from tests.e2e.soak_model import Routes
 
 CLIENTS = 12
-RESYNC = 5
 SETTLE_SECONDS = 3 * RESYNC
 """How long all may take to be right after the last fault, on a machine with other things to do."""
 
@@ -49,75 +48,10 @@ SLOW = 1.5 * RESYNC
 STEPS = (10, 20)
 """Steps between two comparisons, at least and at most."""
 
-LIMITS = {"fds": 8, "threads": 4, "rss_kib": 12_288}
-"""What a sidecar's process may grow by, from its first samples on."""
-
-GROWN_UP = 15.0
-"""Seconds of a process's life after which it is measured."""
-
-MAX_LINE = 8192
-
 ASKS = "wgroutemgr-soak.asks"
 """Label with the good part of a client's wishes, for the model; the product does not know it."""
 
 ROLE = "wgroutemgr-soak.role"
-
-
-@dataclass(frozen=True)
-class Net:
-    """A network of the site.
-
-    Attributes:
-        subnets: of it.
-        ranges: where clients get their addresses from.
-        gateway: beginning of the gateway's addresses; the rest is a number that grows.
-        resync: seconds between the full passes of its sidecar. Where that is long, nothing but
-            events can make good in time what happens, so routes are not changed by hand there.
-    """
-
-    subnets: tuple[str, ...]
-    ranges: tuple[str, ...] = ()
-    gateway: tuple[str, str] = ("", "")
-    resync: int = 60
-
-
-NETS = {
-    "wg-a": Net(
-        ("192.168.67.0/24", "fd00:67::/64"),
-        ("192.168.67.0/25", "fd00:67::1:0/112"),
-        ("192.168.67.", "fd00:67::"),
-        RESYNC,
-    ),
-    "wg-b": Net(
-        ("192.168.68.0/24", "fd00:68::/64"),
-        ("192.168.68.0/25", "fd00:68::1:0/112"),
-        ("192.168.68.", "fd00:68::"),
-    ),
-    "aside": Net(("172.31.99.0/24",)),
-}
-SERVED = ("wg-a", "wg-b")
-
-GOOD = (
-    "198.51.100.0/24",
-    "203.0.113.0/24",
-    "10.8.0.0/16",
-    "10.8.1.0/24",
-    "192.0.2.7/32",
-    "192.168.66.0/24",
-    "192.168.0.0/16",  # contains what clients are attached to
-    "192.168.67.0/24",  # wanted by those only that are not attached to it; so the next two
-    "192.168.68.128/25",
-    "172.31.99.0/24",
-    "2001:db8:51::/48",
-    "2001:db8:52:1::/64",
-    "2001:db8:53::1/128",
-    "fd00:68::/64",
-)
-BAD = (
-    *("nonsense", "198.51.100.7/24", "198.51.100.0", "10.8/16", "$(reboot)", "; ip link del eth0"),
-    *("0.0.0.0/0", "::/0", "127.0.0.0/8", "224.0.0.0/24", "255.255.255.255/32"),
-    *("fe80::%eth0/64", "fe80::/64", "ff02::/16", "\n", "-6", "x" * 9000),
-)
 
 # What the engine may answer when several things happen at once.
 RACES = re.compile(
@@ -127,129 +61,6 @@ RACES = re.compile(
 )
 # While a route leads to a network, the engine attaches the container to nothing inside it.
 CONFLICT = re.compile(r"conflicts with existing route")
-
-
-@dataclass(frozen=True)
-class Box:
-    """A container as the engine describes it."""
-
-    id: str
-    name: str
-    role: str
-    running: bool
-    pid: int
-    mode: str
-    key: str
-    networks: dict[str, tuple[str, str]]
-    """What it is attached to, and its addresses there."""
-    asks: tuple[str, ...]
-    log: str
-
-    @property
-    def what(self) -> str:
-        """Its name without the lab's token."""
-        return self.name.rpartition("-")[0]
-
-    @property
-    def host_of(self) -> str:
-        """Id of the container in whose namespace it is; empty if in its own."""
-        return self.mode.partition(":")[2] if self.mode.startswith("container:") else ""
-
-    def served(self) -> list[str]:
-        """Return the served networks to which it is attached."""
-        return [net for net in SERVED if net in self.networks]
-
-
-Routes = dict[str, str]
-"""Destination, with a metric unless it is the usual one, to gateway or type."""
-
-
-# --- the model ----------------------------------------------------------------------------------
-
-
-def wanted(box: Box, boxes: Iterable[Box], gateways: dict[str, tuple[str, str] | None]) -> Routes:
-    """Return the routes that a running container with its own namespace is to have, and no other.
-
-    Its label, and those of all that run in its namespace, name destinations behind the gateway of
-    the network it is attached to. What lies inside an attached network is reached without. While
-    the gateway is lost, they are unreachable.
-    """
-    if box.role == "gateway" or not box.served():
-        return {}
-    (net,) = box.served()
-    attached = [ip_network(subnet) for name in box.networks for subnet in NETS[name].subnets]
-    askers = [box, *(other for other in boxes if other.running and other.host_of == box.id)]
-    routes = {}
-    for dst in sorted({ask for asker in askers for ask in asker.asks}):
-        network = ip_network(dst)
-        inside = (network.version == a.version and network.subnet_of(a) for a in attached)  # type: ignore[arg-type]
-        if not any(inside):
-            gateway = gateways[net]
-            routes[dst] = gateway[network.version == 6] if gateway else "unreachable"
-    return routes
-
-
-def parse(text: str, family: str) -> Routes:
-    """Return what `ip -j route show` printed, without the default and the connected routes."""
-    found: Routes = {}
-    usual = {"-4": 0, "-6": 1024}[family]
-    for route in json.loads(text.strip() or "[]"):
-        if route["dst"] == "default" or route.get("protocol") == "kernel":
-            continue
-        metric = route.get("metric", usual)
-        key = str(ip_network(route["dst"])) + (f" metric {metric}" if metric != usual else "")
-        value = route.get("gateway") or route.get("type") or "connected"
-        found[key] = f"{found[key]} and {value}" if key in found else value
-    return found
-
-
-def differences(title: str, want: Routes, have: Routes) -> Iterator[str]:
-    """Yield a line for every destination that is not as it should be."""
-    for dst in sorted(want.keys() | have.keys()):
-        if want.get(dst) != have.get(dst):
-            wants, has = want.get(dst, "no route"), have.get(dst, "no route")
-            yield f"{title}: {dst}: expected {wants}, actual {has}"
-
-
-# --- the soak -----------------------------------------------------------------------------------
-
-
-class SoakError(AssertionError):
-    """What was found, with all that is needed to see it again."""
-
-
-def fail(*lines: str) -> NoReturn:
-    """Say what was found."""
-    raise SoakError("\n".join(lines))
-
-
-@dataclass
-class Growth:
-    """What one sidecar process took over its life."""
-
-    what: str
-    born: float
-    first: dict[str, int] = field(default_factory=dict)
-    last: dict[str, int] = field(default_factory=dict)
-    peak: dict[str, int] = field(default_factory=dict)
-    age: float = 0.0
-
-    def add(self, now: dict[str, int]) -> None:
-        """Add a sample; young processes still grow."""
-        self.age = time.monotonic() - self.born
-        if self.age < GROWN_UP:
-            return
-        self.first = self.first or now
-        self.last = now
-        self.peak = {key: max(value, self.peak.get(key, 0)) for key, value in now.items()}
-
-    def excess(self) -> list[str]:
-        """Return what grew by more than it may."""
-        return [
-            f"{self.what}: {key} grew from {self.first[key]} to {value} in {self.age:.0f} s"
-            for key, value in self.last.items()
-            if value > self.first[key] + LIMITS[key]
-        ]
 
 
 STEP: list[tuple[int, Callable[[Soak], bool]]] = []
@@ -275,27 +86,18 @@ class Soak:
         self.rng = random.Random(seed)  # noqa: S311 - no secret
         self.tell = tell
         self.begun = time.monotonic()
+        self.watch = Watch()
+        self.boxes: list[Box] = []
         self.journal: list[str] = []
         self.counts: Counter[str] = Counter()
-        self.events: Counter[tuple[str, str]] = Counter()
         self.settled: list[tuple[float, bool]] = []
         self.number = dict.fromkeys(SERVED, 129)
-        self.asks: dict[str, tuple[str, ...]] = {}
-        self.modes: dict[str, str] = {}
-        self.keys: dict[str, str] = {}
-        self.gateways_ever: dict[str, set[str]] = {net: {"unreachable"} for net in SERVED}
+        self.serial = 0
+        self.down: set[str] = set()
         self.foreign: dict[int, Routes] = {}
         self.given: dict[int, set[str]] = defaultdict(set)
         self.tolerated: dict[int, set[str]] = defaultdict(set)
         self.lingering = 0
-        self.offsets: dict[str, int] = {}
-        self.lines: dict[str, list[str]] = {net: [] for net in SERVED}
-        self.growth: dict[tuple[str, int], Growth] = {}
-        self.down: set[str] = set()
-        self.fresh: set[str] = set()
-        self.deaf: set[str] = set()
-        self.serial = 0
-        self.boxes: list[Box] = []
 
     # --- what is there --------------------------------------------------------------------------
 
@@ -312,11 +114,7 @@ class Soak:
                     continue
         finally:
             client.close()
-        for box in boxes:
-            self.asks[box.id[:12]] = box.asks
-            self.modes[box.id[:12]] = box.mode
-            if box.running and box.key:
-                self.keys[box.key] = box.id
+        self.watch.know(boxes)
         self.boxes = sorted(boxes, key=lambda box: box.name)
         for box in self.owners():
             self.given[box.pid] |= wanted(box, boxes, dict.fromkeys(SERVED)).keys()
@@ -658,7 +456,7 @@ class Soak:
         self.look()
         addresses = self.gateway(net)
         assert addresses, f"gw-{net} has no addresses: {self.box(f'gw-{net}')}"
-        self.gateways_ever[net].update(addresses)
+        self.watch.gateways[net].update(addresses)
 
     def lose_gateway(self, net: str) -> None:
         """Take a gateway away, in one way or another."""
@@ -756,7 +554,7 @@ class Soak:
     def is_fresh(self, net: str) -> bool:
         """Tell whether a sidecar has not finished a pass since its start."""
         self.read_log(net)
-        return net in self.fresh
+        return net in self.watch.fresh
 
     def ended(self, net: str) -> None:
         """Note that a sidecar's process ended, and with it all that it remembered.
@@ -766,7 +564,7 @@ class Soak:
         """
         self.read_log(net)
         self.down.add(net)
-        self.fresh.add(net)
+        self.watch.fresh.add(net)
         for pid, destinations in self.given.items():
             self.tolerated[pid] |= destinations
 
@@ -819,13 +617,13 @@ class Soak:
 
     @step(1)
     def sidecar_is_frozen(self) -> bool:
-        nets = [net for net in SERVED if net not in self.down]
-        if nets:
-            name = self.lab.name(f"sc-{self.rng.choice(nets)}")
+        boxes = [box for net in SERVED if (box := self.box(f"sc-{net}")) and box.running]
+        if boxes:
+            name = self.rng.choice(boxes).name
             self.docker("pause", name)
             time.sleep(self.rng.choice((0.2, 1, 3)))
             self.docker("unpause", name)
-        return bool(nets)
+        return bool(boxes)
 
     # --- steps: the engine ----------------------------------------------------------------------
 
@@ -851,7 +649,8 @@ class Soak:
         self.engine.stop()
         for box in chosen:
             self.note(f"kill -9 the first process of {box.what}")
-            self.engine.enter("kill", "-9", str(box.pid))
+            # Without live restore it has ended already.
+            self.engine.enter("sh", "-c", 'kill -9 "$1" 2>&1 || :', "sh", str(box.pid))
         time.sleep(self.rng.choice((0, 1, 3)))
         self.note("engine: start")
         self.engine.start()
@@ -957,7 +756,7 @@ class Soak:
         )
         self.narrow()
         self.journal.clear()
-        for lines in self.lines.values():
+        for lines in self.watch.lines.values():
             lines.clear()
         self.remove_strangers()
 
@@ -1017,106 +816,31 @@ class Soak:
 
     def stay_quiet(self, lost: str | None) -> None:
         """See that a steady state writes no line, for longer than a resync takes."""
-        poll(lambda: not any(self.is_fresh(net) or net in self.deaf for net in SERVED), 2 * RESYNC)
-        before = {net: len(self.lines[net]) for net in SERVED}
+        poll(
+            lambda: not any(self.is_fresh(net) or net in self.watch.deaf for net in SERVED),
+            2 * RESYNC,
+        )
+        before = {net: len(self.watch.lines[net]) for net in SERVED}
         time.sleep(RESYNC + 1.5)
         for net in SERVED:
             self.read_log(net)
-            if more := self.lines[net][before[net] :]:
+            if more := self.watch.lines[net][before[net] :]:
                 fail(f"sc-{net} wrote in a steady state (lost: {lost}):", *more)
 
-    # --- the sidecars' logs and processes -------------------------------------------------------
-
-    def read_log(self, net: str, box: Box | None = None) -> None:
-        """Read on in a sidecar's log and check every line."""
-        box = box or self.box(f"sc-{net}")
-        if box is None or not Path(box.log).exists():
-            return
-        with Path(box.log).open("rb") as file:
-            file.seek(self.offsets.get(box.id, 0))
-            text = file.read()
-        whole = text[: text.rfind(b"\n") + 1]
-        self.offsets[box.id] = self.offsets.get(box.id, 0) + len(whole)
-        for record in whole.splitlines():
-            line = json.loads(record)["log"]
-            self.lines[net].append(line.rstrip("\n"))
-            problem = self.check_line(net, line)
-            if problem:
-                fail(f"sc-{net} wrote {problem}:", line)
-
-    def check_line(self, net: str, line: str) -> str:
-        """Return what is wrong with a line of the log, or nothing."""
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            return "a line that is no JSON"
-        if list(entry)[:3] != ["timestamp", "level", "event"]:
-            return "a line with other first keys"
-        if len(line.encode()) >= MAX_LINE or not line.endswith("\n"):
-            return "a line that is too long"
-        self.events[entry["level"], entry["event"]] += 1
-        if entry["event"] == "daemon.started":
-            self.fresh.add(net)
-            self.deaf.discard(net)
-        if entry["event"] == "pass.finished":
-            self.fresh.discard(net)
-        if entry["event"] == "engine.lost":
-            self.deaf.add(net)
-        if entry["event"] == "engine.connected":
-            self.deaf.discard(net)
-        if entry["level"] not in {"debug", "info", "warning"}:
-            return "a line above `warning`"
-        return self.check_route(net, entry) if entry["event"].startswith("route.") else ""
-
-    def check_route(self, net: str, entry: dict[str, Any]) -> str:
-        """Return what is wrong with a line that tells of a command."""
-        short, netns, command = entry["container_id"], entry["netns"], entry["command"]
-        owner = self.keys.get(netns)
-        host = self.modes.get(short, "").partition("container:")[2]
-        if owner and not owner.startswith(short) and owner != host:
-            return f"of a namespace that is {owner[:12]}'s"
-        if netns.endswith("/default"):
-            return "of the host's namespace"
-        known = re.escape(f"nsenter --net={netns} ip ")
-        if entry["event"] == "route.failed":
-            return "" if re.match(known, command) else "another command"
-        if not re.fullmatch(rf"{known}(-6 )?route (replace|del) [a-z0-9.:/ ]+", command):
-            return "another command"
-        if entry["event"] == "route.replaced":
-            if short in self.asks and entry["dst"] not in self.asks[short]:
-                return "a destination that was not asked for"
-            if entry["gateway"] not in self.gateways_ever[net]:
-                return "a gateway that never was one"
-        return ""
+    def read_log(self, net: str) -> None:
+        """Read on in the log of a network's sidecar."""
+        self.watch.read(net, self.box(f"sc-{net}"))
 
     def check_sidecars(self) -> None:
-        """See that the sidecars live, log as they should, and do not grow."""
+        """See that the sidecars live, log as they should, do not grow, and reap their children."""
         for net in SERVED:
             self.read_log(net)
             box = self.box(f"sc-{net}")
             if box is None or not box.running:
                 fail(f"sc-{net} does not run: {box}")
-            sample = self.sample(box)
-            grown = self.growth.setdefault((box.id, box.pid), Growth(box.what, time.monotonic()))
-            grown.add(sample)
-            if excess := grown.excess():
-                fail(*excess)
-            if not poll(lambda box=box: not self.zombies(box), 2):  # type: ignore[misc]
-                fail(f"zombies in sc-{net}: {self.zombies(box)}")
-
-    def sample(self, box: Box) -> dict[str, int]:
-        script = 'ls "/proc/$1/fd" | wc -l; grep -E "^(Threads|VmRSS)" "/proc/$1/status"'
-        text = self.engine.enter("sh", "-c", script, "sh", str(box.pid))
-        fds, rss, threads = (int(number) for number in re.findall(r"\d+", text))
-        return {"fds": fds, "rss_kib": rss, "threads": threads}
-
-    def zombies(self, box: Box) -> list[str]:
-        table = self.engine.enter("ps", "-e", "-o", "pid=,ppid=,stat=,comm=").splitlines()
-        rows = [line.split(None, 3) for line in table]
-        family = {str(box.pid)}
-        for _ in range(3):
-            family |= {pid for pid, parent, *_ in rows if parent in family}
-        return [" ".join(row) for row in rows if row[0] in family and row[2].startswith("Z")]
+            self.watch.measure(self.engine, box)
+            if not poll(lambda box=box: not zombies(self.engine, box), 2):  # type: ignore[misc]
+                fail(f"zombies in sc-{net}", *zombies(self.engine, box))
 
     # --- the report -----------------------------------------------------------------------------
 
@@ -1137,17 +861,11 @@ class Soak:
             f"routes that a sidecar could not know to be its own: {self.lingering}",
             "steps: " + ", ".join(f"{name} {n}" for name, n in sorted(self.counts.items())),
             "log: "
-            + ", ".join(f"{level} {name} {n}" for (level, name), n in sorted(self.events.items())),
+            + ", ".join(
+                f"{level} {name} {n}" for (level, name), n in sorted(self.watch.events.items())
+            ),
         ]
-        for grown in sorted(self.growth.values(), key=lambda grown: -grown.age)[:4]:
-            numbers = (
-                f"{k} {v} to {grown.last[k]}, at most {grown.peak[k]}"
-                for k, v in grown.first.items()
-            )
-            parts.append(
-                f"{grown.what} over {grown.age:.0f} s: {'; '.join(numbers) or 'too young'}"
-            )
-        return "\n".join(parts)
+        return "\n".join((*parts, *self.watch.growths()))
 
     def failure(self, error: Exception) -> str:
         """Return all that is needed to find out what went wrong."""
@@ -1159,7 +877,7 @@ class Soak:
     def story(self) -> str:
         """Return what was done, and what the sidecars said, since the last good comparison."""
         parts = [f"--- steps since the last good comparison (seed {self.seed}) ---", *self.journal]
-        for net, lines in self.lines.items():
+        for net, lines in self.watch.lines.items():
             parts += [f"--- log of sc-{net} since then ---", *lines[-60:]]
         return "\n".join((*parts, "---"))
 
@@ -1171,14 +889,16 @@ def say(text: str) -> None:
 
 
 def soak(engine: Engine, seed: int, seconds: float, tell: Callable[[str], None] = say) -> Soak:
-    """Run it on an engine that has the images; raise SoakError with the whole story."""
+    """Run it on an engine that has the images; raise SoakError with the whole story.
+
+    What it makes stays: an engine that went through this is for nothing else.
+    """
     tell(f"soak: seed {seed}, {seconds:.0f} s, Docker {engine.version}")
-    with Lab(engine) as lab:
-        run = Soak(engine, lab, seed, tell)
-        try:
-            run.go(seconds)
-        except Exception as error:
-            raise SoakError(run.failure(error)) from error
+    run = Soak(engine, Lab(engine), seed, tell)
+    try:
+        run.go(seconds)
+    except Exception as error:
+        raise SoakError(run.failure(error)) from error
     tell(run.summary())
     return run
 
@@ -1189,11 +909,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=90)
     parser.add_argument("--seed", type=int, default=None, help="default: a new one, printed")
     parser.add_argument("--suite", choices=("trixie", "sid"), help="the engine of that Debian")
+    parser.add_argument(
+        "--no-live-restore", action="store_true", help="containers end with the engine's daemon"
+    )
     parser.add_argument("--source", type=Path, default=images.ROOT, help="tree of the product")
     chosen = parser.parse_args(arguments)
     seed = chosen.seed if chosen.seed is not None else random.SystemRandom().randrange(10**6)
     root = rootfs(chosen.suite) if chosen.suite else None
-    with Engine(live_restore=True, rootfs=root) as engine:
+    with Engine(live_restore=not chosen.no_live_restore, rootfs=root) as engine:
         for make in (images.client, images.wireguard):
             make(engine)
         images.product(engine, source=chosen.source)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.soak import GOOD, Box, differences, parse, soak, wanted
+from tests.e2e.soak import soak
+from tests.e2e.soak_model import GOOD, Box, differences, parse, wanted
 from tests.lab import images
 from tests.lab.engine import Engine
 
