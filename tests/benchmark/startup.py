@@ -18,7 +18,7 @@ import docker
 
 from tests.benchmark.stats import Figure, percentile
 from tests.benchmark.watch import Watch
-from tests.benchmark.world import ALL_ROUTES, GATEWAYS, SUBNETS, cpu_seconds, destinations
+from tests.benchmark.world import ALL_ROUTES, GATEWAYS, SUBNETS, Wish, cpu_seconds
 from tests.lab import images
 from tests.lab.engine import LABEL, poll
 from tests.lab.site import PRIVILEGES, Container, Lab
@@ -58,7 +58,7 @@ class Crowd:
 
     def __init__(self, engine: Engine, clients: int) -> None:
         self.engine = engine
-        self.wanted = destinations(2)
+        self.wanted = Wish(2).destinations(0)
         self.lab = Lab(engine)
         self._count = clients
 

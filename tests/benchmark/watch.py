@@ -73,6 +73,11 @@ class Incarnation:
     """Address, and when it came."""
     routes: list[Seen] = field(default_factory=list)
 
+    @property
+    def key(self) -> tuple[int, int]:
+        """What tells it from all others."""
+        return self.nsid, self.since_ns
+
 
 class Watch:
     """The listening process, and what it said so far."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from ipaddress import ip_address, ip_network
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 PROBE = "wgroutemgr-lab/probe"
 SOURCE = Path(__file__).with_name("probe.c")
 COMPILE = ("gcc", "-O2", "-static", "-nostdlib", "-ffreestanding", "-fno-stack-protector")
+MOST_WISHES = 10
 LIMIT_MS = 2000
 """How long a probe looks."""
 
@@ -58,10 +59,22 @@ done
 """
 
 
-def destinations(number: int, version: int = 4) -> tuple[str, ...]:
-    """Return so many networks to ask for."""
-    form = {4: "10.8.{}.0/24", 6: "fd00:66:{}::/64"}[version]
-    return tuple(str(ip_network(form.format(each))) for each in range(1, number + 1))
+@dataclass(frozen=True)
+class Wish:
+    """How many destinations of each IP version a client asks for."""
+
+    four: int = 0
+    six: int = 0
+
+    def destinations(self, client: int) -> tuple[str, ...]:
+        """Return that many, other ones for every client, so that a route tells whose it is."""
+        first, last = client * MOST_WISHES, client * MOST_WISHES + MOST_WISHES
+        four = (f"10.{16 + one // 256}.{one % 256}.0/24" for one in range(first, last))
+        six = (f"fd00:66:{one + 1:x}::/64" for one in range(first, last))
+        return (*islice(four, self.four), *islice(six, self.six))
+
+
+NOTHING = Wish()
 
 
 @dataclass(frozen=True)
@@ -150,6 +163,8 @@ class World:
         self._seen: list[Seen] = []
         self._clients: list[Client] = []
         self._numbers = count()
+        self._asked: dict[tuple[int, int], tuple[str, ...]] = {}
+        """By namespace, what its client wants."""
 
     def __enter__(self) -> Self:
         """Start gateway and sidecar, and wait until it serves."""
@@ -200,14 +215,16 @@ class World:
     def create(
         self,
         api: docker.APIClient,
-        wanted: tuple[str, ...],
+        wish: Wish,
         *,
         policy: str = "no",
         second: bool = False,
     ) -> Client:
         """Create a client, as `docker create` does."""
+        number = next(self._numbers)
+        wanted = wish.destinations(number)
         label = {"wgroutemgr.networks": ",".join(wanted)} if wanted else {}
-        name = self.lab.name(f"client{next(self._numbers)}")
+        name = self.lab.name(f"client{number}")
         answer = api.create_container(
             PROBE,
             self._arguments(wanted),
@@ -267,10 +284,8 @@ class World:
         api.close()
         self._seen += self.watch.read()
         spaces = incarnations(self._seen)
-        starts, own = self._starts(spaces, inspected, timelines=timelines)
-        wrong = [*self._wrong_now(inspected), *self._wrong_ever(spaces, own)]
-        self._seen = []
-        return starts, wrong
+        starts = self._starts(spaces, inspected, timelines=timelines)
+        return starts, [*self._wrong_now(inspected), *self._wrong_ever(spaces)]
 
     def clear(self) -> None:
         """Remove all clients."""
@@ -281,13 +296,13 @@ class World:
         self.settle()
         self.watch.read()
         self._seen = []
+        self._asked = {}
 
     def _starts(
         self, spaces: list[Incarnation], inspected: dict[str, Any], *, timelines: bool
-    ) -> tuple[list[Start], list[Incarnation]]:
-        """Return the labelled clients' starts, and the namespaces that they had."""
+    ) -> list[Start]:
+        """Return the labelled clients' starts."""
         starts: list[Start] = []
-        own: list[Incarnation] = []
         events = self._events() if timelines else []
         log = self._log() if timelines else []
         for client in self._clients:
@@ -297,23 +312,23 @@ class World:
                 if not client.wanted:
                     continue
                 assert space, f"the kernel said nothing of {client.name}"
-                own.append(space)
+                self._asked[space.key] = client.wanted
                 position = _position(space, client.wanted, look)
                 timeline = _timeline(client, look, space, events, log) if timelines else ()
                 starts.append(Start(client.id, look, position, timeline))
             client.new = []
-        return starts, own
+        return starts
 
-    def _wrong_ever(self, spaces: list[Incarnation], own: list[Incarnation]) -> list[str]:
-        """Every route through our gateway that ever was in a namespace that did not ask."""
-        asked = {id(space) for space in own}
+    def _wrong_ever(self, spaces: list[Incarnation]) -> list[str]:
+        """Every route through our gateway that ever was in a namespace that did not ask for it."""
         return [
             f"for a moment: {route.address} via {route.gateway} in the namespace of "
             f"{', '.join(space.addresses) or space.nsid}"
             for space in spaces
-            if id(space) not in asked
             for route in space.routes
-            if route.gateway in self.gateways and route.kind == "route"
+            if route.gateway in self.gateways
+            and route.kind == "route"
+            and route.address not in self._asked.get(space.key, ())
         ]
 
     def _wrong_now(self, inspected: dict[str, Any]) -> list[str]:
