@@ -64,10 +64,12 @@ def main() -> int:
         log.exception("daemon.failed", hint="please report this, with the lines above it")
         return 1
     finally:
-        shell.close()
-        fast_shell.close()
+        shell.close()  # The other one may be in use by its thread, and ends with us.
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_code = main()
+    sys.stdout.flush()
+    # Not sys.exit(): an interpreter that tidies up while side threads write can trip over them.
+    os._exit(exit_code)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any
 
@@ -52,12 +53,19 @@ def configure(log_format: str | None, level: str, stream: TextIO | None = None) 
     )
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.captureWarnings(capture=True)
+    threading.excepthook = _tell_thread_failed
     structlog.configure(
         processors=[*shared, render],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(stream),
         cache_logger_on_first_use=True,
     )
+
+
+def _tell_thread_failed(failure: threading.ExceptHookArgs) -> None:
+    name = failure.thread.name if failure.thread else "unknown"
+    error = failure.exc_value or failure.exc_type()
+    structlog.get_logger().error("thread.failed", reason=f"thread {name}", exc_info=error)
 
 
 def _name_foreign(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

@@ -62,7 +62,7 @@ class _Namespace:
 
     def clients(self) -> Iterator[Client]:
         """All for whom it is entered, each once."""
-        yield from {client.container_id: client for client in self._for_whom.values()}.values()
+        yield from _each_once(self._for_whom.values())
 
     def tasks(self) -> Iterator[_Task]:
         """Plan it."""
@@ -145,7 +145,8 @@ class Reconciler:
         self._reporting.remarks(wanted)
         namespaces = self._namespaces(wanted.clients, ids)
         namespaces = [space for space in namespaces if self._can_enter(engine, space)]
-        changed = self._apply(self._plan(self._read(namespaces)), gateway, trigger)
+        tasks = self._plan(self._read(engine, namespaces))
+        changed = self._apply(engine, tasks, gateway, trigger)
         if gateway != before:
             self.pending |= self.failing  # They must not wait until their next try is due.
         return Report(
@@ -318,9 +319,7 @@ class Reconciler:
         try:
             netns.check(space.path)
         except NetnsError as error:
-            for client in {
-                client.container_id: client for client in space.wanted.values()
-            }.values():
+            for client in _each_once(space.wanted.values()):
                 if _is_there(engine, client):
                     values = {"netns": space.path, "reason": error.reason} | hint(error.hint)
                     self._fail("client.failed", client, "netns", **values)
@@ -328,7 +327,7 @@ class Reconciler:
             return False
         return True
 
-    def _read(self, spaces: Sequence[_Namespace]) -> list[_Namespace]:
+    def _read(self, engine: Engine, spaces: Sequence[_Namespace]) -> list[_Namespace]:
         """Read the routes that are there; leave out the namespaces where that fails."""
         asked = [
             (space, version, iproute.show_command(space.path, version))
@@ -342,7 +341,7 @@ class Reconciler:
             if outcome.exit_code:
                 unread.add(space.path)
                 for client in space.clients():
-                    self._fail_command(client, outcome, netns=space.path)
+                    self._fail_command(engine, client, outcome, netns=space.path)
         return [space for space in spaces if space.path not in unread]
 
     def _plan(self, spaces: Iterable[_Namespace]) -> list[_Task]:
@@ -366,7 +365,7 @@ class Reconciler:
             direct = [str(route.dst) for route in directly_reached(wanted, space.actual)]
             self._reporting.direct(client, tuple(sorted(direct)))
 
-    def _apply(self, tasks: Sequence[_Task], gateway: Gateway, trigger: str) -> int:
+    def _apply(self, engine: Engine, tasks: Sequence[_Task], gateway: Gateway, trigger: str) -> int:
         done: Counter[Client] = Counter()
         for task, outcome in self._run(tasks):
             client, route = task.client, task.step.route
@@ -375,7 +374,7 @@ class Reconciler:
                 log.debug("route.vanished", **who(client), **values, command=task.command)
                 continue
             if outcome.exit_code:
-                self._fail_command(client, outcome, **values)
+                self._fail_command(engine, client, outcome, **values)
                 continue
             done[client] += 1
             self._note(task)
@@ -413,13 +412,12 @@ class Reconciler:
         elif given.get(route.dst, (None,))[0] == route:
             del given[route.dst]
 
-    def _fail_command(self, client: Client, outcome: Outcome, **values: str) -> None:
+    def _fail_command(
+        self, engine: Engine, client: Client, outcome: Outcome, **values: str
+    ) -> None:
         """Report a failed command, unless it failed because the container ended under it."""
-        try:
-            netns.check(values["netns"])
-        except NetnsError as error:
-            reason = error.reason
-            log.debug("client.gone", **who(client), command=outcome.command, reason=reason)
+        if not _is_namespace(values["netns"]) or not _is_there(engine, client):
+            log.debug("client.gone", **who(client), command=outcome.command, reason=outcome.output)
             return
         advice = next((advice for text, advice in _HINTS.items() if text in outcome.output), "")
         self._fail(
@@ -444,6 +442,18 @@ def _without_addresses(gateway: Gateway) -> Gateway:
     return replace(gateway, addresses=(), lost=lost)
 
 
+def _each_once(clients: Iterable[Client]) -> Iterable[Client]:
+    return {client.container_id: client for client in clients}.values()
+
+
+def _is_namespace(path: str) -> bool:
+    try:
+        netns.check(path)
+    except NetnsError:
+        return False
+    return True
+
+
 def _is_there(engine: Engine, client: Client) -> bool:
     """Tell whether a client still runs in the namespace that it had a moment ago."""
     try:
@@ -452,6 +462,7 @@ def _is_there(engine: Engine, client: Client) -> bool:
         return False
     except CallError:
         return True
+    # A lodger has no namespace of its own to compare.
     return container.running and container.sandbox_key in {"", client.netns}
 
 

@@ -224,7 +224,7 @@ def test_engine_that_goes_away_and_returns(
 
     with down(engine, killed=killed):
         engine.enter("nsenter", f"--net={netns}", "ip", "route", "del", DST)
-        engine.enter("kill", "-9", pid)
+        engine.enter("sh", "-c", f"kill -9 {pid}")
     await_routes(client, wanted)
     second = lab.client("second", network, networks=BOTH)
     await_routes(second, wanted)

@@ -24,6 +24,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "nsenter": ("util-linux",),
     "mount": ("mount",),
     "findmnt": ("util-linux",),
+    "ps": ("procps",),
     "update-ca-certificates": ("ca-certificates",),
     "debootstrap": ("debootstrap",),
 }
