@@ -250,7 +250,7 @@ def figure(scenario: Scenario, result: Result, label: str, off: Result | None) -
         met = share >= scenario.target and max(late, default=0) < LATEST_MS
     if result.wrong:
         target, met = f"{len(result.wrong)} WRONG ROUTES", False
-    ratios, note = {}, ""
+    ratios, note, in_time = {}, "", 0
     if off:
         without = [start.position_ms for start in off.starts]
         in_time = sum(start.look.in_time for start in off.starts)
@@ -275,6 +275,7 @@ def figure(scenario: Scenario, result: Result, label: str, off: Result | None) -
             "wrong": result.wrong,
             "batches_looked_at": result.batches,
             "off_ms": [round(start.position_ms, 3) for start in off.starts] if off else [],
+            "off_share": 100 * in_time / len(off.starts) if off else 0.0,
         },
     )
 
