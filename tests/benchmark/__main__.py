@@ -34,7 +34,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--engine", action="append", choices=SUITES, help="may be given again")
     parser.add_argument("--quick", action="store_true", help="few measurements: does it work")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every measurement")
-    parser.add_argument("--svg", type=Path, metavar="FILE", help="draw the fast path on and off")
+    parser.add_argument(
+        "--svg",
+        type=Path,
+        metavar="FILE",
+        help="draw the fast path on and off; what is drawn beside it",
+    )
     parser.add_argument("--cgroup", type=int, choices=(1, 2), default=2, help="hierarchy version")
     parser.add_argument("--starts", type=int, default=0, metavar="N", help="of each scenario")
     parser.add_argument("--source", type=Path, default=images.ROOT, help="the tree to measure")
@@ -45,7 +50,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--no-baseline", dest="baseline", action="store_false", help="skip the fast path off"
     )
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.svg and arguments.json == arguments.svg.with_suffix(".json"):
+        parser.error("what is drawn is written beside the drawing: choose another name for --json")
+    return arguments
 
 
 def tell(text: str) -> None:
