@@ -95,7 +95,7 @@ class Soak:
         self.serial = 0
         self.down: set[str] = set()
         self.foreign: dict[int, Routes] = {}
-        self.given: dict[int, set[str]] = defaultdict(set)
+        self.given: dict[str, dict[int, set[str]]] = {net: defaultdict(set) for net in SERVED}
         self.tolerated: dict[int, set[str]] = defaultdict(set)
         self.lingering = 0
 
@@ -116,9 +116,24 @@ class Soak:
             client.close()
         self.watch.know(boxes)
         self.boxes = sorted(boxes, key=lambda box: box.name)
-        for box in self.owners():
-            self.given[box.pid] |= wanted(box, boxes, dict.fromkeys(SERVED)).keys()
+        self._bear_in_mind()
         return self.boxes
+
+    def _bear_in_mind(self) -> None:
+        """Note what was given, and what a sidecar that ended meanwhile cannot take back.
+
+        What it gave is remembered by the process alone. What is not wanted any more when the next
+        process does its first pass may stay; it must be right only if it is wanted again.
+        """
+        asked: dict[str, dict[int, set[str]]] = {net: defaultdict(set) for net in SERVED}
+        for box in self.owners():
+            for net in box.served():
+                asked[net][box.pid] = set(wanted(box, self.boxes, dict.fromkeys(SERVED)))
+                self.given[net][box.pid] |= asked[net][box.pid]
+        for net in sorted(self.watch.fresh):
+            for pid, destinations in self.given[net].items():
+                self.tolerated[pid] |= destinations - asked[net][pid]
+            self.read_log(net)
 
     def _box(self, answer: dict[str, Any]) -> Box:
         labels = answer["Config"]["Labels"]
@@ -213,11 +228,11 @@ class Soak:
     def name(self, net: str) -> str:
         return self.lab.name(net)
 
-    def wishes(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def wishes(self, *, always: bool = False) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Draw a label's good entries, and the options that put it onto a container."""
-        if self.rng.random() < 0.15:
+        if not always and self.rng.random() < 0.15:
             return (), ()
-        good = self.rng.sample(GOOD, self.rng.choice((0, 1, 1, 2, 3, 5)))
+        good = self.rng.sample(GOOD, 5 if always else self.rng.choice((0, 1, 1, 2, 3, 5)))
         bad = self.rng.sample(BAD, self.rng.choice((0, 0, 0, 1, 3)))
         entries = good + bad + good[:1]
         self.rng.shuffle(entries)
@@ -228,7 +243,7 @@ class Soak:
         self, what: str, network: str, *options: str, role: str = "client", begin: str = "run"
     ) -> list[str]:
         """Return a command that makes a container."""
-        good, label = self.wishes()
+        good, label = self.wishes(always=role == "refused")
         mark = ("--label", f"{LABEL}={self.lab.token}", "--label", f"{ROLE}={role}")
         asks = ("--label", f"{ASKS}={' '.join(good)}")
         start = [begin, *(("--detach",) if begin == "run" else ()), "--pull", "never"]
@@ -395,6 +410,8 @@ class Soak:
             )
         )
         self.enter(box, "ip", family, "route", *change)
+        if change[0] == "flush" and family == "-4":
+            self.foreign.pop(box.pid, None)
         # If nobody asks for it any more before the sidecar has seen this, it is none of its own.
         self.tolerated[box.pid].add(dst)
         return True
@@ -557,16 +574,11 @@ class Soak:
         return net in self.watch.fresh
 
     def ended(self, net: str) -> None:
-        """Note that a sidecar's process ended, and with it all that it remembered.
-
-        What it gave and is not wanted any more when the next process begins may stay; it must be
-        right only if it is wanted again.
-        """
+        """Note that a sidecar's process ended."""
         self.read_log(net)
         self.down.add(net)
         self.watch.fresh.add(net)
-        for pid, destinations in self.given.items():
-            self.tolerated[pid] |= destinations
+        self.look()
 
     def running_sidecars(self) -> list[str]:
         """Return the networks whose sidecar runs and may be disturbed now.
@@ -643,8 +655,9 @@ class Soak:
         return True
 
     @step(1)
-    def engine_is_away_while_clients_die(self) -> bool:
-        chosen = [box for box in self.clients(running=True) if self.rng.random() < 0.3]
+    def engine_is_away_while_others_die(self) -> bool:
+        mortal = [box for box in self.boxes if box.running and box.role in ("client", "gateway")]
+        chosen = [box for box in mortal if self.rng.random() < 0.3]
         self.note("engine: stop")
         self.engine.stop()
         for box in chosen:
@@ -785,7 +798,9 @@ class Soak:
         actual = self.routes(owners)
         bridges = {dst: via for dst, via in actual[0].items() if via == "connected"}
         wrong += differences("the host", bridges, actual[0])
-        for memory in (self.foreign, self.given, self.tolerated):
+        for pid in self.foreign.keys() - actual.keys():
+            del self.foreign[pid]
+        for memory in (self.tolerated, *self.given.values()):
             for pid in memory.keys() - actual.keys():
                 del memory[pid]
         for box in owners:
@@ -810,8 +825,10 @@ class Soak:
             self.tolerated[pid] &= {key.split()[0] for key in actual[pid]}
         gateways = {net: self.gateway(net) for net in SERVED}
         for box in self.owners():
-            self.given[box.pid] = set(wanted(box, self.boxes, gateways))
-            self.tolerated[box.pid] -= self.given[box.pid]
+            asked = set(wanted(box, self.boxes, gateways))
+            for net in SERVED:
+                self.given[net][box.pid] = asked if net in box.networks else set()
+            self.tolerated[box.pid] -= asked
             self.lingering += len(self.tolerated[box.pid])
 
     def stay_quiet(self, lost: str | None) -> None:
