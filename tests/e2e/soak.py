@@ -34,7 +34,7 @@ from tests.lab.rootfs import rootfs
 from tests.lab.site import PRIVILEGES, Lab
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from tests.e2e.soak_model import Routes
 
@@ -794,6 +794,7 @@ class Soak:
             for net, addresses in gateways.items()
             if (net == lost) == bool(addresses)
         ]
+        wrong += self.unheard(gateways)
         owners = self.owners()
         actual = self.routes(owners)
         bridges = {dst: via for dst, via in actual[0].items() if via == "connected"}
@@ -813,6 +814,13 @@ class Soak:
             }
             wrong += differences(title, want | stays, actual[box.pid])
         return wrong
+
+    def unheard(self, gateways: Mapping[str, tuple[str, str] | None]) -> Iterator[str]:
+        """Yield what sidecars have not said yet of their gateways: no route shows it at times."""
+        for net, addresses in gateways.items():
+            self.read_log(net)
+            if (said := self.watch.said[net]) != set(addresses or ()):
+                yield f"sc-{net} says {said or 'lost'} of its gateway, which has {addresses}"
 
     def owners(self) -> list[Box]:
         """Return the running containers that have a namespace of their own, as last seen."""
