@@ -77,7 +77,7 @@ class Watch:
         self.deaf: set[str] = set()
         """Networks whose sidecar says that it has lost the engine."""
         self.said: dict[str, set[str]] = {net: set() for net in SERVED}
-        """The addresses of the gateway that a network's sidecar last told; none while it is lost."""
+        """The addresses of the gateway that a sidecar last told; none while it is lost."""
         self.growth: dict[tuple[str, int], Growth] = {}
         self.gateways: dict[str, set[str]] = {net: {"unreachable"} for net in SERVED}
         """All that ever was a gateway."""
