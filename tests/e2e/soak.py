@@ -451,8 +451,9 @@ class Soak:
     def next_addresses(self, net: str) -> tuple[str, ...]:
         """Return options with addresses that the gateway did not have lately."""
         self.number[net] = 129 + (self.number[net] - 128) % 120
-        v4, v6 = NETS[net].gateway
-        return "--ip", f"{v4}{self.number[net]}", "--ip6", f"{v6}{self.number[net]}"
+        v4, v6 = (f"{prefix}{self.number[net]}" for prefix in NETS[net].gateway)
+        self.watch.gateways[net].update((v4, v6))
+        return "--ip", v4, "--ip6", v6
 
     def make_gateway(self, net: str) -> None:
         options = self.next_addresses(net)
@@ -471,9 +472,7 @@ class Soak:
             if not box.running:
                 self.docker("start", box.name)
         self.look()
-        addresses = self.gateway(net)
-        assert addresses, f"gw-{net} has no addresses: {self.box(f'gw-{net}')}"
-        self.watch.gateways[net].update(addresses)
+        assert self.gateway(net), f"gw-{net} has no addresses: {self.box(f'gw-{net}')}"
 
     def lose_gateway(self, net: str) -> None:
         """Take a gateway away, in one way or another."""
