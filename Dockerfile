@@ -17,7 +17,8 @@ COPY --from=build /opt/site-packages /opt/site-packages
 RUN python3 -c 'import argparse, docker, sh, structlog'
 COPY wgroutemgr.py /opt/wgroutemgr/
 COPY lib/ /opt/wgroutemgr/lib/
-RUN cd /opt/wgroutemgr && python3 -m compileall -q . && python3 -c 'import wgroutemgr'
+RUN cd /opt/wgroutemgr && python3 -m compileall -q . && python3 -c 'import wgroutemgr' && \
+    ln -s /opt/wgroutemgr/wgroutemgr.py /usr/local/bin/wgroutemgr
 
 # From here on nothing writes byte code: in a container it would only fail or be thrown away.
 ENV PYTHONDONTWRITEBYTECODE=1

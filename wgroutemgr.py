@@ -8,17 +8,22 @@ import sys
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
+
+    from lib.settings import Settings
 
 
 class Stopped(SystemExit):
-    """A signal asked us to end: raised in the main thread wherever it is; exit code 0."""
+    """A signal asked us to end: raised in the main thread wherever it is."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)  # As a shell has it; for the daemon it is no failure.
+        self.signal = signal.Signals(number).name
 
 
 def _stop(number: int, _: FrameType | None) -> NoReturn:
-    stopped = Stopped(0)
-    stopped.add_note(signal.Signals(number).name)
-    raise stopped
+    raise Stopped(number)
 
 
 # Before the other imports, which take most of the start: the kernel drops a signal to PID 1 that
@@ -47,6 +52,19 @@ log = structlog.get_logger()
 def main() -> int:
     """Run what the command line asks for and return the exit code."""
     chosen = settings.parse(sys.argv[1:], os.environ)
+    if chosen.command == "run":
+        return _run(chosen)
+    configure(chosen.log_format or "console", chosen.log_level, sys.stderr)
+    try:
+        return _ONCE[chosen.command](chosen)
+    except WgRouteMgrError as error:
+        print(f"wgroutemgr: {error.reason}", file=sys.stderr)
+        if error.hint:
+            print(f"hint: {error.hint}", file=sys.stderr)
+        return 1
+
+
+def _run(chosen: Settings) -> int:
     configure(chosen.log_format, chosen.log_level)
     log.info("daemon.started", version=settings.VERSION, resync_interval=chosen.resync_interval)
     sys.setswitchinterval(_SWITCH_INTERVAL)
@@ -54,7 +72,7 @@ def main() -> int:
     try:
         Daemon(chosen, shell, FastPath(fast_shell, Engine)).run()
     except Stopped as stopped:
-        log.info("daemon.stopped", reason=stopped.__notes__[0])
+        log.info("daemon.stopped", reason=stopped.signal)
     except WgRouteMgrError as error:
         log.error("daemon.failed", reason=error.reason, hint=error.hint)  # noqa: TRY400
         return 1
@@ -66,6 +84,13 @@ def main() -> int:
     finally:
         shell.close()  # The other one may be in use by its thread, and ends with us.
     return 0
+
+
+_ONCE: dict[str, Callable[[Settings], int]] = {}
+"""The commands that end by themselves: name to what runs it and returns the exit code.
+
+Results go to standard output. A WgRouteMgrError is told on standard error.
+"""
 
 
 if __name__ == "__main__":

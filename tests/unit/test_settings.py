@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lib import settings
-from lib.settings import OPTIONS, Option, Settings, parse
+from lib.settings import OPTIONS, Command, Option, Settings, parse
 
 NAMES = {option.name: option for option in OPTIONS}
 
@@ -153,6 +153,46 @@ def test_help_names_every_option_variable_and_command(capsys: pytest.CaptureFixt
     said = capsys.readouterr().out
     for word in [*settings.COMMANDS, *(word for o in OPTIONS for word in (o.flag, o.variable))]:
         assert word in said
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
+@pytest.mark.parametrize("command", settings.COMMANDS)
+def test_an_option_is_taken_before_and_after_the_command(command: str, option: Option) -> None:
+    text, value = VALUES[option.name]
+    environ = {option.variable: OTHER_VALUES[option.name]}
+
+    before = parse([option.flag, text, command], environ)
+    after = parse([command, option.flag, text], environ)
+
+    assert before == after
+    assert (before.command, chosen(option, before)) == (command, value)
+
+
+@pytest.mark.parametrize("command", settings.COMMANDS)
+def test_only_the_daemon_logs_what_goes_well(command: str) -> None:
+    assert parse([command], {}).log_level == ("info" if command == "run" else "warning")
+    assert parse([command], {"WGROUTEMGR_LOG_LEVEL": "info"}).log_level == "info"
+
+
+@pytest.mark.parametrize("command", settings.COMMANDS.values(), ids=settings.COMMANDS)
+def test_a_command_has_help_of_its_own_with_its_exit_codes_and_an_example(
+    command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse([command.name, "--help"], {})
+
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"usage: wgroutemgr {command.name} [OPTION ...]")
+    assert command.synopsis in said.partition("\n")[0]
+    for word in [command.description, command.example.splitlines()[0], "exit codes:"]:
+        assert word in said
+    for code, meaning in command.exit_codes:
+        assert f"  {code}  {meaning}\n" in said
+    for option in OPTIONS:
+        assert option.flag in said
+        assert option.variable in said
+    assert max(map(len, command.description.splitlines())) < 80
 
 
 def test_version_is_printed_and_ends_with_code_0(capsys: pytest.CaptureFixture[str]) -> None:
