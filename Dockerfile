@@ -23,6 +23,8 @@ RUN cd /opt/wgroutemgr && python3 -m compileall -q . && python3 -c 'import wgrou
 # From here on nothing writes byte code: in a container it would only fail or be thrown away.
 ENV PYTHONDONTWRITEBYTECODE=1
 STOPSIGNAL SIGTERM
+# Healthy means that routes are being served. No start of Python, and nothing is written.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["sh", "/opt/wgroutemgr/lib/health.sh"]
 ENTRYPOINT ["python3", "/opt/wgroutemgr/wgroutemgr.py"]
 
 ARG VERSION=unreleased

@@ -35,7 +35,7 @@ import os  # noqa: E402
 
 import structlog  # noqa: E402
 
-from lib import settings  # noqa: E402
+from lib import health, settings  # noqa: E402
 from lib.daemon import Daemon  # noqa: E402
 from lib.engine import Engine  # noqa: E402
 from lib.errors import WgRouteMgrError  # noqa: E402
@@ -68,9 +68,9 @@ def _run(chosen: Settings) -> int:
     configure(chosen.log_format, chosen.log_level)
     log.info("daemon.started", version=settings.VERSION, resync_interval=chosen.resync_interval)
     sys.setswitchinterval(_SWITCH_INTERVAL)
-    shell, fast_shell = Shell(), Shell()
+    shell, fast_shell, state = Shell(), Shell(), health.Health()
     try:
-        Daemon(chosen, shell, FastPath(fast_shell, Engine)).run()
+        Daemon(chosen, shell, FastPath(fast_shell, Engine), state).run()
     except Stopped as stopped:
         log.info("daemon.stopped", reason=stopped.signal)
     except WgRouteMgrError as error:
@@ -82,11 +82,17 @@ def _run(chosen: Settings) -> int:
         log.exception("daemon.failed", hint="please report this, with the lines above it")
         return 1
     finally:
+        state.tell("has ended")
         shell.close()  # The other one may be in use by its thread, and ends with us.
     return 0
 
 
-_ONCE: dict[str, Callable[[Settings], int]] = {}
+def _health(_: Settings) -> int:
+    print(said := health.verdict())
+    return 0 if said == health.OK else 1
+
+
+_ONCE: dict[str, Callable[[Settings], int]] = {"health": _health}
 """The commands that end by themselves: name to what runs it and returns the exit code.
 
 Results go to standard output. A WgRouteMgrError is told on standard error.

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from lib.fastpath import FastPath
+    from lib.health import Health
     from lib.model import Event
     from lib.settings import Settings
     from lib.shell import Shell
@@ -112,28 +113,32 @@ class Stream:
 class Daemon:
     """Keeps the routes as the labels want them until something raises in the main thread."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the last two are for tests
         self,
         settings: Settings,
         shell: Shell,
         fastpath: FastPath,
+        health: Health,
+        *,
         connect: Callable[[], Engine] = Engine,
         clock: Clock = time,
     ) -> None:
         self._interval = settings.resync_interval
         self._reconciler = Reconciler(shell, settings)
         self._fastpath = fastpath
+        self._health = health
         self._connect = connect
         self._clock = clock
         self._retries = delays(self._interval)
         self._reconnects = delays(self._interval)
         self._retry_at = math.inf
         self._trigger = "startup"
-        self._lost = False
+        self._lost = ""
         self._awaited = ""
 
     def run(self) -> NoReturn:
         """Serve, and connect again whenever the engine goes away."""
+        self._health.tell("has just been started")
         while True:
             try:
                 engine = self._connect()
@@ -153,7 +158,9 @@ class Daemon:
         self._trigger = "reconnect"
         resync_at = self._clock.monotonic() + self._interval
         while True:
-            pause = max(0.0, min(resync_at, self._retry_at) - self._clock.monotonic())
+            now = self._clock.monotonic()
+            self._health.tell(self._trouble(), resync_at, now)
+            pause = max(0.0, min(resync_at, self._retry_at) - now)
             events = stream.read(min(pause, _PROBATION) if self._lost else pause)
             self._take_note()
             if events and not any(map(self._is_urgent, events)):
@@ -161,7 +168,7 @@ class Daemon:
             events = [event for event in events if self._reconciler.concerns(event)]
             if self._lost:
                 # The connection has lasted; before, one that ends at once would be tried too often.
-                self._lost = False
+                self._lost = ""
                 self._reconnects = delays(self._interval)
                 _tell_connected(engine)
             if events:
@@ -218,7 +225,21 @@ class Daemon:
     def _tell_lost(self, error: EngineError) -> None:
         if not self._lost:
             log.warning("engine.lost", reason=error.reason, **hint(error.hint))
-        self._lost = True
+        self._lost = error.reason
+        self._health.tell(self._lost)
+
+    def _trouble(self) -> str:
+        """Return what keeps clients from their routes; nothing if they have them."""
+        reconciler = self._reconciler
+        if self._lost or self._awaited:
+            return self._lost or self._awaited
+        if reconciler.gateway and reconciler.gateway.lost:
+            return (
+                f"the gateway {reconciler.gateway.container} is lost, see gateway.lost in the log"
+            )
+        if failing := sorted(reconciler.failing):
+            return f"{len(failing)} of the clients fail, such as {failing[0][:12]}, see the log"
+        return "routes are still to be set" if reconciler.pending else ""
 
 
 def _tell_connected(engine: Engine) -> None:

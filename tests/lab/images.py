@@ -258,7 +258,7 @@ def _requirements() -> Path:
 def _sources(source: Path) -> list[Path]:
     """What `.dockerignore` lets into the build."""
     tops = [source / name for name in ("Dockerfile", "requirements.txt", "wgroutemgr.py", "lib")]
-    files = (path for top in tops for path in (top.rglob("*.py") if top.is_dir() else [top]))
+    files = (path for top in tops for path in (top.rglob("*.[ps][yh]") if top.is_dir() else [top]))
     return sorted(files)
 
 

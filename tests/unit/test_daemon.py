@@ -10,9 +10,12 @@ import structlog
 
 from lib.daemon import Daemon, delays
 from lib.errors import EngineError
+from lib.health import Health
 from lib.settings import Settings
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from lib.engine import Engine
     from lib.fastpath import FastPath
     from lib.shell import Shell
@@ -42,7 +45,14 @@ class Back(Exception):  # noqa: N818 - it is no error
     """The engine is back: the end of a test."""
 
 
-def run_without_engine(clock: Clock, seconds: float, interval: float) -> list[dict[str, object]]:
+@pytest.fixture
+def health(tmp_path: Path) -> Health:
+    return Health(tmp_path / "health")
+
+
+def run_without_engine(
+    health: Health, clock: Clock, seconds: float, interval: float
+) -> list[dict[str, object]]:
     """Run a daemon whose engine is away for that long; return what was logged."""
     end = clock.now + seconds
 
@@ -55,14 +65,14 @@ def run_without_engine(clock: Clock, seconds: float, interval: float) -> list[di
     settings = Settings(resync_interval=interval)
     nothing = cast("Shell", None), cast("FastPath", None)
     with structlog.testing.capture_logs() as logged, pytest.raises(Back):
-        Daemon(settings, *nothing, connect=connect, clock=clock).run()
+        Daemon(settings, *nothing, health, connect=connect, clock=clock).run()
     return cast("list[dict[str, object]]", logged)
 
 
-def test_a_day_without_an_engine_ends_with_another_try() -> None:
+def test_a_day_without_an_engine_ends_with_another_try(health: Health) -> None:
     clock = Clock()
 
-    logged = run_without_engine(clock, DAY, interval=60)
+    logged = run_without_engine(health, clock, DAY, interval=60)
 
     assert sum(clock.naps) == pytest.approx(DAY, abs=30)
     assert clock.naps[0] <= 0.5
@@ -72,10 +82,10 @@ def test_a_day_without_an_engine_ends_with_another_try() -> None:
     assert logged[0]["hint"] == "start it"
 
 
-def test_tries_are_no_further_apart_than_the_resync_interval() -> None:
+def test_tries_are_no_further_apart_than_the_resync_interval(health: Health) -> None:
     clock = Clock()
 
-    run_without_engine(clock, 600, interval=5)
+    run_without_engine(health, clock, 600, interval=5)
 
     assert max(clock.naps) <= 5
 
@@ -90,10 +100,10 @@ def test_delays_double_up_to_the_limit_with_jitter() -> None:
     )
 
 
-def test_an_error_that_is_not_ours_ends_the_daemon() -> None:
+def test_an_error_that_is_not_ours_ends_the_daemon(health: Health) -> None:
     def connect() -> NoReturn:
         raise ZeroDivisionError
 
     nothing = cast("Shell", None), cast("FastPath", None)
     with pytest.raises(ZeroDivisionError):
-        Daemon(Settings(), *nothing, connect=connect, clock=Clock()).run()
+        Daemon(Settings(), *nothing, health, connect=connect, clock=Clock()).run()

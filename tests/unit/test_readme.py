@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from lib import iproute, labels
+from lib.health import OK
 from lib.model import DEFAULT_METRIC, NETWORK_LABEL, NETWORKS_LABEL, Route, Step
 from lib.settings import COMMANDS, DEFAULT_NETWORK, OPTIONS
 
@@ -143,9 +144,8 @@ def keys() -> set[str]:
 
 
 def compose(number: int) -> dict[str, Any]:
-    files = [yaml.safe_load(block) for block in blocks("yaml")]
-    assert len(files) == 2, "one file for the gateway and its sidecar, one for a client"
-    content: dict[str, Any] = files[number]
+    """Return a YAML block: the gateway and its sidecar, a client, a client that waits, others."""
+    content: dict[str, Any] = yaml.safe_load(blocks("yaml")[number])
     return content
 
 
@@ -211,6 +211,14 @@ def test_the_client_asks_for_the_network_that_the_tunnel_leads_to() -> None:
     ]
 
 
+def test_the_client_that_waits_is_the_client_and_waits_for_the_sidecar() -> None:
+    (name,) = compose(1)["services"]
+
+    waits = {"wgroutemgr": {"condition": "service_healthy"}}
+    assert set(waits) <= set(compose(0)["services"])
+    assert compose(2) == {"services": {name: {"depends_on": waits}}}
+
+
 # --- tables -------------------------------------------------------------------------------------
 
 
@@ -266,6 +274,13 @@ def test_the_reasons_in_the_troubleshooting_table_are_those_of_the_code() -> Non
 
     assert len(quoted) > 10
     assert [text for text in quoted if not said_by_the_code(text)] == []
+
+
+def test_the_health_is_said_as_in_the_code() -> None:
+    said = [spans(text)[0] for text, _ in table("Health", "said", "meaning")]
+
+    assert said.pop(0) == OK
+    assert [text for text in said if "…" not in text and not said_by_the_code(text)] == []
 
 
 def test_a_made_up_reason_is_not_found_in_the_code() -> None:

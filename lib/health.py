@@ -1,0 +1,74 @@
+"""What the daemon tells those who ask whether it serves: one line in a file.
+
+The line is `DEADLINE STATE`: `ok` or what is wrong, and for how long `ok` may be believed, in
+seconds of `/proc/uptime`. So a daemon that hangs becomes unhealthy by doing nothing. The file lies
+in memory, so it can be written where the root file system is read-only. The image's HEALTHCHECK
+reads it with `lib/health.sh`, as a start of Python would cost more than the daemon does. Nothing
+here decides what is wrong.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import structlog
+
+FILE = Path("/dev/shm/wgroutemgr.health")  # noqa: S108 - a container has a /dev/shm of its own
+
+OK = "ok"
+
+MARGIN = 15
+"""Seconds that a full pass may take, or come late."""
+
+_LONGEST = 500
+"""Characters of a state; the engine keeps no more than 4096 bytes of a check's output."""
+
+_UPTIME = Path("/proc/uptime")
+"""The clock: one that a shell can read too."""
+
+log = structlog.get_logger()
+
+
+class Health:
+    """The state of one daemon; written only when it changes or is prolonged."""
+
+    def __init__(self, file: Path = FILE) -> None:
+        self._file = file
+        self._told: tuple[str, float] | None = None
+
+    def tell(self, trouble: str, due: float = 0, now: float = 0) -> None:
+        """Say what is wrong, or with an empty text that all is well, until a pass is overdue.
+
+        `due` is when the next full pass begins, by the clock that shows `now`.
+        """
+        if self._told == (trouble, due):
+            return
+        first, self._told = self._told is None, (trouble, due)
+        deadline = _uptime() + int(due - now) + MARGIN
+        fresh = self._file.with_suffix(".new")
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+            descriptor = os.open(fresh, flags, 0o644)
+            with open(descriptor, "w", errors="backslashreplace") as file:  # noqa: PTH123 - no path
+                file.write(f"{deadline} {' '.join(trouble.split())[:_LONGEST] or OK}\n")
+            fresh.replace(self._file)  # In one step, so that nobody reads half a line.
+        except OSError as error:
+            if first:
+                advice = "leave the container a /dev/shm (no --ipc none), or its health is unknown"
+                log.warning("health.unwritten", reason=str(error), hint=advice)
+
+
+def verdict(file: Path = FILE) -> str:
+    """Return `ok`, or what is wrong; `lib/health.sh` must say the same."""
+    try:
+        deadline, _, state = file.read_text().strip().partition(" ")
+    except OSError:
+        return f"there is no {file}: no daemon runs here, or it cannot write that file"
+    if state == OK and _uptime() >= int(deadline):
+        return "a pass is overdue: the daemon hangs, or the machine is too busy for it"
+    return state
+
+
+def _uptime() -> int:
+    return int(_UPTIME.read_text().partition(".")[0])
