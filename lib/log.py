@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from lib import ecs
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from typing import TextIO
 
     from structlog.typing import EventDict, Processor, WrappedLogger
@@ -28,7 +30,8 @@ MAX_LINE = 8192
 def configure(log_format: str | None, level: str, stream: TextIO | None = None) -> None:
     """Send all logging to the stream (standard output if None), as JSON or for a terminal.
 
-    Without a format it is `console` where the stream is a terminal, else `json`.
+    Without a format it is `console` where the stream is a terminal, else `json`; `ecs` is JSON with
+    other names.
     """
     stream = stream or sys.stdout
     if isinstance(stream, TextIOWrapper):
@@ -42,6 +45,8 @@ def configure(log_format: str | None, level: str, stream: TextIO | None = None) 
     render: Processor = (
         structlog.dev.ConsoleRenderer(colors=console and stream.isatty())
         if console
+        else _render_ecs
+        if log_format == "ecs"
         else _render_json
     )
     handler = logging.StreamHandler(stream)
@@ -80,7 +85,14 @@ def _name_foreign(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
 
 def _render_json(_: WrappedLogger, __: str, event: EventDict) -> str:
     first = {key: event.pop(key) for key in ("timestamp", "level", "event") if key in event}
-    ordered = {**first, **event}
+    return _line({**first, **event})
+
+
+def _render_ecs(_: WrappedLogger, __: str, event: EventDict) -> str:
+    return _line(ecs.renamed(event))
+
+
+def _line(ordered: Mapping[str, Any]) -> str:
     line = json.dumps(ordered, default=str, ensure_ascii=False)
     limit = MAX_LINE // 2
     while len(line.encode(errors="replace")) >= MAX_LINE:

@@ -101,9 +101,9 @@ OPTIONS = (
     ),
     Option(
         "log-format",
-        "json or console",
+        "json, ecs (JSON with the names of Elastic's common schema) or console",
         shown_default="json; console on a terminal",
-        convert=_one_of("json", "console"),
+        convert=_one_of("json", "ecs", "console"),
     ),
     Option(
         "log-level",

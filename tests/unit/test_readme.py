@@ -75,8 +75,9 @@ def plain(text: str) -> str:
 
 
 def constants() -> Iterator[str]:
-    for tree in SOURCES.values():
-        for node in ast.walk(tree):
+    for name, tree in SOURCES.items():
+        # The field names of ECS look like events.
+        for node in ast.walk(tree) if name != "lib/ecs.py" else ():
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 yield node.value
 

@@ -1,0 +1,127 @@
+"""What a log line looks like, whoever wrote it."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import threading
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import structlog
+
+from lib.log import MAX_LINE, configure
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROUTE = {
+    "container": "dovecot",
+    "container_id": "9b1f6c3d2e70",
+    "network": "wg-net",
+    "dst": "192.168.66.0/24",
+    "command": "nsenter --net=/n ip route replace 192.168.66.0/24 via 192.168.67.129",
+    "exit_code": 2,
+    "stderr": "ip: RTNETLINK answers: Network is unreachable",
+    "reason": "the command ended with exit code 2",
+    "duration_ms": 2.1,
+}
+
+
+@pytest.fixture(autouse=True)
+def restored() -> Iterator[None]:
+    """Leave logging as it was: it belongs to the whole process."""
+    root, hook = logging.getLogger(), threading.excepthook
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], threading.excepthook = handlers, hook
+    root.setLevel(level)
+    logging.captureWarnings(capture=False)
+    structlog.reset_defaults()
+
+
+@pytest.fixture(params=["json", "ecs"])
+def form(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def lines(stream: io.StringIO) -> list[dict[str, Any]]:
+    text = stream.getvalue()
+    assert text.endswith("\n")
+    assert all(len(line.encode()) < MAX_LINE for line in text.splitlines())
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_a_line_has_the_fields_of_ecs() -> None:
+    stream = io.StringIO()
+    configure("ecs", "info", stream)
+    structlog.get_logger().warning("route.failed", **ROUTE)
+
+    (line,) = lines(stream)
+    assert list(line)[:4] == ["@timestamp", "log.level", "message", "ecs.version"]
+    assert line.pop("@timestamp").endswith("Z")
+    assert line == {
+        "log.level": "warning",
+        "message": "route.failed: the command ended with exit code 2",
+        "ecs.version": "8.11.0",
+        "service.name": "wgroutemgr",
+        "event.dataset": "wgroutemgr.log",
+        "event.action": "route.failed",
+        "event.reason": "the command ended with exit code 2",
+        "event.duration": 2_100_000,
+        "container.name": "dovecot",
+        "container.id": "9b1f6c3d2e70",
+        "network.name": "wg-net",
+        "process.command_line": ROUTE["command"],
+        "process.exit_code": 2,
+        "error.message": ROUTE["stderr"],
+        "wgroutemgr.dst": "192.168.66.0/24",
+    }
+
+
+def test_no_field_of_ecs_is_a_field_and_a_parent_of_others() -> None:
+    stream = io.StringIO()
+    configure("ecs", "info", stream)
+    try:
+        raise ValueError("line 1\nline 2")  # noqa: EM101, TRY003, TRY301
+    except ValueError:
+        structlog.get_logger().exception("daemon.failed", **ROUTE, hint="report it", trigger="x")
+
+    (line,) = lines(stream)
+    names = set(line)
+    assert [name for name in names if any(other.startswith(f"{name}.") for other in names)] == []
+    assert "line 1\nline 2" in line["error.stack_trace"]
+
+
+def test_lines_of_libraries_threads_and_warnings_have_the_same_form(form: str) -> None:
+    stream = io.StringIO()
+    configure(form, "info", stream)
+    logging.getLogger("urllib3").warning("connection\n%s", "lost")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.warn("old\nway", DeprecationWarning, stacklevel=1)
+    thread = threading.Thread(target=lambda: 1 // 0, name="events")
+    thread.start()
+    thread.join()
+
+    event, reason = {"json": ("event", "reason"), "ecs": ("event.action", "event.reason")}[form]
+    found = lines(stream)
+    named = [line[event] for line in found]
+    assert named == ["library.logged", "library.logged", "thread.failed"]
+    assert found[0][reason] == "connection\nlost"
+    assert found[2][reason] == "thread events"
+
+
+def test_no_line_is_too_long_whatever_it_holds(form: str) -> None:
+    stream = io.StringIO()
+    configure(form, "info", stream)
+    log = structlog.get_logger()
+    log.info("entry.refused", entry="ä\n" * 1_000_000, container="c", reason='"\\' * 5000)
+    log.info("entry.refused", entry=["x" * 100] * 1000)
+    logging.getLogger("urllib3").warning("y" * 100_000)
+
+    found = lines(stream)
+    assert len(found) == 3
+    assert "(2000000 characters)" in json.dumps(found[0])
