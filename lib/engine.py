@@ -108,12 +108,12 @@ class Engine:
                 answer["Name"],
                 tuple(ip_network(pool["Subnet"]) for pool in pools if pool.get("Subnet")),
                 {
-                    identifier: tuple(
+                    end["Name"]: tuple(
                         ip_interface(end[key])
                         for key in ("IPv4Address", "IPv6Address")
                         if end.get(key)
                     )
-                    for identifier, end in (answer.get("Containers") or {}).items()
+                    for end in (answer.get("Containers") or {}).values()
                 },
             )
 

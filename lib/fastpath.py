@@ -1,9 +1,10 @@
 """Routes before a client's first instruction.
 
 The engine tells of a start when it is over. But the file of a new namespace appears before, and is
-ready for routes before the client's process runs. So a file that appears is looked at until it
-holds the address of a client that is being started, and gets that client's routes. The kernel
-keeps it honest: a route with `src ADDRESS` is refused in a namespace that does not hold it.
+ready for routes before the client's process runs. So when a file appears, the network is asked who
+is being attached to it, and what a client among these wants is tried in the new namespace until the
+kernel takes it. The kernel keeps it honest: a route with `src ADDRESS` is refused in a namespace
+that does not hold that address.
 
 Its failure costs nothing. The pass that follows every start verifies and repairs, and takes back
 what came to the wrong place. Nothing here waits for the engine's lock on a starting container, and
@@ -15,13 +16,13 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import structlog
 
 from lib import desired, iproute, netns
-from lib.errors import EngineError, GoneError, NetnsError
+from lib.errors import EngineError, NetnsError
 from lib.model import NETWORKS_LABEL, Client, Endpoint, Snapshot, Step
 from lib.reporting import who
 
@@ -38,49 +39,24 @@ log = structlog.get_logger()
 PATIENCE = 5.0
 """Seconds for which a new namespace is looked at."""
 
-DOUBT = 0.5
-"""Seconds for which a namespace is looked at once it holds addresses."""
-
-_PAUSES = ((0.5, 0.002), (1.0, 0.005), (PATIENCE, 0.01))
-"""Up to which age of the youngest namespace (seconds) to pause how long between two looks."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Candidate:
-    """A client that may be starting."""
-
-    container: Container
-    avoid: tuple[Network, ...]
-    """Subnets of its other networks. From Docker 28 on they are attached one by one, and a route
-    that overlaps one still to come makes the start itself fail."""
-
-    def client(self, path: str, interfaces: tuple[Interface, ...], gateway: Gateway) -> Client:
-        """Return it as a client in that namespace with what may be routed early."""
-        point = Endpoint(gateway.network, gateway.network_id, interfaces)
-        as_if = replace(self.container, running=True, sandbox_key=path, endpoints=(point,))
-        wanted = desired.compute(Snapshot(((as_if, as_if),)), gateway)
-        routes = [route for client in wanted.clients for route in client.routes]
-        early = tuple(
-            route
-            for route in routes
-            if route.gateway and not any(map(_overlaps(route), self.avoid))
-        )
-        return Client(self.container.name, self.container.id, path, early)
+_SHORTEST, _OF_AGE = 0.001, 0.05
+"""Seconds between two looks, at least, and as a part of the youngest namespace's age: what takes
+the engine long in the beginning takes it long in the end."""
 
 
 class _Look:
-    """What is known while namespaces are looked at."""
+    """What is known while namespaces are looked at. Containers go by their names."""
 
     def __init__(self, engine: Engine, gateway: Gateway) -> None:
         self.gateway = gateway
         self.pending: dict[str, float] = {}
         """Paths of namespaces, and when (monotonic seconds) to give each up."""
-        self.candidates: dict[str, _Candidate] = {}
-        self.interfaces: Mapping[str, tuple[Interface, ...]] = {}
-        self.held: dict[str, set[Address]] = {}
-        """Addresses by path of a namespace, where it holds some."""
         self._engine = engine
+        self._candidates: dict[str, Container] = {}
+        """Clients on the gateway's network that do not run (yet)."""
         self._served: set[str] = set()
+        self._interfaces: Mapping[str, tuple[Interface, ...]] = {}
+        self._subnets: tuple[Network, ...] = ()
         self._newest = 0.0
 
     def goes_on(self, new: Iterable[str]) -> bool:
@@ -89,62 +65,81 @@ class _Look:
         if new:
             self._newest = now
             self.pending |= dict.fromkeys(new, now + PATIENCE)
-            self.candidates |= self._startable()
-            self._refresh()
+            self._list()
         self.pending = {path: until for path, until in self.pending.items() if now < until}
-        return bool(self.pending and self.candidates)
-
-    def known(self) -> list[str]:
-        """Return the ids of candidates whose addresses are known: they are being started."""
-        return [key for key in self.candidates if key in self.interfaces]
-
-    def note_addresses(self, path: str, addresses: Iterable[Address]) -> None:
-        """Take note of what a namespace holds, once that is more than its loopback."""
-        held = {face for face in addresses if not face.is_loopback and not face.is_link_local}
-        if held:
-            self.held[path] = held
-            # If they are nobody's whom we know, the namespace is somebody else's, or the engine
-            # (from 28 on) is about to tell: that was seen to take up to 30 ms.
-            self.pending[path] = min(self.pending[path], time.monotonic() + DOUBT)
-
-    def holder(self, path: str) -> str | None:
-        """Return the id of the candidate that has an address which the namespace holds."""
-
-        def search() -> str | None:
-            faces = ((key, face) for key in self.known() for face in self.interfaces[key])
-            return next((key for key, face in faces if face.ip in self.held[path]), None)
-
-        if not (found := search()):
+        if len(self.starting()) < min(len(self.pending), len(self._candidates)):
             self._refresh()
-            found = search()
-        return found
+        return bool(self.pending and self._candidates)
 
-    def served(self, path: str, key: str) -> None:
+    def starting(self) -> list[str]:
+        """Return the names of candidates that the engine is attaching, which are being started."""
+        return [name for name in self._candidates if name in self._interfaces]
+
+    def whose(self, path: str, addresses: Iterable[Address]) -> str | None:
+        """Return the name of the candidate that has one of the addresses that a namespace holds.
+
+        A namespace that holds an address of the network which is no candidate's is not looked at
+        again.
+        """
+        held = {face for face in addresses if any(face in subnet for subnet in self._subnets)}
+        if held and not self._holder(held):
+            self._refresh()
+            if not self._holder(held):
+                del self.pending[path]
+        return self._holder(held)
+
+    def client(self, path: str, name: str) -> Client:
+        """Return a candidate as a client in that namespace with what may be routed early.
+
+        From Docker 28 on networks are attached one by one, and a route that overlaps one still to
+        come makes the start itself fail.
+        """
+        container = self._candidates[name]
+        point = Endpoint(self.gateway.network, self.gateway.network_id, self._interfaces[name])
+        as_if = replace(container, running=True, sandbox_key=path, endpoints=(point,))
+        wanted = desired.compute(Snapshot(((as_if, as_if),)), self.gateway)
+        avoid = self._other_subnets(container)
+        early = tuple(
+            route
+            for client in wanted.clients
+            for route in client.routes
+            if route.gateway and not any(map(_overlaps(route), avoid))
+        )
+        return Client(container.name, container.id, path, early)
+
+    def sources(self, name: str) -> dict[int, Address]:
+        """Return a candidate's addresses on the network by IP version."""
+        return {face.version: face.ip for face in self._interfaces[name]}
+
+    def served(self, path: str, name: str) -> None:
         """Have done with a namespace and its container."""
-        del self.pending[path], self.candidates[key]
-        self._served.add(key)
+        del self.pending[path], self._candidates[name]
+        self._served.add(name)
 
     def pause(self) -> float:
         """Return for how many seconds to wait until the next look."""
-        age = time.monotonic() - self._newest
-        return next((pause for until, pause in _PAUSES if age < until), _PAUSES[-1][1])
+        return max(_SHORTEST, _OF_AGE * (time.monotonic() - self._newest))
+
+    def _holder(self, held: set[Address]) -> str | None:
+        names = (
+            name for name in self.starting() for face in self._interfaces[name] if face.ip in held
+        )
+        return next(names, None)
 
     def _refresh(self) -> None:
-        self.interfaces = self._engine.network(self.gateway.network_id).interfaces
+        network = self._engine.network(self.gateway.network_id)
+        self._interfaces, self._subnets = network.interfaces, network.subnets
 
-    def _startable(self) -> dict[str, _Candidate]:
-        """Return the clients on the gateway's network that do not run (yet), by id."""
-        found = {}
+    def _list(self) -> None:
         for container in self._engine.containers(NETWORKS_LABEL, running=False):
-            networks = {point.network for point in container.endpoints}
-            if self.gateway.network in networks and container.id not in self._served:
-                others = networks - {self.gateway.network}
-                try:
-                    avoid = [net for name in others for net in self._engine.network(name).subnets]
-                except GoneError:
-                    continue  # It cannot start without that network.
-                found[container.id] = _Candidate(container, tuple(avoid))
-        return found
+            names = (self.gateway.network, self.gateway.network_id)
+            attached = any(container.endpoint(name) for name in names)
+            if attached and container.name not in self._served:
+                self._candidates[container.name] = container
+
+    def _other_subnets(self, container: Container) -> list[Network]:
+        others = {point.network for point in container.endpoints} - {self.gateway.network}
+        return [subnet for name in others for subnet in self._engine.network(name).subnets]
 
 
 class FastPath:
@@ -202,24 +197,20 @@ class FastPath:
     def _serve(self, look: _Look, path: str) -> None:
         """Serve a namespace if it can be told whose it is."""
         proof = netns.Proof.of(path)
-        if not proof or not proof.holds():
+        starting = look.starting()
+        if not starting or not proof or not proof.holds():
             return  # The engine made the file and is about to mount the namespace on it.
-        known = look.known()
-        if len(look.candidates) == len(known) == 1:
-            self._try(look, path, known[0])  # That costs what looking would, and is as safe.
+        if len(starting) == 1:
+            self._try(look, path, starting[0], sure=False)  # As safe as looking, and no dearer.
             return
-        if path not in look.held:
-            (outcome,) = self._shell.run([iproute.addresses_command(path)])
-            look.note_addresses(path, iproute.parse_addresses(outcome.output))
-        if path in look.held and (key := look.holder(path)):
-            self._try(look, path, key)
+        (outcome,) = self._shell.run([iproute.addresses_command(path)])
+        if name := look.whose(path, iproute.parse_addresses(outcome.output)):
+            self._try(look, path, name, sure=True)
 
-    def _try(self, look: _Look, path: str, key: str) -> None:
-        interfaces = look.interfaces[key]
-        client = look.candidates[key].client(path, interfaces, look.gateway)
-        sources: dict[int, Address] = {face.version: face.ip for face in interfaces}
-        if self._give(client, sources, look.gateway, sure=path in look.held):
-            look.served(path, key)
+    def _try(self, look: _Look, path: str, name: str, *, sure: bool) -> None:
+        client = look.client(path, name)
+        if self._give(client, look.sources(name), look.gateway, sure=sure):
+            look.served(path, name)
 
     def _give(
         self, client: Client, sources: Mapping[int, Address], gateway: Gateway, *, sure: bool
