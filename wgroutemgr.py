@@ -68,7 +68,7 @@ def _run(chosen: Settings) -> int:
     configure(chosen.log_format, chosen.log_level)
     log.info("daemon.started", version=settings.VERSION, resync_interval=chosen.resync_interval)
     sys.setswitchinterval(_SWITCH_INTERVAL)
-    shell, fast_shell, state = Shell(), Shell(), health.Health()
+    shell, fast_shell, state = Shell(width=2), Shell(width=4), health.Health()
     try:
         Daemon(chosen, shell, FastPath(fast_shell, Engine), state).run()
     except Stopped as stopped:

@@ -36,8 +36,8 @@ def _client(container: Container, owner: Container, gateway: Gateway) -> Client 
     def skip(reason: str, hint: str = "", *, expected: bool = False) -> Skipped:
         return Skipped(container.name, container.id, reason, hint, expected)
 
-    if not owner.running:
-        return skip(f"{owner.name} is not running", expected=True)
+    if stopped := next((one for one in (container, owner) if not one.running), None):
+        return skip(f"{stopped.name} is not running", expected=True)
     if owner.network_mode == "host":
         hint = f"attach it to {gateway.network} instead, or remove the label"
         return skip("uses the host's network namespace, which is never written", hint)

@@ -27,7 +27,7 @@ from lib.model import NETWORKS_LABEL, Client, Endpoint, Snapshot, Step
 from lib.reporting import who
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from lib.engine import Engine
@@ -113,7 +113,8 @@ class _Look:
 
     def served(self, path: str, name: str) -> None:
         """Have done with a namespace and its container."""
-        del self.pending[path], self._candidates[name]
+        del self.pending[path]
+        self._candidates.pop(name, None)
         self._served.add(name)
 
     def pause(self) -> float:
@@ -190,56 +191,76 @@ class FastPath:
         """Look at new namespaces until each is served, somebody else's, or too old."""
         look = _Look(engine, gateway)
         while look.goes_on(paths):
-            for path in tuple(look.pending):
-                self._serve(look, path)
+            self._serve(look)
             paths = watch.read(look.pause())
 
-    def _serve(self, look: _Look, path: str) -> None:
-        """Serve a namespace if it can be told whose it is."""
-        proof = netns.Proof.of(path)
+    def _serve(self, look: _Look) -> None:
+        """Serve the namespaces of which it can be told whose they are."""
         starting = look.starting()
-        if not starting or not proof or not proof.holds():
-            return  # The engine made the file and is about to mount the namespace on it.
+        paths = [path for path in look.pending if _is_mounted(path)] if starting else []
         if len(starting) == 1:
-            self._try(look, path, starting[0], sure=False)  # As safe as looking, and no dearer.
-            return
-        (outcome,) = self._shell.run([iproute.addresses_command(path)])
-        if name := look.whose(path, iproute.parse_addresses(outcome.output)):
-            self._try(look, path, name, sure=True)
+            # To try is as safe as to look first, and no dearer.
+            attempts = [_Attempt(look, path, starting[0]) for path in paths]
+            self._execute((attempt, attempt.commands[:1]) for attempt in attempts)
+        else:
+            outcomes = self._shell.run([iproute.addresses_command(path) for path in paths])
+            answers = zip(paths, outcomes, strict=True)
+            held = [(path, iproute.parse_addresses(outcome.output)) for path, outcome in answers]
+            owners = [(path, look.whose(path, addresses)) for path, addresses in held]
+            attempts = [_Attempt(look, path, name) for path, name in owners if name]
+        self._execute((attempt, attempt.rest()) for attempt in attempts if not attempt.is_refused)
+        for attempt in attempts:
+            if not attempt.is_refused:
+                look.served(attempt.client.netns, attempt.client.container)
+                self._given.put(attempt.given())
+                attempt.tell(look.gateway)
 
-    def _try(self, look: _Look, path: str, name: str, *, sure: bool) -> None:
-        client = look.client(path, name)
-        if self._give(client, look.sources(name), look.gateway, sure=sure):
-            look.served(path, name)
+    def _execute(self, work: Iterable[tuple[_Attempt, Sequence[str]]]) -> None:
+        lines = [(attempt, command) for attempt, commands in work for command in commands]
+        outcomes = self._shell.run([command for _, command in lines])
+        for (attempt, _), outcome in zip(lines, outcomes, strict=True):
+            attempt.outcomes.append(outcome)
 
-    def _give(
-        self, client: Client, sources: Mapping[int, Address], gateway: Gateway, *, sure: bool
-    ) -> bool:
-        """Give a client its routes; False if the first is refused: wrong namespace, or too soon.
 
-        Unless it is sure whose namespace it is, the others wait for the first.
-        """
-        commands = [
-            iproute.command(client.netns, Step("replace", route), sources.get(route.dst.version))
-            for route in client.routes
+class _Attempt:
+    """A candidate's routes in a namespace that may be its own; the first is refused if not."""
+
+    def __init__(self, look: _Look, path: str, name: str) -> None:
+        self.client = look.client(path, name)
+        sources = look.sources(name)
+        self.commands = [
+            iproute.command(path, Step("replace", route), sources.get(route.dst.version))
+            for route in self.client.routes
         ]
-        outcomes = list(self._shell.run(commands if sure else commands[:1]))
-        if not outcomes or outcomes[0].exit_code:
-            return False
-        outcomes += self._shell.run(commands[len(outcomes) :])
-        given = replace(
-            client,
-            routes=tuple(
-                route
-                for route, outcome in zip(client.routes, outcomes, strict=True)
-                if not outcome.exit_code
-            ),
+        self.outcomes: list[Outcome] = []
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether it is the wrong namespace, or too soon, or there is nothing to give."""
+        return not self.commands or any(outcome.exit_code for outcome in self.outcomes[:1])
+
+    def rest(self) -> Sequence[str]:
+        """Return the commands that did not run yet."""
+        return self.commands[len(self.outcomes) :]
+
+    def given(self) -> Client:
+        """Return the client with the routes that it has now."""
+        done = zip(self.client.routes, self.outcomes, strict=True)
+        return replace(
+            self.client, routes=tuple(route for route, outcome in done if not outcome.exit_code)
         )
-        self._given.put(given)
-        for route, outcome in zip(client.routes, outcomes, strict=True):
-            _tell(client, route, outcome, gateway)
-        log.info("client.routed", **who(client), routes=len(given.routes))
-        return True
+
+    def tell(self, gateway: Gateway) -> None:
+        """Log what was done."""
+        for route, outcome in zip(self.client.routes, self.outcomes, strict=True):
+            _tell(self.client, route, outcome, gateway)
+        log.info("client.routed", **who(self.client), routes=len(self.given().routes))
+
+
+def _is_mounted(path: str) -> bool:
+    """Tell whether the file is a namespace yet: the engine makes it before it mounts that on it."""
+    proof = netns.Proof.of(path)
+    return bool(proof and proof.holds())
 
 
 def _overlaps(route: Route) -> Callable[[Network], bool]:

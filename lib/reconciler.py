@@ -275,17 +275,18 @@ class Reconciler:
 
         Those asked for have just changed, which a listing may not show yet.
         """
-        for container in containers:
+        for listed in containers:
             try:
-                owner = self._owner(engine, container, fresh=container.id in asked_for)
-                yield container, owner
+                fresh = listed.id in asked_for
+                container = engine.inspect(listed.id) if fresh else listed
+                yield container, self._owner(engine, container)
             except GoneError as error:
-                log.debug("client.gone", container=container.name, reason=error.reason)
+                log.debug("client.gone", container=listed.name, reason=error.reason)
             except CallError as error:
-                values = {"container": container.name, "reason": error.reason}
-                self._reporting.failure("client.failed", container.id, "engine", **values)
+                values = {"container": listed.name, "reason": error.reason}
+                self._reporting.failure("client.failed", listed.id, "engine", **values)
 
-    def _owner(self, engine: Engine, container: Container, *, fresh: bool) -> Container:
+    def _owner(self, engine: Engine, container: Container) -> Container:
         owner = container
         while reference := owner.shares_netns_of:
             owner = engine.inspect(reference)
@@ -293,10 +294,10 @@ class Reconciler:
             self._tied.add(owner.id)
             return owner
         proof = self._located.get(container.id)
-        if proof and proof.holds() and not fresh:
+        if proof and proof.holds() and not container.sandbox_key:
             # A listing tells all but the namespace, and costs no call for each container.
             return replace(container, sandbox_key=proof.path)
-        owner = engine.inspect(container.id)
+        owner = container if container.sandbox_key else engine.inspect(container.id)
         if proof := netns.Proof.of(owner.sandbox_key):
             self._located[container.id] = proof
         return owner

@@ -54,25 +54,48 @@ class _BrokenError(Exception):
 
 
 class Shell:
-    """One `sh` process that reads commands from a pipe. Not for use from several threads."""
+    """As many `sh` processes as are to work side by side. Not for use from several threads."""
 
-    def __init__(self, limit: float = LIMIT) -> None:
-        """Start the shell; do so before other threads exist."""
+    def __init__(self, limit: float = LIMIT, width: int = 1) -> None:
+        """Start the processes; do so before other threads exist."""
+        self._processes = [_Process(limit) for _ in range(width)]
+
+    def run(self, commands: Sequence[str]) -> Iterator[Outcome]:
+        """Run command lines and yield how each ended, in their order, as it ends.
+
+        Of those that run side by side none may need another to be over. One that takes longer than
+        the limit or prints without end is killed with its shell, another is started, and the rest
+        goes on.
+        """
+        width = len(self._processes)
+        outcomes = [
+            process.run(commands[place::width]) for place, process in enumerate(self._processes)
+        ]
+        for place in range(len(commands)):
+            yield next(outcomes[place % width])
+
+    def close(self) -> None:
+        """End the processes and whatever they still run."""
+        for process in self._processes:
+            process.close()
+
+
+class _Process:
+    """One `sh` that reads commands from a pipe."""
+
+    def __init__(self, limit: float) -> None:
         self._limit = limit
         self._group = 0
         self._start()
 
     def run(self, commands: Sequence[str]) -> Iterator[Outcome]:
-        """Run command lines one after the other and yield how each ended, as it ends.
-
-        One that takes longer than the limit or prints without end is killed with its shell, another
-        is started, and the rest goes on.
-        """
-        for batch in _batches(commands):
-            yield from self._run_batch(batch)
+        """Start on the commands at once; what is returned yields how each ended."""
+        batches = list(_batches(commands))
+        if batches:
+            self._begin(batches[0])
+        return self._outcomes(batches)
 
     def close(self) -> None:
-        """End the shell and whatever it still runs."""
         self._usable = False
         if self._group:
             os.close(self._commands)
@@ -112,23 +135,33 @@ class Shell:
                 if os.waitpid(-self._group, os.WNOHANG) == (0, 0):
                     time.sleep(_END / 100)
 
-    def _run_batch(self, commands: Sequence[str]) -> list[Outcome]:
+    def _outcomes(self, batches: Sequence[Sequence[str]]) -> Iterator[Outcome]:
+        for number, batch in enumerate(batches):
+            if number:
+                self._begin(batch)
+            yield from self._finish(batch)
+
+    def _begin(self, commands: Sequence[str]) -> None:
+        if not self._usable:
+            self.close()  # Something interrupted us in mid-command.
+            self._start()
+        # Whatever interrupts us from here on leaves answers that belong to no later command.
+        self._usable = False
+        self._send(commands)
+
+    def _finish(self, commands: Sequence[str]) -> list[Outcome]:
         outcomes: list[Outcome] = []
-        while rest := commands[len(outcomes) :]:
-            if not self._usable:
-                self.close()  # Something interrupted us in mid-command.
-                self._start()
-            # Whatever interrupts us from here on leaves answers that belong to no later command.
-            self._usable = False
+        while True:
             try:
-                self._send(rest)
-                outcomes.extend(self._receive(command) for command in rest)
+                outcomes.extend(self._receive(command) for command in commands[len(outcomes) :])
             except _BrokenError as broken:
                 outcomes.append(broken.outcome)
                 self.close()
             else:
                 self._usable = True
-        return outcomes
+            if len(outcomes) == len(commands):
+                return outcomes
+            self._begin(commands[len(outcomes) :])
 
     def _send(self, commands: Sequence[str]) -> None:
         lines = "".join(f"{command}\necho {self._marker} $?\n" for command in commands)

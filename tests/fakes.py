@@ -19,6 +19,8 @@ class StandInEngine:
 
     known: tuple[Container, ...]
     silent_about: str = ""
+    listing: tuple[Container, ...] | None = None
+    """What it lists, where that is older than what it knows."""
 
     def inspect(self, reference: str) -> Container:
         if reference.startswith(self.silent_about or "-"):
@@ -34,7 +36,7 @@ class StandInEngine:
     ) -> tuple[Container, ...]:
         return tuple(
             replace(container, sandbox_key="")
-            for container in self.known
+            for container in self.listing or self.known
             if container.running == running
             and container.labels.keys() >= set(labels)
             and (ids is None or container.id in ids)

@@ -190,3 +190,20 @@ def test_silence_about_the_gateway_leaves_everything_as_it_is(
 
     assert run(reconciler, engine) == 0
     assert served(spaces) == [True, True, True]
+
+
+def test_container_in_anothers_namespace_that_ended_loses_its_routes_though_still_listed(
+    reconciler: Reconciler, engine: StandInEngine, spaces: list[Namespace]
+) -> None:
+    """As of Docker 20.10, which tells of the end a moment before its listing shows it."""
+    lodger = replace(engine.known[1], id="d" * 64, name="d", network_mode="container:a")
+    host = replace(engine.known[1], labels={})
+    engine.known = (engine.known[0], host, lodger)
+    assert run(reconciler, engine) == 0
+    assert served(spaces)[0]
+
+    engine.listing = engine.known
+    engine.known = (engine.known[0], host, replace(lodger, running=False))
+    assert run(reconciler, engine, frozenset({lodger.id})) == 0
+
+    assert not served(spaces)[0]

@@ -453,3 +453,28 @@ def test_the_shell_ends_when_its_owner_is_killed(command: str) -> None:
         owner.kill()
 
     assert poll(lambda: not runs(pid))
+
+
+def test_several_work_side_by_side_and_answer_in_order() -> None:
+    shell = Shell(width=3)
+    begun = time.monotonic()
+
+    outcomes = list(shell.run([f"sleep 0.3; echo {number}" for number in range(6)]))
+
+    took = time.monotonic() - begun
+    assert [outcome.output for outcome in outcomes] == [str(number) for number in range(6)]
+    assert len({outcome.output for outcome in shell.run(["echo $$"] * 3)}) == 3
+    assert 0.6 <= took < 1.2
+    shell.close()
+
+
+def test_one_that_hangs_delays_only_what_its_shell_has_left(tmp_path: Path) -> None:
+    shell = Shell(LIMIT, width=2)
+    other = tmp_path / "other"
+
+    outcomes = shell.run([HANG, f"touch {other}", "echo third", "echo fourth"])
+
+    assert next(outcomes).exit_code == TIMED_OUT
+    assert other.exists()
+    assert [outcome.output for outcome in outcomes] == ["", "third", "fourth"]
+    shell.close()

@@ -152,6 +152,14 @@ def test_a_container_in_the_namespace_of_another_gets_its_routes_there() -> None
     )
 
 
+def test_who_shared_a_namespace_and_ended_is_left_out() -> None:
+    ended = replace(SHARING, running=False)
+
+    (skipped,) = compute(ended, owner=CLIENT).skipped
+
+    assert (skipped.reason, skipped.expected) == (f"{ended.name} is not running", True)
+
+
 def test_who_shares_a_namespace_cannot_hide_a_network_that_its_owner_is_attached_to() -> None:
     sharing = replace(SHARING, labels={"wgroutemgr.networks": "192.0.2.0/25"})
 
