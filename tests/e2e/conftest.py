@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.e2e import look
 from tests.lab import images
-from tests.lab.engine import Engine
-from tests.lab.site import Lab
+from tests.lab.engine import LABEL, Engine
+from tests.lab.site import Container, Lab
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +27,16 @@ def engine() -> Iterator[Engine]:
 
 @pytest.fixture
 def lab(engine: Engine) -> Iterator[Lab]:
-    """Everything that the test makes through it is removed after the test."""
+    """Everything that the test makes through it is removed after the test.
+
+    What its sidecars logged must be as the README says, line by line, whatever the test looks at.
+    """
     with Lab(engine) as lab:
         yield lab
+        mark = ("--filter", f"label={LABEL}={lab.token}", "--filter", f"ancestor={images.PRODUCT}")
+        for identifier in engine.docker("ps", "--all", "--quiet", *mark).split():
+            sidecar = Container(engine, identifier)
+            # Other commands than `run` print results, and some tests ask for another form.
+            form = sidecar.inspect("{{.Config.Cmd}} {{.Config.Tty}} {{.Config.Env}}")
+            if form.startswith("[] false ") and "LOG_FORMAT" not in form:
+                look.entries(sidecar)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from tests import logschema
 from tests.lab.engine import poll
 
 if TYPE_CHECKING:
@@ -40,10 +41,10 @@ def await_routes(container: Container, wanted: dict[str, str], seconds: float = 
 
 
 def entries(container: Container) -> list[Entry]:
-    """Return the container's log; every line must be a JSON object with the three fixed keys."""
-    parsed = [json.loads(line) for line in container.logs().splitlines()]
-    assert all(list(entry)[:3] == ["timestamp", "level", "event"] for entry in parsed)
-    return parsed
+    """Return a sidecar's log; every line must be as the README says."""
+    log = container.logs()
+    logschema.check(log)
+    return [json.loads(line) for line in log.splitlines()]
 
 
 def events(container: Container, event: str, /, **values: object) -> list[Entry]:

@@ -15,60 +15,22 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from lib import iproute, labels
+from lib import ecs, iproute, labels
 from lib.health import OK
 from lib.model import DEFAULT_METRIC, NETWORK_LABEL, NETWORKS_LABEL, Route, Step
 from lib.settings import COMMANDS, DEFAULT_NETWORK, OPTIONS
+from tests import logschema
+from tests.readme import README, blocks, plain, prose, section, spans, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
 SOURCES = {
     path.relative_to(ROOT).as_posix(): ast.parse(path.read_text())
     for path in (ROOT / "wgroutemgr.py", *sorted((ROOT / "lib").glob("*.py")))
 }
 LEVELS = {"debug", "info", "warning", "error", "exception"}
-
-
-# --- reading the README -------------------------------------------------------------------------
-
-
-def blocks(language: str) -> list[str]:
-    """Return the contents of the fenced code blocks of that language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-
-
-def prose() -> str:
-    """Return the README without its code blocks."""
-    return re.sub(r"^```.*?^```$", "", README, flags=re.MULTILINE | re.DOTALL)
-
-
-def section(heading: str) -> str:
-    """Return what stands under a heading, up to the next one of any level."""
-    _, found, rest = prose().partition(f"# {heading}\n")
-    assert found, f"no section {heading}"
-    return re.split(r"^#+ ", rest, maxsplit=1, flags=re.MULTILINE)[0]
-
-
-def table(heading: str, *columns: str) -> list[list[str]]:
-    """Return the rows of the table with those columns in that section."""
-    head = f"| {' | '.join(columns)} |\n"
-    _, found, rest = section(heading).partition(head)
-    assert found, f"no table {head}"
-    lines = rest.partition("\n\n")[0].splitlines()[1:]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    assert {len(row) for row in rows} == {len(columns)}, "a row with another number of cells"
-    return rows
-
-
-def spans(text: str) -> list[str]:
-    return re.findall(r"`([^`]+)`", text)
-
-
-def plain(text: str) -> str:
-    return text.replace("`", "")
 
 
 # --- reading the code ---------------------------------------------------------------------------
@@ -244,16 +206,27 @@ def test_every_command_is_named() -> None:
 
 
 def test_the_events_are_those_of_the_code() -> None:
-    listed = [plain(event) for _, event, _ in table("Logs", "level", "event", "meaning")]
+    listed = [plain(event) for _, event, *_ in table("Logs", "level", "event", "meaning", "keys")]
 
     assert len(listed) == len(set(listed))
     assert set(listed) == events()
 
 
+def test_the_keys_are_those_of_the_code() -> None:
+    assert logschema.KEYS.keys() - {"timestamp", "level", "event", "exception"} <= keys()
+    assert {key for row in logschema.EVENTS.values() for key in row.keys} <= logschema.KEYS.keys()
+
+
+def test_the_fields_of_ecs_are_those_of_the_code() -> None:
+    named = set(spans(section("Logs").partition("`--log-format ecs`")[2]))
+
+    assert named == {*ecs.FIELDS.values(), "message", "wgroutemgr.", "event", "stderr"}
+
+
 def test_the_events_have_the_levels_of_the_code() -> None:
     listed = {
         plain(event): level.split(", ")
-        for level, event, _ in table("Logs", "level", "event", "meaning")
+        for level, event, *_ in table("Logs", "level", "event", "meaning", "keys")
     }
 
     assert {(event, level) for event, level in logged_at() if level not in listed[event]} == set()
@@ -299,6 +272,34 @@ def test_the_log_line_has_the_keys_of_the_code() -> None:
     assert first == ["timestamp", "level", "event"]
     assert rest <= keys()
     assert rest >= {"container", "network", "dst", "gateway", "netns", "command", "trigger"}
+
+
+def test_what_is_read_from_a_log_line_is_there() -> None:
+    (alloy,) = blocks("alloy")
+    read = set(re.findall(r'(\w+) += ""', alloy))
+    asked = {name for query in blocks("logql") for name in re.findall(r"\| (\w+)=~?\"", query)}
+    assert {*asked, "timestamp"} == read <= logschema.KEYS.keys()
+
+    line = ecs.renamed(json.loads(blocks("json")[0]))
+    fields = set(re.findall(r"([\w.]+): ", "".join(blocks("kql"))))
+    assert fields <= line.keys()
+    assert line["service.name"] == "wgroutemgr"
+
+
+def test_the_components_of_the_alloy_configuration_are_all_there() -> None:
+    (alloy,) = blocks("alloy")
+    made = {".".join(found) for found in re.findall(r'^([\w.]+) "(\w+)" {$', alloy, re.MULTILINE)}
+    used = set(re.findall(r"([a-z]+\.\w+\.\w+)\.(?:targets|output|receiver)", alloy))
+
+    assert used == made - {"loki.source.docker.sidecar"}
+    assert alloy.count("{") == alloy.count("}")
+
+
+def test_the_filebeat_configuration_picks_the_sidecars_lines() -> None:
+    (source,) = compose(3)["filebeat.inputs"]
+
+    assert [next(iter(parser)) for parser in source["parsers"]] == ["container", "ndjson"]
+    assert source["processors"] == [{"drop_event.when.not.equals.service.name": "wgroutemgr"}]
 
 
 def test_the_log_line_shows_the_command_that_the_code_would_run() -> None:
