@@ -35,7 +35,8 @@ import os  # noqa: E402
 
 import structlog  # noqa: E402
 
-from lib import health, settings  # noqa: E402
+from lib import doctor, health, prerequisites, settings  # noqa: E402
+from lib.case import Case  # noqa: E402
 from lib.daemon import Daemon  # noqa: E402
 from lib.engine import Engine  # noqa: E402
 from lib.errors import WgRouteMgrError  # noqa: E402
@@ -67,6 +68,8 @@ def main() -> int:
 def _run(chosen: Settings) -> int:
     configure(chosen.log_format, chosen.log_level)
     log.info("daemon.started", version=settings.VERSION, resync_interval=chosen.resync_interval)
+    for finding in prerequisites.missing():
+        log.error("prerequisite.missing", reason=finding.seen, hint="; ".join(finding.mend))
     sys.setswitchinterval(_SWITCH_INTERVAL)
     shell, fast_shell, state = Shell(width=2), Shell(width=4), health.Health()
     try:
@@ -87,12 +90,20 @@ def _run(chosen: Settings) -> int:
     return 0
 
 
+def _doctor(chosen: Settings) -> int:
+    shell = Shell()
+    try:
+        return doctor.report(Case(chosen, shell, Engine), sys.stdout)
+    finally:
+        shell.close()
+
+
 def _health(_: Settings) -> int:
     print(said := health.verdict())
     return 0 if said == health.OK else 1
 
 
-_ONCE: dict[str, Callable[[Settings], int]] = {"health": _health}
+_ONCE: dict[str, Callable[[Settings], int]] = {"doctor": _doctor, "health": _health}
 """The commands that end by themselves: name to what runs it and returns the exit code.
 
 Results go to standard output. A WgRouteMgrError is told on standard error.

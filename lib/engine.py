@@ -101,21 +101,12 @@ class Engine:
     def network(self, reference: str) -> DockerNetwork:
         """Return the network of that name or id; GoneError if there is none."""
         with _our_errors():
-            answer = self._client.inspect_network(reference)
-            pools = answer["IPAM"]["Config"] or []
-            return DockerNetwork(
-                answer["Id"],
-                answer["Name"],
-                tuple(ip_network(pool["Subnet"]) for pool in pools if pool.get("Subnet")),
-                {
-                    end["Name"]: tuple(
-                        ip_interface(end[key])
-                        for key in ("IPv4Address", "IPv6Address")
-                        if end.get(key)
-                    )
-                    for end in (answer.get("Containers") or {}).values()
-                },
-            )
+            return _network(self._client.inspect_network(reference))
+
+    def networks(self) -> tuple[DockerNetwork, ...]:
+        """List all networks; of a listing `interfaces` is empty."""
+        with _our_errors():
+            return tuple(_network(answer) for answer in self._client.networks())
 
     def events(self, since: int) -> Iterator[Event]:
         """Yield events from a moment on (seconds of Unix time) until engine or connection ends.
@@ -212,6 +203,24 @@ def _listed(item: dict[str, Any]) -> Container:
         network_mode=(item.get("HostConfig") or {}).get("NetworkMode") or "",
         sandbox_key="",
         endpoints=_endpoints(item.get("NetworkSettings") or {}),
+    )
+
+
+def _network(answer: dict[str, Any]) -> DockerNetwork:
+    pools = answer["IPAM"]["Config"] or []
+    return DockerNetwork(
+        answer["Id"],
+        answer["Name"],
+        tuple(ip_network(pool["Subnet"]) for pool in pools if pool.get("Subnet")),
+        {
+            end["Name"]: tuple(
+                ip_interface(end[key]) for key in ("IPv4Address", "IPv6Address") if end.get(key)
+            )
+            for end in (answer.get("Containers") or {}).values()
+        },
+        driver=answer.get("Driver") or "",
+        internal=bool(answer.get("Internal")),
+        options=answer.get("Options") or {},
     )
 
 

@@ -6,7 +6,7 @@ reading a value.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import (
     IPv4Address,
     IPv4Interface,
@@ -87,6 +87,10 @@ class DockerNetwork:
     interfaces: Mapping[str, tuple[Interface, ...]]
     """Addresses by container name, also of containers that are just being started: the engine has
     the name from the beginning on, the id some 30 ms later."""
+    driver: str = "bridge"
+    internal: bool = False
+    options: Mapping[str, str] = field(default_factory=dict)
+    """What its driver was told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,3 +212,31 @@ class Report:
     changed: int = 0
     refused: int = 0
     failed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A network interface of one namespace."""
+
+    name: str
+    mtu: int
+    mac: str
+    addresses: tuple[Address, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """The kernel's answer to where it would send a packet."""
+
+    device: str = ""
+    """Empty where it would send it nowhere."""
+    gateway: Address | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check saw, and what to do about it: lines to paste or to put into a file."""
+
+    level: Literal["ok", "warn", "fail", "skip"]
+    seen: str
+    mend: tuple[str, ...] = ()

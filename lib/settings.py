@@ -236,7 +236,7 @@ docker compose run --rm wgroutemgr withdraw""",
 )
 
 # A command is taken once it stands here and in the table of wgroutemgr.py.
-COMMANDS = {command.name: command for command in (RUN, HEALTH)}
+COMMANDS = {command.name: command for command in (RUN, DOCTOR, HEALTH)}
 
 
 def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Settings:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from lib.model import Container
     from lib.settings import Settings
 
-_CGROUP = Path("/proc/self/cgroup")
-_MOUNTINFO = Path("/proc/self/mountinfo")
+CGROUP = Path("/proc/self/cgroup")
+MOUNTINFO = Path("/proc/self/mountinfo")
 _COMPOSE = tuple(f"com.docker.compose.{key}" for key in ("project", "service", "container-number"))
 
 
@@ -40,12 +40,12 @@ class Sidecar:
 
 def find(engine: Engine, settings: Settings) -> Sidecar:
     """Return our place, or raise NotReadyError with what is missing."""
-    mountinfo = _MOUNTINFO.read_text()
+    mountinfo = MOUNTINFO.read_text()
     gateway = (
         _named(engine, settings.gateway) if settings.gateway else _netns_owner(engine, mountinfo)
     )
     sharing = not settings.gateway or netns.is_own(gateway.sandbox_key)
-    own = _own(engine, gateway if sharing else None, _CGROUP.read_text(), mountinfo)
+    own = _own(engine, gateway if sharing else None, CGROUP.read_text(), mountinfo)
     label = own.labels.get(NETWORK_LABEL, "").strip() if own else ""
     return Sidecar(gateway, own, settings.network or label or DEFAULT_NETWORK)
 

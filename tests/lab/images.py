@@ -239,9 +239,10 @@ def _link_busybox(tree: Path) -> None:
     for name in run(str(binary), "--list").split():
         if name != "busybox":
             (local / name).symlink_to("/usr/bin/busybox")
-    shell = tree / "usr/bin/sh"
-    shell.unlink(missing_ok=True)
-    shell.symlink_to("busybox")
+    for name in ("sh", "env"):  # where a first line looks for its interpreter
+        link = tree / "usr/bin" / name
+        link.unlink(missing_ok=True)
+        link.symlink_to("busybox")
     for name in ("dev", "etc", "proc", "root", "run", "sys", "tmp", "var"):
         (tree / name).mkdir(exist_ok=True)
     (tree / "tmp").chmod(0o1777)

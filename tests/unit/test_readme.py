@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from lib import ecs, iproute, labels
+from lib.doctor import CHECKS
 from lib.health import OK
 from lib.model import DEFAULT_METRIC, NETWORK_LABEL, NETWORKS_LABEL, Route, Step
 from lib.settings import COMMANDS, DEFAULT_NETWORK, OPTIONS
@@ -203,6 +204,23 @@ def test_the_options_are_those_of_the_code() -> None:
 
 def test_every_command_is_named() -> None:
     assert set(COMMANDS) <= set(spans(section("Options")))
+
+
+def test_the_checks_are_those_of_the_code_in_their_order() -> None:
+    rows = table("Doctor", "check", "looks at")
+
+    assert [plain(check) for check, _ in rows] == list(CHECKS)
+
+
+def test_the_sample_of_the_doctor_has_the_form_of_its_output() -> None:
+    (sample,) = blocks("console")
+    found = [re.match(r"(ok  |warn|fail|skip)  (\w+) +\S", line) for line in sample.splitlines()]
+
+    assert {match[2] for match in found if match} == set(CHECKS) - {
+        "container",
+        "route",
+        "neighbour",
+    }
 
 
 def test_the_events_are_those_of_the_code() -> None:

@@ -1,0 +1,97 @@
+"""Every prerequisite in the order in which a packet meets it: `ok`, `warn` or `fail`, and the mend.
+
+Brings the checks into their order and prints what they find. Nothing is changed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from lib import checks, passage
+from lib.case import Case, SkippedError
+from lib.errors import WgRouteMgrError
+from lib.model import Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from typing import TextIO
+
+    Check = Callable[[Case], Iterator[Finding]]
+
+_SIDECAR: Mapping[str, Check] = {
+    "engine": checks.engine,
+    "sidecar": checks.own_container,
+    "gateway": checks.gateway,
+    "capabilities": checks.capabilities,
+    "namespaces": checks.namespaces,
+    "commands": checks.commands,
+    "network": checks.network,
+    "address": checks.address,
+}
+_ALL_CLIENTS: Mapping[str, Check] = {"clients": checks.clients}
+_ONE_CLIENT: Mapping[str, Check] = {
+    "container": checks.container,
+    "route": passage.route,
+    "neighbour": passage.neighbour,
+}
+_GATEWAY: Mapping[str, Check] = {
+    "overlaps": checks.overlaps,
+    "forwarding": passage.forwarding,
+    "rp_filter": passage.rp_filter,
+    "firewall": passage.firewall,
+    "tunnel": passage.tunnel,
+    "back": passage.back,
+    "mtu": passage.mtu,
+}
+CHECKS: Mapping[str, Check] = {**_SIDECAR, **_ALL_CLIENTS, **_ONE_CLIENT, **_GATEWAY}
+"""All checks by the names under which they report."""
+
+_COLOURS = {"ok": 32, "warn": 33, "fail": 31, "skip": 2}
+_WIDTH = max(map(len, CHECKS))
+
+
+def examine(case: Case) -> Iterator[tuple[str, Finding]]:
+    """Yield what each check finds, with its name; with a container, follow that one's packet."""
+    clients = _ONE_CLIENT if case.container else _ALL_CLIENTS
+    for name, check in {**_SIDECAR, **clients, **_GATEWAY}.items():
+        try:
+            for finding in check(case):
+                yield name, finding
+        except SkippedError as lacking:
+            yield name, Finding("skip", f"cannot be told without {lacking}")
+        except WgRouteMgrError as error:
+            yield name, Finding("fail", error.reason, (error.hint,) if error.hint else ())
+
+
+def report(case: Case, out: TextIO) -> int:
+    """Print all findings as they come, and a last line; return the exit code."""
+    colour = out.isatty() and not os.environ.get("NO_COLOR")
+    count: Counter[str] = Counter()
+    stop = ""
+    for name, finding in examine(case):
+        count[finding.level] += 1
+        if finding.level == "fail" and not stop:
+            stop = name
+        for line in lines(name, finding, colour=colour):
+            print(line, file=out, flush=True)
+    print(_summary(case.container, count, stop), file=out)
+    return 1 if stop else 0
+
+
+def lines(name: str, finding: Finding, *, colour: bool = False) -> Iterator[str]:
+    """Yield a finding as it is printed: what was seen, and below it what mends it."""
+    level = f"{finding.level:<4}"
+    if colour:
+        level = f"\033[{_COLOURS[finding.level]}m{level}\033[0m"
+    yield f"{level}  {name:<{_WIDTH}}  {' '.join(finding.seen.split())}"
+    yield from (f"      {mend}" for mend in finding.mend)
+
+
+def _summary(container: str, count: Mapping[str, int], stop: str) -> str:
+    numbers = ", ".join(f"{count[level]} {level}" for level in _COLOURS if count[level])
+    if not container:
+        return numbers
+    verdict = f"its packet stops at: {stop}" if stop else "nothing here stops its packet"
+    return f"{numbers}; {container}: {verdict}"

@@ -1,0 +1,155 @@
+"""Forward chains of our own network namespace, as the kernel has them: whose policy drops?
+
+Asks the kernel itself, since the image has no firewall program. Changes no rule; a legacy table
+that does not exist is not asked for, as the kernel would make it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+_FAMILIES = {1: "inet", 2: "ip", 10: "ip6"}
+"""Families whose chains see forwarded packets: `NFPROTO_*` of linux/netfilter.h."""
+_FORWARD, _DROP = 2, 0
+"""`NF_INET_FORWARD` and `NF_DROP` (linux/netfilter.h)."""
+
+# linux/netlink.h, linux/netfilter/nfnetlink.h, linux/netfilter/nf_tables.h.
+_NETLINK_NETFILTER = 12
+_REQUEST_DUMP = 0x1 | 0x300
+_ERROR, _DONE = 2, 3
+_SUBSYSTEM = 10 << 8
+_NEW_CHAIN, _GET_CHAIN = _SUBSYSTEM | 3, _SUBSYSTEM | 4
+_TABLE, _NAME, _HOOK, _POLICY, _USE, _HOOK_NUMBER = 1, 3, 4, 5, 6, 1
+_HEADER = struct.Struct("=IHHII")
+_ATTRIBUTE = struct.Struct("=HH")
+_TYPE_MASK = 0x3FFF
+
+# linux/netfilter_ipv4/ip_tables.h and ip6_tables.h; the numbers are the same in both.
+_GET_INFO, _GET_ENTRIES = 64, 65
+_INFO = struct.Struct("=32sI5I5III")
+_GET = struct.Struct("=32sI4x")
+_TARGET_HEADER = 32
+_VERDICT_DROP = -_DROP - 1
+_LEGACY = {
+    "ip": (socket.AF_INET, socket.IPPROTO_IP, "ip_tables_names", 88),
+    "ip6": (socket.AF_INET6, socket.IPPROTO_IPV6, "ip6_tables_names", 140),
+}
+"""By family: socket family and level, file of table names, and where in an entry (after `ipt_ip`
+or `ip6t_ip6` and `nfcache`) the offset of its target stands."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A chain through which forwarded packets pass."""
+
+    family: str
+    table: str
+    name: str
+    drops: bool
+    """Its policy drops what no rule decides."""
+    rules: int
+
+
+def forward_chains() -> tuple[Chain, ...]:
+    """Return all of them; raise OSError if the kernel does not tell, as without NET_ADMIN."""
+    legacy = (chain for family in _LEGACY for chain in _legacy(family))
+    return (*_nftables(), *legacy)
+
+
+def parse_chains(message: bytes) -> Iterator[Chain]:
+    """Yield the forward chains among the answers of nf_tables (`NFT_MSG_NEWCHAIN`)."""
+    for kind, body in _messages(message):
+        family = _FAMILIES.get(body[0]) if kind == _NEW_CHAIN else None
+        values = dict(_attributes(body[4:])) if family else {}
+        hook = dict(_attributes(values.get(_HOOK, b"")))
+        if family and hook and _number(hook[_HOOK_NUMBER]) == _FORWARD:
+            yield Chain(
+                family,
+                _text(values[_TABLE]),
+                _text(values[_NAME]),
+                drops=_number(values[_POLICY]) == _DROP,
+                rules=_number(values[_USE]),
+            )
+
+
+def _nftables() -> Iterator[Chain]:
+    request = _HEADER.pack(_HEADER.size + 4, _GET_CHAIN, _REQUEST_DUMP, 1, 0) + bytes(4)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER) as kernel:
+        kernel.settimeout(2)
+        kernel.sendto(request, (0, 0))
+        ended = False
+        while not ended:
+            answer = kernel.recv(1 << 17)
+            yield from parse_chains(answer)
+            ended = any(_ends(kind, body) for kind, body in _messages(answer))
+
+
+def _ends(kind: int, body: bytes) -> bool:
+    if kind == _ERROR and (number := -struct.unpack_from("=i", body)[0]):
+        raise OSError(number, os.strerror(number))
+    return kind == _DONE
+
+
+def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
+    while len(data) >= _HEADER.size:
+        length, kind, *_ = _HEADER.unpack_from(data)
+        yield kind, data[_HEADER.size : length]
+        data = data[(length + 3) & ~3 :]
+
+
+def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    while len(data) >= _ATTRIBUTE.size:
+        length, kind = _ATTRIBUTE.unpack_from(data)
+        yield kind & _TYPE_MASK, data[_ATTRIBUTE.size : length]
+        data = data[(length + 3) & ~3 :]
+
+
+def _number(data: bytes) -> int:
+    return int.from_bytes(data, "big")
+
+
+def _text(data: bytes) -> str:
+    return data.rstrip(b"\0").decode(errors="replace")
+
+
+def _legacy(family: str) -> Iterator[Chain]:
+    """Yield the FORWARD chain of the legacy filter table, if there is such a table."""
+    address_family, level, names, target_at = _LEGACY[family]
+    file = Path("/proc/net", names)
+    if not file.exists() or "filter" not in file.read_text().split():
+        return
+    with socket.socket(address_family, socket.SOCK_DGRAM) as kernel:
+        info = _getsockopt(kernel, level, _GET_INFO, b"filter".ljust(_INFO.size, b"\0"))
+        _, _, *offsets, _, size = _INFO.unpack(info)
+        head = _GET.pack(b"filter", size)
+        entries = _getsockopt(kernel, level, _GET_ENTRIES, head + bytes(size))[_GET.size :]
+    at, policy_at = offsets[_FORWARD], offsets[5 + _FORWARD]
+    rules = 0
+    while at < policy_at:
+        rules += 1
+        at += struct.unpack_from("=H", entries, at + target_at + 2)[0]
+    (target,) = struct.unpack_from("=H", entries, policy_at + target_at)
+    (verdict,) = struct.unpack_from("=i", entries, policy_at + target + _TARGET_HEADER)
+    yield Chain(family, "filter", "FORWARD", drops=verdict == _VERDICT_DROP, rules=rules)
+
+
+def _getsockopt(kernel: socket.socket, level: int, option: int, value: bytes) -> bytes:
+    """Do as getsockopt(2) does; Python's own cannot hand in a value."""
+    buffer = ctypes.create_string_buffer(value, len(value))
+    length = ctypes.c_uint(len(value))
+    descriptor = kernel.fileno()
+    if _LIBC.getsockopt(descriptor, level, option, buffer, ctypes.byref(length)) < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return buffer.raw

@@ -1,0 +1,98 @@
+"""What the sidecar itself must have been given: capabilities, and the namespace directory.
+
+Cheap: reads a few files of `/proc/self`, asks neither the engine nor a process. The parsers are
+pure. What it finds is told by whoever asks.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from lib.model import Finding
+
+NETNS_DIRECTORY = Path("/var/run/docker/netns")
+"""Where an engine keeps the files of namespaces unless it has another `--exec-root`."""
+
+CAP_ADD = "cap_add: [NET_ADMIN, SYS_ADMIN]"
+_CAPABILITIES = {"NET_ADMIN": 12, "SYS_ADMIN": 21}
+"""Numbers of the bits in `CapEff` (linux/capability.h). setns(2) wants the second, a change of a
+namespace's routes the first."""
+
+_STATUS = Path("/proc/self/status")
+_MOUNTINFO = Path("/proc/self/mountinfo")
+_ROOT = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One line of mountinfo."""
+
+    point: Path
+    follows: bool
+    """What is mounted on the host later appears here too: it is a slave or a peer
+    (`master:N`, `shared:N` among the optional fields, proc_pid_mountinfo(5))."""
+
+
+def missing() -> list[Finding]:
+    """Return what a run cannot do without, as far as it is missing."""
+    found = (capabilities(), directory(_likely_directory()))
+    return [finding for finding in found if finding.level == "fail"]
+
+
+def _likely_directory() -> Path:
+    others = [mount.point for mount in parse_mounts(_MOUNTINFO.read_text())]
+    others = [point for point in others if point.name == NETNS_DIRECTORY.name]
+    return NETNS_DIRECTORY if NETNS_DIRECTORY.is_dir() or not others else others[0]
+
+
+def capabilities(status: str | None = None) -> Finding:
+    """Tell whether both capabilities are in effect by the text of `/proc/self/status`."""
+    fields = dict(line.split(":\t", 1) for line in (status or _STATUS.read_text()).splitlines())
+    effective = int(fields["CapEff"], 16)
+    lacking = [name for name, bit in _CAPABILITIES.items() if not effective >> bit & 1]
+    if not lacking:
+        return Finding("ok", "NET_ADMIN and SYS_ADMIN are in effect")
+    seen = f"{' and '.join(lacking)} not in effect (CapEff {fields['CapEff']})"
+    user = int(fields["Uid"].split()[1])
+    if user != _ROOT:
+        return Finding("fail", f"{seen}: runs as user {user}", ('user: "0"', CAP_ADD))
+    return Finding("fail", seen, (CAP_ADD,))
+
+
+def directory(path: Path, mountinfo: str | None = None) -> Finding:
+    """Tell whether the namespace directory is there and follows the host's mounts."""
+    real = path.resolve()
+    mount = mount_of(real, parse_mounts(mountinfo or _MOUNTINFO.read_text()))
+    if not real.is_dir():
+        return Finding("fail", f"there is no directory {path}", mount_lines(path))
+    if mount and not mount.follows:
+        seen = f"{path} is mounted, but privately: namespaces of later containers are missing in it"
+        return Finding("fail", seen, mount_lines(path))
+    return Finding("ok", f"{path} follows the host's mounts")
+
+
+def mount_lines(path: Path) -> tuple[str, ...]:
+    """Return the lines that mount the directory, for a Compose file and for `docker run`."""
+    volume = f"{path}:{path}:ro,rslave"
+    return (f"volumes: ['{volume}']", f"or with docker run: -v {volume}")
+
+
+def parse_mounts(mountinfo: str) -> list[Mount]:
+    """Return the mounts that a `/proc/PID/mountinfo` lists, in its order."""
+    rows = (line.split(" ") for line in mountinfo.splitlines())
+    return [
+        Mount(
+            Path(re.sub(r"\\(\d{3})", lambda code: chr(int(code[1], 8)), row[4])),
+            any(re.match("(master|shared):", word) for word in row[6 : row.index("-")]),
+        )
+        for row in rows
+        if "-" in row
+    ]
+
+
+def mount_of(path: Path, mounts: list[Mount]) -> Mount | None:
+    """Return the mount that a path lies in: the one with the longest mount point, the last such."""
+    holding = [mount for mount in mounts if path.is_relative_to(mount.point)]
+    return max(reversed(holding), key=lambda mount: len(mount.point.parts), default=None)

@@ -1,0 +1,111 @@
+"""What the sidecar must have been given, read from samples of /proc."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lib import prerequisites
+from lib.prerequisites import NETNS_DIRECTORY, capabilities, directory, mount_of, parse_mounts
+
+SAMPLES = Path(__file__).parent.parent / "data" / "proc"
+REAL = Path("/run/docker/netns")
+PRIVATE = "622 610 0:24 /docker/netns /run/docker/netns ro - tmpfs tmpfs rw"
+SLAVE = PRIVATE.replace("ro -", "ro master:5 -")
+SHARED = PRIVATE.replace("ro -", "ro shared:5 -")
+
+
+def status(effective: str, user: int = 0) -> str:
+    return f"Name:\tpython3\nUid:\t0\t{user}\t0\t0\nCapEff:\t{effective}\n"
+
+
+@pytest.mark.parametrize(
+    ("effective", "lacking"),
+    [
+        ("0000000000201000", ""),
+        ("000001ffffffffff", ""),
+        ("0000000000200000", "NET_ADMIN"),
+        ("0000000000001000", "SYS_ADMIN"),
+        ("00000000a80425fb", "NET_ADMIN and SYS_ADMIN"),
+    ],
+)
+def test_lacking_capabilities_are_named(effective: str, lacking: str) -> None:
+    found = capabilities(status(effective))
+
+    assert found.level == ("fail" if lacking else "ok")
+    assert found.seen.startswith(lacking)
+    assert found.mend == ((prerequisites.CAP_ADD,) if lacking else ())
+
+
+def test_capabilities_that_another_user_lacks_are_blamed_on_the_user() -> None:
+    found = capabilities(status("0000000000000000", user=1000))
+
+    assert "user 1000" in found.seen
+    assert found.mend == ('user: "0"', prerequisites.CAP_ADD)
+
+
+@pytest.mark.parametrize(("line", "follows"), [(PRIVATE, False), (SLAVE, True), (SHARED, True)])
+def test_a_mount_follows_as_a_slave_or_a_peer(line: str, *, follows: bool) -> None:
+    (mount,) = parse_mounts(line)
+
+    assert (mount.point, mount.follows) == (REAL, follows)
+
+
+def test_the_mount_of_a_path_is_the_nearest_one_and_the_last() -> None:
+    mounts = parse_mounts(f"1 0 0:1 / / rw shared:1 - ext4 x rw\n{PRIVATE}\n{SLAVE}\n")
+
+    assert mount_of(REAL, mounts) is mounts[2]
+    assert mount_of(REAL / "0a1b2c3d4e5f", mounts) is mounts[2]
+    assert mount_of(REAL.parent, mounts) is mounts[0]
+    assert mount_of(REAL, []) is None
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in SAMPLES.glob("mountinfo-*")))
+def test_every_sample_of_mountinfo_is_read(name: str) -> None:
+    text = (SAMPLES / name).read_text()
+    mounts = parse_mounts(text)
+
+    assert len(mounts) == len(text.splitlines())
+    if mount := mount_of(REAL, [mount for mount in mounts if mount.point == REAL]):
+        assert mount.follows
+
+
+def test_a_mount_point_with_a_space_is_read() -> None:
+    (mount,) = parse_mounts(r"1 0 0:1 / /srv/engine\040data rw - ext4 x rw")
+
+    assert mount.point == Path("/srv/engine data")
+
+
+def test_a_missing_directory_is_to_be_mounted(tmp_path: Path) -> None:
+    found = directory(tmp_path / "netns", SLAVE)
+
+    assert found.level == "fail"
+    assert f"{tmp_path}/netns:{tmp_path}/netns:ro,rslave" in found.mend[0]
+
+
+@pytest.mark.parametrize(("line", "level"), [(PRIVATE, "fail"), (SLAVE, "ok")])
+def test_a_private_mount_is_told_from_one_that_follows(
+    tmp_path: Path, line: str, level: str
+) -> None:
+    assert directory(tmp_path, line.replace(str(REAL), str(tmp_path))).level == level
+
+
+def test_nothing_is_missing_where_all_is_given(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    files = {"_STATUS": status("0000000000201000"), "_MOUNTINFO": SLAVE}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+        monkeypatch.setattr(prerequisites, name, tmp_path / name)
+    monkeypatch.setattr(prerequisites, "NETNS_DIRECTORY", tmp_path / "netns")
+
+    assert [finding.seen for finding in prerequisites.missing()] == [
+        f"there is no directory {REAL}"  # mounted somewhere else, as with another --exec-root
+    ]
+    (tmp_path / "netns").mkdir()
+    assert prerequisites.missing() == []
+
+
+def test_the_directory_is_the_engines() -> None:
+    assert str(NETNS_DIRECTORY) == "/var/run/docker/netns"
