@@ -44,6 +44,9 @@ _SETTLING = 0.3
 """Seconds to wait for more events after one of a network (mostly, the container is starting) or
 the start of a container that has its routes already: others may be starting, and need the time."""
 
+_LONGEST_SETTLING = 1.0
+"""Seconds after which they have waited enough, whatever else happens."""
+
 _FIRST_DELAY, _LONGEST_DELAY = 0.5, 30.0
 
 
@@ -163,8 +166,7 @@ class Daemon:
             pause = max(0.0, min(resync_at, self._retry_at) - now)
             events = stream.read(min(pause, _PROBATION) if self._lost else pause)
             self._take_note()
-            if events and not any(map(self._is_urgent, events)):
-                events += stream.read(_SETTLING)
+            events = self._settled(stream, events)
             events = [event for event in events if self._reconciler.concerns(event)]
             if self._lost:
                 # The connection has lasted; before, one that ends at once would be tried too often.
@@ -181,6 +183,16 @@ class Daemon:
                 resync_at = self._clock.monotonic() + self._interval
             elif self._clock.monotonic() >= self._retry_at:
                 self._pass(engine, "retry", self._reconciler.unfinished or None)
+
+    def _settled(self, stream: Stream, events: list[Event]) -> list[Event]:
+        """Add what comes until nothing does, as long as all of it can wait."""
+        until = self._clock.monotonic() + _LONGEST_SETTLING
+        more = events
+        while more and not any(map(self._is_urgent, more)) and self._clock.monotonic() < until:
+            more = stream.read(_SETTLING)
+            self._take_note()
+            events = events + more
+        return events
 
     def _listen(self, engine: Engine) -> Stream:
         return Stream(engine, int(self._clock.time()) - _OVERLAP)
@@ -215,6 +227,9 @@ class Daemon:
             self._reconciler.gave(client)
 
     def _is_urgent(self, event: Event) -> bool:
+        gateway = self._reconciler.gateway
+        if gateway and event.container_id == gateway.container_id:
+            return True
         return event.action not in _ATTACHING and not self._reconciler.was_early(event.container_id)
 
     def _schedule_retry(self, trigger: str) -> None:

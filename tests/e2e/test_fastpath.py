@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from lib.fastpath import PATIENCE
 from tests.e2e.look import await_event, await_routes, events, routes
 from tests.lab import images
+from tests.lab.engine import poll
 
 if TYPE_CHECKING:
     from tests.lab.site import Container, Lab
@@ -81,3 +84,33 @@ def test_destination_inside_a_network_still_to_come_does_not_break_the_start(lab
 
     await_routes(client, {DST: gateway.address(network)})
     assert await_event(sidecar, "entry.refused")["entry"] == "192.168.99.0/24"
+
+
+def worked(sidecar: Container) -> float:
+    """Return the milliseconds of CPU time that the sidecar's threads have taken so far."""
+    pid = sidecar.inspect("{{.State.Pid}}")
+    text = sidecar.engine.enter("sh", "-c", f"cat /proc/{pid}/task/*/schedstat")
+    return sum(int(line.split()[0]) for line in text.splitlines()) / 1e6
+
+
+def test_client_that_is_never_started_keeps_nothing_busy(lab: Lab) -> None:
+    network = lab.network("wg-net", "192.168.67.0/24")
+    gateway = lab.gateway("wireguard", network)
+    sidecar = lab.sidecar("sidecar", gateway, network=network)
+    await_event(sidecar, "pass.finished", trigger="startup")
+    lab.engine.docker(
+        *("create", "--pull", "never", "--name", lab.name("never"), "--network", network),
+        *("--label", f"wgroutemgr-lab={lab.token}", "--label", f"wgroutemgr.networks={DST}"),
+        *(images.client(lab.engine), *LOOK),
+    )
+
+    def is_quiet() -> bool:
+        before = worked(sidecar)
+        time.sleep(1.5)
+        return worked(sidecar) - before < 3
+
+    before = worked(sidecar)
+    start(lab, "other", network)
+
+    assert poll(is_quiet, PATIENCE + 5)
+    assert worked(sidecar) - before < 500

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, NoReturn, cast
 
 import pytest
@@ -11,11 +12,13 @@ import structlog
 from lib.daemon import Daemon, delays
 from lib.errors import EngineError
 from lib.health import Health
+from lib.model import Event, Gateway
 from lib.settings import Settings
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from lib.daemon import Stream
     from lib.engine import Engine
     from lib.fastpath import FastPath
     from lib.shell import Shell
@@ -107,3 +110,45 @@ def test_an_error_that_is_not_ours_ends_the_daemon(health: Health) -> None:
     nothing = cast("Shell", None), cast("FastPath", None)
     with pytest.raises(ZeroDivisionError):
         Daemon(Settings(), *nothing, health, connect=connect, clock=Clock()).run()
+
+
+class Script:
+    """A stream that has these batches to read, each after the whole time that may be waited."""
+
+    def __init__(self, clock: Clock, *batches: list[Event]) -> None:
+        self.clock = clock
+        self.batches = list(batches)
+
+    def read(self, seconds: float) -> list[Event]:
+        self.clock.now += seconds
+        return self.batches.pop(0) if self.batches else []
+
+
+CONNECT, START = Event("connect", "a"), Event("start", "b")
+
+
+@pytest.mark.parametrize(
+    ("batches", "seconds", "events"),
+    [
+        pytest.param([[CONNECT]], 0.3, 1, id="quiet comes"),
+        pytest.param([[CONNECT], [CONNECT]], 0.6, 2, id="more comes"),
+        pytest.param([[CONNECT], [START], [CONNECT]], 0.3, 2, id="something urgent comes"),
+        pytest.param([[START], [CONNECT]], 0.0, 1, id="it is urgent"),
+        pytest.param([[Event("disconnect", "gw")]], 0.0, 1, id="it is the gateway"),
+        pytest.param([[CONNECT]] * 9, 1.2, 5, id="there is no end"),
+        pytest.param([[]], 0.0, 0, id="nothing came"),
+    ],
+)
+def test_events_of_networks_are_gathered(
+    health: Health, batches: list[list[Event]], seconds: float, events: int
+) -> None:
+    clock = Clock()
+    begun = clock.now
+    fastpath = cast("FastPath", SimpleNamespace(given=lambda: iter(())))
+    daemon = Daemon(Settings(), cast("Shell", None), fastpath, health, clock=clock)
+    daemon._reconciler.gateway = Gateway("wireguard", "gw", "wg-net", "n", ())
+
+    gathered = daemon._settled(cast("Stream", Script(clock, *batches[1:])), batches[0])
+
+    assert len(gathered) == events
+    assert clock.now - begun == pytest.approx(seconds)
