@@ -43,10 +43,18 @@ def command(netns: str, step: Step, source: Address | None = None) -> str:
     With a source address the kernel refuses it in any namespace that does not hold that address.
     """
     words = ["route", step.verb, *_route(step.route), *(("src", str(source)) if source else ())]
-    if step.verb == "del" and step.route.dst.version == IPV6 and step.route.kind in _REJECTING:
-        # The kernel does not compare the type, and would delete the first route to there.
-        words += ["dev", "lo"]
+    if step.verb == "del" and step.route.dst.version == IPV6:
+        # The kernel deletes the first route that is like it in what is said.
+        if "metric" not in words:
+            words += ["metric", str(step.route.metric)]
+        if step.route.kind in _REJECTING:  # It does not compare the type.
+            words += ["dev", "lo"]
     return _in_netns(netns, step.route.dst.version, *words)
+
+
+def text(route: Route) -> str:
+    """Return a route in the words of a command."""
+    return " ".join(_route(route))
 
 
 def show_command(netns: str, version: int) -> str:

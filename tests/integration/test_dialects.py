@@ -329,6 +329,13 @@ def test_tables_without_any_route_are_empty(shell: Shell, fresh: Namespace) -> N
             [f"{{dst}} via {{other}} metric {HIGH}"],
             id="del, the one without a metric",
         ),
+        pytest.param(
+            ["{dst} via {gateway}", "{dst} via {gateway} metric 5"],
+            "del",
+            "{dst} via {gateway}",
+            ["{dst} via {gateway} metric 5"],
+            id="del, the one without a metric, not another to the same gateway",
+        ),
         *(
             pytest.param(
                 [f"{kind} {{dst}} metric 5", "{dst} via {gateway}"],

@@ -83,6 +83,12 @@ def route(dst: str, gateway: str | None, metric: int, kind: str = "unicast") -> 
             "ip route del blackhole 192.0.2.0/24 metric 7",
             id="blackhole",
         ),
+        pytest.param(
+            "del",
+            route("2001:db8:1::/48", "2001:db8::1", 1024),
+            "ip -6 route del 2001:db8:1::/48 via 2001:db8::1 metric 1024",
+            id="IPv6, not another of a lower metric",
+        ),
     ],
 )
 def test_a_step_renders_to_exactly_this_line(
