@@ -18,7 +18,8 @@ RUN python3 -c 'import argparse, docker, sh, structlog'
 COPY wgroutemgr.py /opt/wgroutemgr/
 COPY lib/ /opt/wgroutemgr/lib/
 RUN cd /opt/wgroutemgr && python3 -m compileall -q . && python3 -c 'import wgroutemgr' && \
-    ln -s /opt/wgroutemgr/wgroutemgr.py /usr/local/bin/wgroutemgr
+    printf '#!/bin/sh\nexec python3 /opt/wgroutemgr/wgroutemgr.py "$@"\n' >/usr/local/bin/wgroutemgr && \
+    chmod +x /usr/local/bin/wgroutemgr
 
 # From here on nothing writes byte code: in a container it would only fail or be thrown away.
 ENV PYTHONDONTWRITEBYTECODE=1

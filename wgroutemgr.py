@@ -35,7 +35,7 @@ import os  # noqa: E402
 
 import structlog  # noqa: E402
 
-from lib import doctor, health, prerequisites, settings  # noqa: E402
+from lib import commands, doctor, health, prerequisites, settings  # noqa: E402
 from lib.case import Case  # noqa: E402
 from lib.daemon import Daemon  # noqa: E402
 from lib.engine import Engine  # noqa: E402
@@ -59,9 +59,7 @@ def main() -> int:
     try:
         return _ONCE[chosen.command](chosen)
     except WgRouteMgrError as error:
-        print(f"wgroutemgr: {error.reason}", file=sys.stderr)
-        if error.hint:
-            print(f"hint: {error.hint}", file=sys.stderr)
+        commands.complain(error.reason, error.hint)
         return 1
 
 
@@ -103,7 +101,13 @@ def _health(_: Settings) -> int:
     return 0 if said == health.OK else 1
 
 
-_ONCE: dict[str, Callable[[Settings], int]] = {"doctor": _doctor, "health": _health}
+_ONCE: dict[str, Callable[[Settings], int]] = {
+    "plan": commands.plan,
+    "status": commands.status,
+    "doctor": _doctor,
+    "health": _health,
+    "withdraw": commands.withdraw,
+}
 """The commands that end by themselves: name to what runs it and returns the exit code.
 
 Results go to standard output. A WgRouteMgrError is told on standard error.

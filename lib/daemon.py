@@ -202,7 +202,8 @@ class Daemon:
         self._take_note()
         try:
             report = self._reconciler.run(engine, trigger, only)
-            self._fastpath.lead_to(self._reconciler.gateway, self._reconciler.netns_directory)
+            survey = self._reconciler.survey
+            self._fastpath.lead_to(survey.gateway, survey.netns_directory)
         except NotReadyError as error:
             if error.reason != self._awaited:
                 log.warning("gateway.awaited", reason=error.reason, **hint(error.hint))
@@ -245,13 +246,11 @@ class Daemon:
 
     def _trouble(self) -> str:
         """Return what keeps clients from their routes; nothing if they have them."""
-        reconciler = self._reconciler
+        reconciler, gateway = self._reconciler, self._reconciler.survey.gateway
         if self._lost or self._awaited:
             return self._lost or self._awaited
-        if reconciler.gateway and reconciler.gateway.lost:
-            return (
-                f"the gateway {reconciler.gateway.container} is lost, see gateway.lost in the log"
-            )
+        if gateway and gateway.lost:
+            return f"the gateway {gateway.container} is lost, see gateway.lost in the log"
         if failing := sorted(reconciler.failing):
             return f"{len(failing)} of the clients fail, such as {failing[0][:12]}, see the log"
         return "routes are still to be set" if reconciler.pending else ""

@@ -204,6 +204,19 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
+class Failure:
+    """Something that did not work for one container."""
+
+    event: str
+    """Under what name the log has it."""
+    container_id: str
+    about: str
+    """What failed, to tell it from other failures of that container."""
+    values: Mapping[str, str | int]
+    """What the log says of it: `container` and `reason` always, `hint` where there is one."""
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """What one pass found and did, in numbers."""
 

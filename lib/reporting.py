@@ -12,7 +12,7 @@ import structlog
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from lib.model import Client, Desired, Skipped
+    from lib.model import Client, Desired, Failure, Refusal, Skipped
 
 log = structlog.get_logger()
 
@@ -26,7 +26,7 @@ class Reporting:
     def __init__(self) -> None:
         self._present: set[str] = set()
         self._remarks: dict[str, object] = {}
-        self._direct: dict[str, tuple[str, ...]] = {}
+        self._direct: dict[str, tuple[Refusal, ...]] = {}
         self._failures: dict[str, dict[str, str]] = {}
         self._known_failures: dict[str, dict[str, str]] = {}
 
@@ -66,24 +66,23 @@ class Reporting:
                 tell = log.debug if skipped.expected else log.warning
                 tell("client.skipped", **who(skipped), reason=skipped.reason, **hint(skipped.hint))
 
-    def failure(self, event: str, container_id: str, about: str, **values: str | int) -> None:
+    def failure(self, failure: Failure) -> None:
         """Remember that something failed for a container, and tell it unless it is known.
 
-        `about` names what failed; `values["reason"]` tells two failures of it apart.
+        The reason tells two failures of the same thing apart.
         """
-        reason = str(values["reason"])
-        self._failures.setdefault(container_id, {})[about] = reason
-        if self._known_failures.get(container_id, {}).get(about) != reason:
-            log.warning(event, container_id=container_id[:12], **values)
+        reason = str(failure.values["reason"])
+        key, about = failure.container_id, failure.about
+        self._failures.setdefault(key, {})[about] = reason
+        if self._known_failures.get(key, {}).get(about) != reason:
+            log.warning(failure.event, container_id=key[:12], **failure.values)
 
-    def direct(self, client: Client, destinations: tuple[str, ...]) -> None:
+    def direct(self, client: Client, refusals: tuple[Refusal, ...]) -> None:
         """Tell which destinations are left alone because they are connected networks."""
-        if self._direct.get(client.container_id, ()) != destinations:
-            reason = "is a network to which the container is connected by itself"
-            advice = "remove it from the label: the container reaches that network directly"
-            for dst in destinations:
-                log.warning("entry.refused", **who(client), entry=dst, reason=reason, hint=advice)
-        self._direct[client.container_id] = destinations
+        if self._direct.get(client.container_id, ()) != refusals:
+            for refusal in refusals:
+                _tell_refusal(client, refusal)
+        self._direct[client.container_id] = refusals
 
     def _is_news(self, container_id: str, said: object) -> bool:
         news = self._remarks.get(container_id, ()) != said
@@ -103,9 +102,13 @@ def hint(text: str) -> dict[str, str]:
 
 def _tell_refusals(client: Client) -> None:
     for refusal in client.refusals[:_MAX_REFUSALS]:
-        event = "entry.flagged" if refusal.served else "entry.refused"
-        values = {"entry": refusal.entry, "reason": refusal.reason} | hint(refusal.hint)
-        log.warning(event, **who(client), **values)
+        _tell_refusal(client, refusal)
     if surplus := client.refusals[_MAX_REFUSALS:]:
         reason = f"and {len(surplus)} more entries of this label"
         log.warning("entry.refused", **who(client), reason=reason)
+
+
+def _tell_refusal(client: Client, refusal: Refusal) -> None:
+    event = "entry.flagged" if refusal.served else "entry.refused"
+    values = {"entry": refusal.entry, "reason": refusal.reason} | hint(refusal.hint)
+    log.warning(event, **who(client), **values)

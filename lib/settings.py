@@ -178,7 +178,7 @@ GATEWAY STATE REASON. States:
   ok           the route is there, and leads through the gateway
   missing      no route to the destination is there
   wrong        a route leads elsewhere; the reason says where
-  unreachable  the gateway is lost, and the route says so, as --on-gateway-loss has it
+  unreachable  the gateway is lost, and the route says so
   refused      the entry or the container is not served; the reason says why
   unknown      could not be looked at; the reason says why
   skipped      not ours to serve, and nothing is wrong with that
@@ -236,7 +236,7 @@ docker compose run --rm wgroutemgr withdraw""",
 )
 
 # A command is taken once it stands here and in the table of wgroutemgr.py.
-COMMANDS = {command.name: command for command in (RUN, DOCTOR, HEALTH)}
+COMMANDS = {command.name: command for command in (RUN, PLAN, STATUS, DOCTOR, HEALTH, WITHDRAW)}
 
 
 def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Settings:

@@ -9,17 +9,18 @@ import ast
 import json
 import re
 from ipaddress import ip_address, ip_network
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 
-from lib import ecs, iproute, labels
+from lib import ecs, iproute, labels, status
 from lib.doctor import CHECKS
 from lib.health import OK
-from lib.model import DEFAULT_METRIC, NETWORK_LABEL, NETWORKS_LABEL, Route, Step
-from lib.settings import COMMANDS, DEFAULT_NETWORK, OPTIONS
+from lib.model import DEFAULT_METRIC, NETWORK_LABEL, NETWORKS_LABEL, Gateway, Route, Step
+from lib.settings import COMMANDS, DEFAULT_NETWORK, OPTIONS, STATUS
 from tests import logschema
 from tests.readme import README, blocks, plain, prose, section, spans, table
 
@@ -202,8 +203,53 @@ def test_the_options_are_those_of_the_code() -> None:
     ]
 
 
-def test_every_command_is_named() -> None:
-    assert set(COMMANDS) <= set(spans(section("Options")))
+def test_the_commands_are_those_of_the_code() -> None:
+    rows = table("Commands", "command", "does", "exit codes")
+
+    assert [
+        [plain(name), plain(does).partition(": see ")[0], codes] for name, does, codes in rows
+    ] == [
+        [
+            command.name,
+            command.summary,
+            "; ".join(f"{code} {meaning}" for code, meaning in command.exit_codes),
+        ]
+        for command in COMMANDS.values()
+    ]
+
+
+def test_the_states_are_those_of_the_help() -> None:
+    rows = table("status", "state", "meaning")
+
+    assert [f"  {plain(state):12} {meaning}" for state, meaning in rows] == [
+        line for line in STATUS.description.splitlines() if line.startswith("  ")
+    ]
+
+
+def test_the_keys_of_the_json_are_those_of_the_code() -> None:
+    gateway = Gateway("wireguard", "0123", "wg-net", "4567", ())
+    document = json.loads(status.document([status.Row("dovecot", "89ab")], gateway))
+
+    assert list(document) == [plain(key) for key, _ in table("status", "key", "value")]
+    assert list(document["routes"][0]) == [
+        plain(key)
+        for key, _ in table("status", "key of a route", "value: text, empty where there is none")
+    ]
+
+
+def test_the_table_of_states_is_drawn_as_the_code_does() -> None:
+    drawn = next(block for block in blocks("text") if block.startswith("CONTAINER"))
+    head, *lines = drawn.splitlines()
+    starts = [match.start() for match in re.finditer(r"\S+", head)]
+    cells = [
+        [line[start:end].strip() for start, end in pairwise([*starts, None])] for line in lines
+    ]
+    rows = [
+        status.Row(name, "", network, netns, dst, gateway.strip("-"), state, reason)
+        for name, network, netns, dst, gateway, state, reason in cells
+    ]
+
+    assert drawn.splitlines() == list(status.table(rows, colour=False))
 
 
 def test_the_checks_are_those_of_the_code_in_their_order() -> None:

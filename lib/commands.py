@@ -1,0 +1,96 @@
+"""The commands that take one look: plan, status and withdraw.
+
+Each writes its result to standard output and returns the exit code. None of them needs the daemon,
+nor tells it anything.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from lib import status as view
+from lib.engine import Engine
+from lib.model import Step
+from lib.shell import Shell
+from lib.survey import VANISHED, look
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from lib.model import Failure
+    from lib.settings import Settings
+
+_DONE, _ERROR, _SOMETHING = 0, 1, 3
+
+_GIVEN_BACK = (
+    "a sidecar that runs gives these routes back with its next pass",
+    "stop it first: docker compose stop wgroutemgr; docker compose run --rm wgroutemgr withdraw",
+)
+
+
+def plan(settings: Settings) -> int:
+    """Print the commands of a pass, and as comments what there is to say beside them."""
+    with closing(Engine()) as engine, closing(Shell()) as shell:
+        findings = look(engine, shell, settings)
+    for comment in view.comments(view.rows(findings)):
+        print(comment)
+    tasks = [task for space in findings.spaces for task in space.tasks()]
+    for verb in ("replace", "del"):
+        for task in tasks:
+            if task.step.verb == verb:
+                print(task.command)
+    if findings.failures:
+        _tell(findings.failures)
+        return _ERROR
+    return _SOMETHING if tasks else _DONE
+
+
+def status(settings: Settings) -> int:
+    """Print the state of every destination."""
+    with closing(Engine()) as engine, closing(Shell()) as shell:
+        findings = look(engine, shell, settings)
+    rows = view.rows(findings)
+    if settings.json:
+        print(view.document(rows, findings.gateway))
+    else:
+        colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+        print(*view.table(rows, colour=colour), sep="\n")
+    return _DONE if {row.state for row in rows} <= view.FINE else _SOMETHING
+
+
+def withdraw(settings: Settings) -> int:
+    """Delete the routes that are there as this gateway's clients are given them."""
+    with closing(Engine()) as engine, closing(Shell()) as shell:
+        findings = look(engine, shell, settings)
+        tasks = [
+            space.task(Step("del", route), client)
+            for space in findings.spaces
+            for route, client in space.wanted.items()
+            if route in space.actual
+        ]
+        outcomes = shell.run([task.command for task in tasks])
+        for task, outcome in zip(tasks, outcomes, strict=True):
+            if outcome.exit_code and VANISHED not in outcome.output:
+                findings.survey.fail_command(engine, task.client, outcome, netns=task.netns)
+            else:
+                print(task.command)
+    if tasks:
+        complain(*_GIVEN_BACK)
+    _tell(findings.failures)
+    return _ERROR if findings.failures else _DONE
+
+
+def complain(reason: str, hint: str) -> None:
+    """Tell on standard error what is wrong and what to do about it."""
+    print(f"wgroutemgr: {view.printable(reason)}", file=sys.stderr)
+    if hint:
+        print(f"hint: {view.printable(hint)}", file=sys.stderr)
+
+
+def _tell(failures: Iterable[Failure]) -> None:
+    for failure in failures:
+        cause = view.cause(failure)
+        complain(f"{failure.values['container']}: {cause['reason']}", cause["hint"])

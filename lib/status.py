@@ -1,0 +1,151 @@
+"""What a survey found, as a person or a program reads it: rows, a table, JSON, comments.
+
+Pure: it takes no look of its own.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from lib import iproute
+from lib.plan import plan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from lib.model import Client, Failure, Gateway, Route
+    from lib.survey import Findings, Namespace
+
+FINE = {"ok", "skipped"}
+"""The states that ask for nothing."""
+
+_HEAD = ("CONTAINER", "NETWORK", "NAMESPACE", "DESTINATION", "GATEWAY", "STATE", "REASON")
+_STATE = _HEAD.index("STATE")
+_GREEN, _YELLOW, _DIM, _RED = 32, 33, 2, 31
+_COLOURS = {"ok": _GREEN, "refused": _YELLOW, "skipped": _DIM}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One destination of one client, or a container that has none; empty is what there is not."""
+
+    container: str
+    container_id: str
+    network: str = ""
+    netns: str = ""
+    dst: str = ""
+    """A destination, or an entry of the label as it stands there."""
+    gateway: str = ""
+    """Where the destination should lead: an address, or `unreachable`."""
+    state: str = ""
+    reason: str = ""
+    hint: str = ""
+
+    @property
+    def why(self) -> str:
+        """The reason and what to do about it."""
+        return f"{self.reason} ({self.hint})" if self.hint else self.reason
+
+
+def rows(findings: Findings) -> list[Row]:
+    """Return what was found, ordered by container."""
+    found = [row for client in findings.desired.clients for row in _client(client, findings)]
+    for skipped in findings.desired.skipped:
+        state = "skipped" if skipped.expected else "refused"
+        whose = (skipped.container, skipped.container_id)
+        found.append(Row(*whose, state=state, reason=skipped.reason, hint=skipped.hint))
+    for failure in findings.failures:
+        if "netns" not in failure.values:
+            whose = (str(failure.values["container"]), failure.container_id)
+            found.append(Row(*whose, state="unknown", **cause(failure)))
+    return sorted(found, key=lambda row: (row.container, row.container_id))
+
+
+def comments(found: Sequence[Row]) -> Iterator[str]:
+    """Yield what there is to say beside the commands, as lines that a shell passes over."""
+    for row in found:
+        if row.reason:
+            subject = f"{row.container}: {row.dst}" if row.dst else f"{row.container}:"
+            yield f"# {printable(f'{subject} {row.why}')}"
+
+
+def table(found: Sequence[Row], *, colour: bool) -> Iterator[str]:
+    """Yield the lines of an aligned table."""
+    cells = [_HEAD] + [
+        tuple(
+            printable(cell)
+            for cell in (
+                row.container,
+                row.network or "-",
+                row.netns or "-",
+                row.dst or "-",
+                row.gateway or "-",
+                row.state,
+                row.why,
+            )
+        )
+        for row in found
+    ]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for number, line in enumerate(cells):
+        padded = [f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)]
+        if colour and number:
+            padded[_STATE] = f"\x1b[{_COLOURS.get(line[_STATE], _RED)}m{padded[_STATE]}\x1b[0m"
+        yield "  ".join(padded).rstrip()
+
+
+def document(found: Sequence[Row], gateway: Gateway) -> str:
+    """Return the same as JSON."""
+    content = {
+        "network": gateway.network,
+        "gateway": gateway.container,
+        "gateway_id": gateway.container_id,
+        "addresses": [str(address) for address in gateway.addresses],
+        "routes": [asdict(row) for row in found],
+    }
+    return json.dumps(content, indent=2)
+
+
+def cause(failure: Failure) -> dict[str, str]:
+    """Return reason and hint of a failure; what a command said is the reason."""
+    values = failure.values
+    reason = str(values.get("stderr") or values["reason"])
+    return {"reason": reason, "hint": str(values.get("hint", ""))}
+
+
+def printable(text: str) -> str:
+    """Return the text with whatever could break a line or a terminal escaped."""
+    return text if text.isprintable() else ascii(text)[1:-1]
+
+
+def _client(client: Client, findings: Findings) -> Iterator[Row]:
+    whose = (client.container, client.container_id, findings.gateway.network, client.netns)
+    space = next((space for space in findings.spaces if space.path == client.netns), None)
+    failure = next((f for f in findings.failures if f.values.get("netns") == client.netns), None)
+    unknown = {"state": "unknown", **cause(failure)} if failure else {}
+    flags = {refusal.entry: refusal for refusal in client.refusals if refusal.served}
+    for route in client.routes:
+        state = _state(route, space) if space else unknown
+        if not state:
+            continue  # It ended while it was looked at.
+        if (flag := flags.get(str(route.dst))) and "reason" not in state:
+            state |= {"reason": flag.reason, "hint": flag.hint}
+        yield Row(*whose, str(route.dst), str(route.gateway or route.kind), **state)
+    for refusal in client.refusals:
+        if not refusal.served:
+            yield Row(*whose, refusal.entry, "", "refused", refusal.reason, refusal.hint)
+
+
+def _state(route: Route, space: Namespace) -> dict[str, str]:
+    if direct := space.direct([route]):
+        return {"state": "refused", "reason": direct[0].reason, "hint": direct[0].hint}
+    there = [iproute.text(other) for other in space.actual if other.dst == route.dst]
+    if plan([route], space.actual):
+        if not there:
+            return {"state": "missing"}
+        return {"state": "wrong", "reason": f"there is {', '.join(there)}"}
+    if route.kind == "unreachable":
+        return {"state": "unreachable", "reason": "the gateway is lost"}
+    return {"state": "ok"}
