@@ -228,7 +228,7 @@ class Daemon:
             self._reconciler.gave(client)
 
     def _is_urgent(self, event: Event) -> bool:
-        gateway = self._reconciler.gateway
+        gateway = self._reconciler.survey.gateway
         if gateway and event.container_id == gateway.container_id:
             return True
         return event.action not in _ATTACHING and not self._reconciler.was_early(event.container_id)
