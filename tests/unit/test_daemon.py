@@ -146,7 +146,7 @@ def test_events_of_networks_are_gathered(
     begun = clock.now
     fastpath = cast("FastPath", SimpleNamespace(given=lambda: iter(())))
     daemon = Daemon(Settings(), cast("Shell", None), fastpath, health, clock=clock)
-    daemon._reconciler.gateway = Gateway("wireguard", "gw", "wg-net", "n", ())
+    daemon._reconciler.survey.gateway = Gateway("wireguard", "gw", "wg-net", "n", ())
 
     gathered = daemon._settled(cast("Stream", Script(clock, *batches[1:])), batches[0])
 
