@@ -118,7 +118,7 @@ class Case:
     def wishes(self) -> Iterator[tuple[Served, Network]]:
         """Yield every destination once, with a client that wants it."""
         seen: set[Network] = set()
-        for served in need(self.clients, "the clients"):
+        for served in need(self.clients or None, "a client"):
             for route in served.client.routes:
                 if route.dst not in seen and len(seen) < _MAX_DESTINATIONS:
                     seen.add(route.dst)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from lib.model import Container, DockerNetwork, Finding, Network
 
 _BRIDGE_FILTER = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
+_SERVICE = "com.docker.compose.service"
 _ICC = "com.docker.network.bridge.enable_icc"
 
 
@@ -82,7 +83,8 @@ def gateway(case: Case) -> Iterator[Finding]:
     else:
         name = case.sidecar.own.name if case.sidecar and case.sidecar.own else "SIDECAR"
         seen = f"{container.name}, known by {how}, has a new network namespace since it restarted"
-        mend = "depends_on: {GATEWAY: {condition: service_started, restart: true}}"
+        service = container.labels.get(_SERVICE, container.name)
+        mend = f"depends_on: {{{service}: {{condition: service_started, restart: true}}}}"
         yield warn(seen, f"docker restart {name}", f"{mend}   # so that it joins again by itself")
 
 
@@ -263,7 +265,7 @@ def overlaps(case: Case) -> Iterator[Finding]:
     It refuses to where a route of the main table overlaps the new subnet: "cannot program address
     ... conflicts with existing route" (moby, checkRouteConflict in osl/interface_linux.go).
     """
-    found = need(case.clients, "the clients")
+    found = need(case.clients or None, "a client")
     networks = need(case.engine, "the engine").networks()
     clean = True
     for served in found:

@@ -106,11 +106,11 @@ def rp_filter(case: Case) -> Iterator[Finding]:
     strict: dict[str, bool] = {}
     clean = True
     for served, dst in case.wishes():
-        if dst.version != IPV4:
+        client, target = served.addresses.get(IPV4), host_of(dst)
+        if dst.version != IPV4 or not client:
             continue
         if IPV4 not in case.forwards:
             lacking("forwarding")
-        client, target = served.addresses[IPV4], host_of(dst)
         out = case.way_out(served, dst).device
         for name, sender, receiver in ((front.name, client, target), (out, target, client)):
             strict[name] = _rp_mode(case, name) == _STRICT
@@ -119,6 +119,8 @@ def rp_filter(case: Case) -> Iterator[Finding]:
                 way = case.look_up(case.place, sender).device or "nothing"
                 seen = f"strict on {name}: it drops what comes from {sender}, reached by {way}"
                 yield fail(seen, _sysctls("net.ipv4.conf.all.rp_filter: 2", leads))
+    if not strict:
+        lacking("an IPv4 destination")
     if clean:
         names = ", ".join(name for name, is_strict in strict.items() if is_strict)
         yield ok(f"strict on {names}, but drops nothing" if names else "not strict")
@@ -217,7 +219,7 @@ def _default_gateways(case: Case) -> set[Address | None]:
 
 def back(case: Case) -> Iterator[Finding]:
     """The gateway reaches its clients straight by its interface on their network."""
-    front, found = need(case.front, "the gateway's address"), need(case.clients, "the clients")
+    front, found = need(case.front, "the gateway's address"), need(case.clients or None, "a client")
     clean = True
     for served in found:
         for client in served.addresses.values():
@@ -239,7 +241,7 @@ def mtu(case: Case) -> Iterator[Finding]:
     served_network = need(case.network, "the network")
     outs = {
         served.client.netns: case.way_out(served, route.dst).device
-        for served in need(case.clients, "the clients")
+        for served in need(case.clients or None, "a client")
         for route in served.client.routes[:1]
     }
     sizes = {link.name: link.mtu for link in case.links(case.place)}

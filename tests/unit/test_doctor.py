@@ -1,0 +1,105 @@
+"""What the doctor prints, and when it looks no further; its checks are tested on real engines."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, cast
+
+from lib import doctor, netfilter
+from lib.case import Case
+from lib.errors import EngineError, StaleSocketError
+from lib.model import Finding
+from lib.settings import Settings
+
+if TYPE_CHECKING:
+    import pytest
+
+    from lib.engine import Engine
+    from lib.shell import Shell
+
+GONE = "the engine did not answer as it should"
+
+
+def no_engine() -> Engine:
+    raise EngineError(GONE)
+
+
+def stale_engine() -> Engine:
+    raise StaleSocketError(GONE, "restart")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def told(out: io.StringIO, settings: Settings | None = None) -> tuple[int, list[str]]:
+    case = Case(settings or Settings(), cast("Shell", None), no_engine)
+    code = doctor.report(case, out)
+    return code, out.getvalue().splitlines()
+
+
+def test_what_builds_on_a_failed_check_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    code, lines = told(io.StringIO())
+
+    assert code == 1
+    assert lines[0] == f"fail  engine        none at its usual socket: {GONE}"
+    assert lines[1] == "      volumes: ['/var/run/docker.sock:/var/run/docker.sock:ro']"
+    assert lines[2] == "skip  sidecar       cannot be told without the engine"
+    done = {"engine", "capabilities", "namespaces"}
+    skipped = {line.split()[1] for line in lines if line.startswith("skip")}
+    assert skipped == set(doctor.CHECKS) - done - {"container", "route", "neighbour"}
+
+
+def test_one_client_has_checks_of_its_own() -> None:
+    _, lines = told(io.StringIO(), Settings(container="dovecot"))
+    checks = {line.split()[1] for line in lines[:-1] if line[0] != " "}
+
+    assert checks == set(doctor.CHECKS) - {"clients"}
+    assert lines[-1].endswith("; dovecot: its packet stops at: engine")
+
+
+def test_colour_is_for_terminals_without_no_color(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert told(Terminal())[1][0].startswith("\033[31mfail\033[0m  engine")
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert told(Terminal())[1][0].startswith("fail  engine")
+    monkeypatch.delenv("NO_COLOR")
+    assert told(io.StringIO())[1][0].startswith("fail  engine")
+
+
+def test_an_error_with_a_hint_is_a_finding_with_its_mend() -> None:
+    case = Case(Settings(), cast("Shell", None), stale_engine)
+    name, finding = next(doctor.examine(case))
+
+    assert (name, finding) == ("engine", Finding("fail", GONE, ("restart",)))
+
+
+def test_a_finding_is_one_line_and_its_mend_below() -> None:
+    finding = Finding("warn", "two\nlines", ("first", "second"))
+
+    assert list(doctor.lines("mtu", finding)) == [
+        "warn  mtu           two lines",
+        "      first",
+        "      second",
+    ]
+
+
+ANSWER = bytes.fromhex(
+    "8c000000030a02000100000089590000020000040b00010066696c74657200000c000300464f525741524400"
+    "0c0002000000000000000001140004000800010000000002080002000000000008000500000000000b000700"
+    "66696c74657200001c0008000c00020000000000000000000c000100000000000000000008000a0000000001"
+    "08000600000000018c000000030a020001000000895900000a0000040b00010066696c74657200000a000300"
+    "494e5055540000000c0002000000000000000001140004000800010000000001080002000000000008000500"
+    "000000000b00070066696c74657200001c0008000c00020000000000000000000c0001000000000000000000"
+    "08000a00000000010800060000000000"
+)
+"""Of Linux 6.18, told to drop in FORWARD what its one rule does not accept, and in IPv6's INPUT."""
+
+
+def test_forward_chains_are_read_from_the_kernels_answer() -> None:
+    assert list(netfilter.parse_chains(ANSWER)) == [
+        netfilter.Chain("ip", "filter", "FORWARD", drops=True, rules=1)
+    ]
+    assert list(netfilter.parse_chains(b"")) == []
