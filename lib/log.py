@@ -42,13 +42,11 @@ def configure(log_format: str | None, level: str, stream: TextIO | None = None) 
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
     )
-    render: Processor = (
-        structlog.dev.ConsoleRenderer(colors=console and stream.isatty())
-        if console
-        else _render_ecs
-        if log_format == "ecs"
-        else _render_json
-    )
+    render: Processor = _render_ecs if log_format == "ecs" else _render_json
+    if console:
+        render = structlog.dev.ConsoleRenderer(colors=stream.isatty())
+        if stream.isatty():
+            render = _Updating(render)
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -65,6 +63,23 @@ def configure(log_format: str | None, level: str, stream: TextIO | None = None) 
         logger_factory=structlog.WriteLoggerFactory(stream),
         cache_logger_on_first_use=True,
     )
+
+
+class _Updating:
+    """On a terminal, progress is one short line, which gives way to whatever comes after it."""
+
+    _UP_AND_CLEAR = "\x1b[1A\x1b[2K"
+
+    def __init__(self, render: Processor) -> None:
+        self._render = render
+        self._prefix = ""
+
+    def __call__(self, logger: WrappedLogger, name: str, event: EventDict) -> str:
+        prefix, self._prefix = self._prefix, ""
+        if event["event"] == "pass.progressed":
+            self._prefix = self._UP_AND_CLEAR
+            return f"{prefix}{event['done']} of {event['total']} {event['work']}"
+        return f"{prefix}{self._render(logger, name, event)!s}"
 
 
 def _tell_thread_failed(failure: threading.ExceptHookArgs) -> None:

@@ -47,6 +47,11 @@ def form(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
 def lines(stream: io.StringIO) -> list[dict[str, Any]]:
     text = stream.getvalue()
     assert text.endswith("\n")
@@ -125,3 +130,30 @@ def test_no_line_is_too_long_whatever_it_holds(form: str) -> None:
     found = lines(stream)
     assert len(found) == 3
     assert "(2000000 characters)" in json.dumps(found[0])
+
+
+def test_on_a_terminal_progress_is_a_line_that_updates() -> None:
+    stream = Terminal()
+    configure(None, "info", stream)
+    log = structlog.get_logger()
+    for done in (10, 20):
+        log.info("pass.progressed", work="routes set", done=done, total=30)
+    log.info("pass.finished")
+    log.info("daemon.stopped")
+
+    first, second, third, last = stream.getvalue().splitlines()
+    again = "\x1b[1A\x1b[2K"
+    assert (first, second) == ("10 of 30 routes set", f"{again}20 of 30 routes set")
+    assert third.startswith(again)
+    assert "pass.finished" in third
+    assert again not in last
+
+
+def test_elsewhere_the_console_form_has_no_escapes() -> None:
+    stream = io.StringIO()
+    configure("console", "info", stream)
+    for done in (10, 20):
+        structlog.get_logger().info("pass.progressed", work="routes set", done=done, total=30)
+
+    assert "\x1b" not in stream.getvalue()
+    assert stream.getvalue().count("pass.progressed") == 2
