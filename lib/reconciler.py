@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from lib.model import Client, Gateway, Report, Route
+from lib.progress import told
 from lib.reporting import Reporting, who
 from lib.survey import VANISHED, Namespace, Survey, Task, gather
 
@@ -162,7 +163,7 @@ class Reconciler:
 
     def _apply(self, engine: Engine, tasks: Sequence[Task], gateway: Gateway, trigger: str) -> int:
         done: Counter[Client] = Counter()
-        for task, outcome in self._run(tasks):
+        for task, outcome in told(self._run(tasks), len(tasks), "routes set"):
             client, route = task.client, task.step.route
             values = {"dst": str(route.dst), "netns": task.netns}
             if task.step.verb == "del" and VANISHED in outcome.output:

@@ -16,6 +16,7 @@ from lib import desired, iproute, netns, sidecar
 from lib.errors import CallError, GoneError, NetnsError, NotReadyError
 from lib.model import NETWORKS_LABEL, Client, Failure, Gateway, Refusal, Route, Snapshot
 from lib.plan import directly_reached, plan
+from lib.progress import told
 from lib.reporting import hint, who
 
 if TYPE_CHECKING:
@@ -216,7 +217,9 @@ class Survey:
         """
         gateway = self.gateway
         assert gateway  # noqa: S101 - it is found first
-        pairs = tuple(self._locate(engine, containers, fresh))
+        listed = tuple(containers)
+        looked_at = told(listed, len(listed), "clients looked at")
+        pairs = tuple(self._locate(engine, looked_at, fresh))
         return desired.compute(Snapshot(pairs), gateway)
 
     def _locate(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import threading
+import time
 from typing import TYPE_CHECKING, Literal, Self
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ class Proxy:
 
     def __init__(self, path: Path, target: str) -> None:
         self.mode: Mode = "pass"
+        self.delay = 0.0
+        """Seconds that the engine seems to need to inspect a container."""
         self.requests = 0
         self._target = target
         self._listener = socket.socket(socket.AF_UNIX)
@@ -54,9 +58,12 @@ class Proxy:
             if answer := _ANSWERS.get(self.mode):
                 client.sendall(answer)
                 return
+            line = request.split(b"\r\n")[0]
+            if re.search(rb"/containers/[0-9a-f]+/json", line):
+                time.sleep(self.delay)
             engine.connect(self._target)
             engine.sendall(request)
-            stream = b"/events" in request.split(b"\r\n")[0]
+            stream = b"/events" in line
             while data := engine.recv(1 << 16):
                 if not (stream and self.mode == "stall"):
                     client.sendall(data)
