@@ -10,6 +10,7 @@ import pytest
 from tests.e2e.look import await_event, await_routes, routes
 from tests.e2e.proxy import Proxy
 from tests.lab.engine import poll
+from tests.lab.errors import LabError
 
 if TYPE_CHECKING:
     from tests.lab.engine import Engine
@@ -66,6 +67,9 @@ def test_healthy_without_any_client_and_for_any_user(
 
     check = ("sh", "/opt/wgroutemgr/lib/health.sh")
     assert lab.engine.docker("exec", "--user", "1000:1000", sidecar.name, *check) == "ok"
+    assert sidecar.exec("wgroutemgr", "health") == "ok"
+    with pytest.raises(LabError, match="there is no /dev/shm/wgroutemgr.health"):
+        lab.engine.docker("run", "--rm", sidecar.inspect("{{.Image}}"), "health")
 
 
 def test_unhealthy_while_the_engine_is_away(
