@@ -68,7 +68,7 @@ def test_healthy_without_any_client_and_for_any_user(
     check = ("sh", "/opt/wgroutemgr/lib/health.sh")
     assert lab.engine.docker("exec", "--user", "1000:1000", sidecar.name, *check) == "ok"
     assert sidecar.exec("wgroutemgr", "health") == "ok"
-    with pytest.raises(LabError, match="there is no /dev/shm/wgroutemgr.health"):
+    with pytest.raises(LabError, match=r"there is no /dev/shm/wgroutemgr\.health"):
         lab.engine.docker("run", "--rm", sidecar.inspect("{{.Image}}"), "health")
 
 
