@@ -39,6 +39,9 @@ log = structlog.get_logger()
 PATIENCE = 5.0
 """Seconds for which a new namespace is looked at."""
 
+MOST = 32
+"""Routes that one client is given early; the pass gives the rest, so that others need not wait."""
+
 _SHORTEST, _OF_AGE = 0.001, 0.05
 """Seconds between two looks, at least, and as a part of the youngest namespace's age: what takes
 the engine long in the beginning takes it long in the end."""
@@ -47,16 +50,18 @@ the engine long in the beginning takes it long in the end."""
 class _Look:
     """What is known while namespaces are looked at. Containers go by their names."""
 
-    def __init__(self, engine: Engine, gateway: Gateway) -> None:
+    def __init__(self, engine: Engine, gateway: Gateway, served: dict[str, str]) -> None:
         self.gateway = gateway
         self.pending: dict[str, float] = {}
         """Paths of namespaces, and when (monotonic seconds) to give each up."""
         self._engine = engine
         self._candidates: dict[str, Container] = {}
         """Clients on the gateway's network that do not run (yet)."""
-        self._served: set[str] = set()
+        self._served = served
+        """Namespaces of clients that were served, by container id; they may not run yet."""
         self._interfaces: Mapping[str, tuple[Interface, ...]] = {}
         self._subnets: tuple[Network, ...] = ()
+        self._attempts: dict[tuple[str, str], _Attempt] = {}
         self._newest = 0.0
 
     def goes_on(self, new: Iterable[str]) -> bool:
@@ -88,7 +93,27 @@ class _Look:
                 del self.pending[path]
         return self._holder(held)
 
-    def client(self, path: str, name: str) -> Client:
+    def attempt(self, path: str, name: str) -> _Attempt:
+        """Return the attempt to give a candidate its routes in that namespace, begun afresh."""
+        if (path, name) not in self._attempts:
+            sources: dict[int, Address] = {face.version: face.ip for face in self._interfaces[name]}
+            self._attempts[path, name] = _Attempt(self._client(path, name), sources)
+        attempt = self._attempts[path, name]
+        attempt.outcomes = []
+        return attempt
+
+    def served(self, client: Client) -> None:
+        """Have done with a client and, if it was given anything there, the namespace."""
+        self._candidates.pop(client.container, None)
+        if client.routes:
+            self.pending.pop(client.netns, None)
+            self._served[client.container_id] = client.netns
+
+    def pause(self) -> float:
+        """Return for how many seconds to wait until the next look."""
+        return max(_SHORTEST, _OF_AGE * (time.monotonic() - self._newest))
+
+    def _client(self, path: str, name: str) -> Client:
         """Return a candidate as a client in that namespace with what may be routed early.
 
         From Docker 28 on networks are attached one by one, and a route that overlaps one still to
@@ -99,27 +124,13 @@ class _Look:
         as_if = replace(container, running=True, sandbox_key=path, endpoints=(point,))
         wanted = desired.compute(Snapshot(((as_if, as_if),)), self.gateway)
         avoid = self._other_subnets(container)
-        early = tuple(
+        early = [
             route
             for client in wanted.clients
             for route in client.routes
             if route.gateway and not any(map(_overlaps(route), avoid))
-        )
-        return Client(container.name, container.id, path, early)
-
-    def sources(self, name: str) -> dict[int, Address]:
-        """Return a candidate's addresses on the network by IP version."""
-        return {face.version: face.ip for face in self._interfaces[name]}
-
-    def served(self, path: str, name: str) -> None:
-        """Have done with a namespace and its container."""
-        del self.pending[path]
-        self._candidates.pop(name, None)
-        self._served.add(name)
-
-    def pause(self) -> float:
-        """Return for how many seconds to wait until the next look."""
-        return max(_SHORTEST, _OF_AGE * (time.monotonic() - self._newest))
+        ]
+        return Client(container.name, container.id, path, tuple(early[:MOST]))
 
     def _holder(self, held: set[Address]) -> str | None:
         names = (
@@ -129,13 +140,17 @@ class _Look:
 
     def _refresh(self) -> None:
         network = self._engine.network(self.gateway.network_id)
+        if network.interfaces != self._interfaces:
+            self._attempts.clear()
         self._interfaces, self._subnets = network.interfaces, network.subnets
 
     def _list(self) -> None:
+        for key in [key for key, path in self._served.items() if not _is_mounted(path)]:
+            del self._served[key]  # It ended, and may be started again.
         for container in self._engine.containers(NETWORKS_LABEL, running=False):
             names = (self.gateway.network, self.gateway.network_id)
             attached = any(container.endpoint(name) for name in names)
-            if attached and container.name not in self._served:
+            if attached and container.id not in self._served:
                 self._candidates[container.name] = container
 
     def _other_subnets(self, container: Container) -> list[Network]:
@@ -154,6 +169,7 @@ class FastPath:
         self._gateway: Gateway | None = None
         self._watch: netns.Watch | None = None
         self._given: queue.SimpleQueue[Client] = queue.SimpleQueue()
+        self._served: dict[str, str] = {}
 
     def lead_to(self, gateway: Gateway | None, directory: Path | None) -> None:
         """Lead clients there from now on, whose namespaces appear in that directory."""
@@ -189,7 +205,7 @@ class FastPath:
         self, engine: Engine, watch: netns.Watch, gateway: Gateway, paths: Iterable[str]
     ) -> None:
         """Look at new namespaces until each is served, somebody else's, or too old."""
-        look = _Look(engine, gateway)
+        look = _Look(engine, gateway, self._served)
         while look.goes_on(paths):
             self._serve(look)
             paths = watch.read(look.pause())
@@ -200,18 +216,19 @@ class FastPath:
         paths = [path for path in look.pending if _is_mounted(path)] if starting else []
         if len(starting) == 1:
             # To try is as safe as to look first, and no dearer.
-            attempts = [_Attempt(look, path, starting[0]) for path in paths]
+            attempts = [look.attempt(path, starting[0]) for path in paths]
             self._execute((attempt, attempt.commands[:1]) for attempt in attempts)
         else:
             outcomes = self._shell.run([iproute.addresses_command(path) for path in paths])
             answers = zip(paths, outcomes, strict=True)
             held = [(path, iproute.parse_addresses(outcome.output)) for path, outcome in answers]
             owners = [(path, look.whose(path, addresses)) for path, addresses in held]
-            attempts = [_Attempt(look, path, name) for path, name in owners if name]
+            attempts = [look.attempt(path, name) for path, name in owners if name]
         self._execute((attempt, attempt.rest()) for attempt in attempts if not attempt.is_refused)
         for attempt in attempts:
             if not attempt.is_refused:
-                look.served(attempt.client.netns, attempt.client.container)
+                look.served(attempt.client)
+            if attempt.outcomes and not attempt.is_refused:
                 self._given.put(attempt.given())
                 attempt.tell(look.gateway)
 
@@ -225,19 +242,18 @@ class FastPath:
 class _Attempt:
     """A candidate's routes in a namespace that may be its own; the first is refused if not."""
 
-    def __init__(self, look: _Look, path: str, name: str) -> None:
-        self.client = look.client(path, name)
-        sources = look.sources(name)
+    def __init__(self, client: Client, sources: Mapping[int, Address]) -> None:
+        self.client = client
         self.commands = [
-            iproute.command(path, Step("replace", route), sources.get(route.dst.version))
-            for route in self.client.routes
+            iproute.command(client.netns, Step("replace", route), sources.get(route.dst.version))
+            for route in client.routes
         ]
         self.outcomes: list[Outcome] = []
 
     @property
     def is_refused(self) -> bool:
-        """Whether it is the wrong namespace, or too soon, or there is nothing to give."""
-        return not self.commands or any(outcome.exit_code for outcome in self.outcomes[:1])
+        """Whether it is the wrong namespace, or too soon."""
+        return any(outcome.exit_code for outcome in self.outcomes[:1])
 
     def rest(self) -> Sequence[str]:
         """Return the commands that did not run yet."""

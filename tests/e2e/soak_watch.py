@@ -76,8 +76,6 @@ class Watch:
         """Networks whose sidecar has not finished a pass since it started."""
         self.deaf: set[str] = set()
         """Networks whose sidecar says that it has lost the engine."""
-        self.said: dict[str, set[str]] = {net: set() for net in SERVED}
-        """The addresses of the gateway that a sidecar last told; none while it is lost."""
         self.growth: dict[tuple[str, int], Growth] = {}
         self.gateways: dict[str, set[str]] = {net: {"unreachable"} for net in SERVED}
         """All that ever was a gateway."""
@@ -123,9 +121,6 @@ class Watch:
         if entry["event"] == "daemon.started":
             self.fresh.add(net)
             self.deaf.discard(net)
-            self.said[net] = set()
-        if entry["event"] in {"gateway.addressed", "gateway.lost"}:
-            self.said[net] = set(entry.get("gateway", ()))
         if entry["event"] == "pass.finished":
             self.fresh.discard(net)
         if entry["event"] == "engine.lost":
