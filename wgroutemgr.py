@@ -57,10 +57,16 @@ def main() -> int:
         return _run(chosen)
     configure(chosen.log_format or "console", chosen.log_level, sys.stderr)
     try:
-        return _ONCE[chosen.command](chosen)
+        code = _ONCE[chosen.command](chosen)
+        sys.stdout.flush()
     except WgRouteMgrError as error:
         commands.complain(error.reason, error.hint)
         return 1
+    except BrokenPipeError:
+        # Who reads has enough, as in `plan | head`; what was not written has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return code
 
 
 def _run(chosen: Settings) -> int:

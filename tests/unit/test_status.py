@@ -1,0 +1,178 @@
+"""What a survey found, as rows, table, JSON and comments."""
+
+from __future__ import annotations
+
+import json
+from ipaddress import ip_address, ip_network
+from typing import cast
+
+import pytest
+
+from lib import status
+from lib.model import Client, Desired, Failure, Gateway, Refusal, Route, Skipped
+from lib.status import Row
+from lib.survey import Findings, Namespace, Survey
+
+GATEWAY = Gateway("wireguard", "gw", "wg-net", "net", (ip_address("192.0.2.129"),))
+NETNS = "/var/run/docker/netns/one"
+DST = "198.51.100.0/24"
+
+
+def route(dst: str = DST, via: str | None = "192.0.2.129", **values: object) -> Route:
+    address = ip_address(via) if via else None
+    return Route(ip_network(dst), address, **{"metric": 0, **values})  # type: ignore[arg-type]
+
+
+def client(*routes: Route, name: str = "dovecot", refusals: tuple[Refusal, ...] = ()) -> Client:
+    return Client(name, f"{name}-id", NETNS, routes, refusals)
+
+
+def found(
+    *clients: Client,
+    actual: tuple[Route, ...] = (),
+    skipped: tuple[Skipped, ...] = (),
+    failures: tuple[Failure, ...] = (),
+    entered: bool = True,
+) -> list[Row]:
+    spaces = [Namespace(NETNS, actual=actual)] if entered else []
+    desired = Desired(clients, skipped)
+    return status.rows(Findings(cast("Survey", None), GATEWAY, desired, spaces, list(failures)))
+
+
+@pytest.mark.parametrize(
+    ("actual", "state", "reason"),
+    [
+        pytest.param((route(),), "ok", "", id="there"),
+        pytest.param((), "missing", "", id="not there"),
+        pytest.param((route("203.0.113.0/24"),), "missing", "", id="another is there"),
+        pytest.param(
+            (route(via="192.0.2.7"),),
+            "wrong",
+            f"there is {DST} via 192.0.2.7",
+            id="through another gateway",
+        ),
+        pytest.param(
+            (route(), route(metric=50)),
+            "wrong",
+            f"there is {DST} via 192.0.2.129, {DST} via 192.0.2.129 metric 50",
+            id="another beside it",
+        ),
+        pytest.param(
+            (route(via=None, kind="unreachable"),),
+            "wrong",
+            f"there is unreachable {DST}",
+            id="unreachable, but the gateway is not lost",
+        ),
+        pytest.param(
+            (route(via=None, kind="connected"),),
+            "refused",
+            "is a network to which the container is connected by itself",
+            id="connected",
+        ),
+    ],
+)
+def test_state_of_a_destination(actual: tuple[Route, ...], state: str, reason: str) -> None:
+    (row,) = found(client(route()), actual=actual)
+
+    assert (row.dst, row.gateway) == (DST, "192.0.2.129")
+    assert (row.state, row.reason) == (state, reason)
+
+
+def test_lost_gateway_is_never_ok() -> None:
+    lost = route(via=None, kind="unreachable")
+
+    (there,) = found(client(lost), actual=(lost,))
+    (stale,) = found(client(lost), actual=(route(),))
+
+    assert (there.gateway, there.state) == ("unreachable", "unreachable")
+    assert (stale.gateway, stale.state) == ("unreachable", "wrong")
+    assert there.state not in status.FINE
+
+
+def test_refused_and_flagged_entries() -> None:
+    refusals = (
+        Refusal("nonsense", "is no network", "write it"),
+        Refusal(DST, "is served, but wide", "take care", served=True),
+    )
+
+    served, refused = found(client(route(), refusals=refusals), actual=(route(),))
+
+    assert (served.dst, served.state, served.why) == (DST, "ok", "is served, but wide (take care)")
+    assert (refused.dst, refused.gateway, refused.state) == ("nonsense", "", "refused")
+
+
+def test_only_an_expected_skip_is_fine() -> None:
+    skipped = (
+        Skipped("b", "2", "is not attached to wg-net", expected=True),
+        Skipped("a", "1", "uses the host's network namespace", "remove the label"),
+    )
+
+    first, second = found(skipped=skipped)
+
+    assert (first.container, first.state, first.hint) == ("a", "refused", "remove the label")
+    assert (second.container, second.state) == ("b", "skipped")
+    assert {"ok", "skipped"} == status.FINE
+
+
+def test_what_cannot_be_looked_at_is_unknown() -> None:
+    values = {"container": "dovecot", "netns": NETNS, "reason": "exit code 1"}
+    said = values | {"stderr": "nsenter:\nnot permitted", "hint": "cap_add"}
+    silent = Failure("client.failed", "p", "engine", {"container": "postfix", "reason": "silent"})
+
+    clients = client(route(), route("203.0.113.0/24"))
+    rows = found(clients, failures=(Failure("route.failed", "d", "x", said), silent), entered=False)
+
+    assert [(row.container, row.state, row.reason) for row in rows] == [
+        *[("dovecot", "unknown", "nsenter:\nnot permitted")] * 2,
+        ("postfix", "unknown", "silent"),
+    ]
+
+
+def test_client_that_ended_meanwhile_is_left_out() -> None:
+    assert found(client(route()), entered=False) == []
+
+
+HOSTILE = "a\nreboot\r\x1b[31m\u2028\u202e"
+
+
+def test_no_text_breaks_a_line() -> None:
+    rows = [Row(HOSTILE, "id", HOSTILE, HOSTILE, HOSTILE, HOSTILE, "ok", HOSTILE, HOSTILE)]
+
+    lines = [*status.comments(rows), *status.table(rows, colour=False)]
+
+    assert len(lines) == 3
+    assert all(line.isprintable() for line in lines)
+    assert lines[0].startswith(r"# a\nreboot\r\x1b[31m\u2028\u202e: ")
+    assert json.loads(status.document(rows, GATEWAY))["routes"][0]["reason"] == HOSTILE
+
+
+def test_only_what_has_a_reason_is_commented_on() -> None:
+    rows = [
+        Row("a", "1", dst=DST, state="missing"),
+        Row("b", "2", dst="x", state="refused", reason="is no network", hint="write it"),
+        Row("c", "3", state="skipped", reason="is not attached to wg-net"),
+    ]
+
+    assert list(status.comments(rows)) == [
+        "# b: x is no network (write it)",
+        "# c: is not attached to wg-net",
+    ]
+
+
+def test_columns_are_aligned_and_only_states_are_coloured() -> None:
+    rows = [
+        Row("dovecot", "1", "wg-net", NETNS, DST, "192.0.2.129", "ok"),
+        Row("a-longer-name", "2", state="refused", reason="is odd"),
+    ]
+
+    plain = list(status.table(rows, colour=False))
+    coloured = list(status.table(rows, colour=True))
+
+    assert plain[0].split() == [
+        *("CONTAINER", "NETWORK", "NAMESPACE", "DESTINATION", "GATEWAY", "STATE", "REASON")
+    ]
+    assert plain[0].index("STATE") == plain[1].index("ok") == plain[2].index("refused")
+    assert plain[0].index("NETWORK") == plain[1].index("wg-net") == plain[2].index("-     ")
+    assert coloured[0] == plain[0]
+    assert "\x1b[32mok     \x1b[0m" in coloured[1]
+    assert coloured[2].replace("\x1b[33m", "").replace("\x1b[0m", "") == plain[2]
