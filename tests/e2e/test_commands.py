@@ -14,6 +14,7 @@ import pytest
 from tests.e2e.look import await_event, await_routes, entries, routes
 from tests.lab import images
 from tests.lab.site import PRIVILEGES
+from tests.readme import blocks
 
 if TYPE_CHECKING:
     from tests.lab.site import Container, Lab
@@ -280,6 +281,32 @@ def test_withdraw_takes_back_what_was_given_and_nothing_else(
     assert "a sidecar that runs gives these routes back" in answer.stderr
     again = ask(idle, "wgroutemgr", "withdraw")
     assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
+
+
+def test_withdraw_as_the_readme_has_it(lab: Lab, network: str, gateway: Container) -> None:
+    client = lab.client("client", network, networks=DST)
+    sidecar = lab.sidecar("running-sidecar", gateway, network=network)
+    await_routes(client, {DST: gateway.address(network)})
+    (block,) = (block for block in blocks("sh") if block.startswith("docker stop wgroutemgr\n"))
+    for ours, theirs in {
+        "docker stop wgroutemgr": f"docker stop --time 1 {sidecar.name}",
+        "container:wireguard": f"container:{gateway.name}",
+        "=wg-net": f"={network}",
+        "wgroutemgr withdraw": f"{images.product(lab.engine)} withdraw",
+    }.items():
+        assert block.count(ours) == 1
+        block = block.replace(ours, theirs)
+
+    answer = subprocess.run(
+        ["sh", "-ec", block],
+        env=lab.engine.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (answer.returncode, routes(client)) == (0, {}), answer.stderr
+    assert "ip route del" in answer.stdout
 
 
 def test_text_of_a_label_breaks_no_line(
