@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from lib.engine import Engine as Docker
 from tests.e2e.look import await_event, await_routes, events
 from tests.e2e.sickbed import (
     DST,
@@ -229,6 +230,21 @@ def test_network_whose_containers_must_not_talk(lab: Lab) -> None:
     assert finding.level == "fail"
     assert "enable_icc=false" in finding.seen
     assert finding.mend == [f"docker network rm {ward.network}, and create it without that option"]
+
+
+def test_networks_are_listed_as_they_are_inspected(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    option = "com.docker.network.driver.mtu=1420"
+    name = lab.network("inner", "192.168.68.0/24", options=("--internal", "--opt", option))
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{lab.engine.socket}")
+    real = Docker()
+    (listed,) = (network for network in real.networks() if network.name == name)
+
+    assert listed == real.network(name)
+    assert (listed.driver, listed.internal) == ("bridge", True)
+    assert listed.options["com.docker.network.driver.mtu"] == "1420"
+    real.close()
 
 
 # --- the way ------------------------------------------------------------------------------------

@@ -76,18 +76,3 @@ def test_listing_is_the_inspection_without_the_namespace(
     assert engine.containers("no-such-label") == ()
     assert engine.containers(LABEL, ids=[listed.id]) == (listed,)
     assert engine.containers(LABEL, ids=["0" * 64]) == ()
-
-
-def test_networks_are_listed_as_they_are_inspected(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    option = "com.docker.network.driver.mtu=1420"
-    name = lab.network("inner", "192.168.67.0/24", options=("--internal", "--opt", option))
-    monkeypatch.setenv("DOCKER_HOST", f"unix://{lab.engine.socket}")
-    engine = Engine()
-    (listed,) = (network for network in engine.networks() if network.name == name)
-
-    assert listed == engine.network(name)
-    assert (listed.driver, listed.internal) == ("bridge", True)
-    assert listed.options["com.docker.network.driver.mtu"] == "1420"
-    engine.close()
