@@ -28,7 +28,7 @@ from tests.e2e.sickbed import (
 )
 from tests.lab.engine import LABEL
 from tests.lab.errors import LabError
-from tests.lab.site import Lab
+from tests.lab.site import PRIVILEGES, Lab
 from tests.lab.tunnel import two_sites
 
 if TYPE_CHECKING:
@@ -171,6 +171,15 @@ def test_no_engine(ward: Ward, host: str) -> None:
     assert ask_new(ward.lab, *broken, *options_of(finding.mend)).exit_code == 0
 
 
+def test_from_outside_of_the_gateways_namespace(ward: Ward) -> None:
+    given = ["--network", ward.network, "--gateway", ward.gateway.name]
+    found = ask_new(ward.lab, *PRIVILEGES, "--network", "none", words=given)
+
+    assert found.levels("fail", "skip") == []
+    assert found.one("gateway").seen == f"{ward.gateway.name}, named by --gateway"
+    assert [check for check, _ in found.levels("warn")] == ["firewall"]
+
+
 # --- gateway and network ------------------------------------------------------------------------
 
 
@@ -227,6 +236,7 @@ def test_network_whose_containers_must_not_talk(lab: Lab) -> None:
     ward = make_ward(lab, "mute", "--opt", option, third=68)
     finding = ward.ask().one("network")
 
+    assert not reaches(ward.client, seconds=0)
     assert finding.level == "fail"
     assert "enable_icc=false" in finding.seen
     assert finding.mend == [f"docker network rm {ward.network}, and create it without that option"]

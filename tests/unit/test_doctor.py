@@ -5,16 +5,17 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, cast
 
-from lib import doctor, netfilter
-from lib.case import Case
-from lib.errors import EngineError, StaleSocketError
-from lib.model import Finding
+from lib import checks, doctor, netfilter
+from lib.case import Case, Served
+from lib.errors import CallError, EngineError, StaleSocketError
+from lib.model import Client, Finding
 from lib.settings import Settings
 
 if TYPE_CHECKING:
     import pytest
 
     from lib.engine import Engine
+    from lib.model import DockerNetwork
     from lib.shell import Shell
 
 GONE = "the engine did not answer as it should"
@@ -84,6 +85,21 @@ def test_a_finding_is_one_line_and_its_mend_below() -> None:
         "      first",
         "      second",
     ]
+
+
+class WithoutNetworks:
+    def networks(self) -> tuple[DockerNetwork, ...]:
+        reason = "the engine refused: forbidden"
+        raise CallError(reason)
+
+
+def test_a_proxy_that_lists_no_networks_is_no_failure() -> None:
+    client = Served(Client("dovecot", "0", "", ()), {}, frozenset())
+    case = Case(Settings(), cast("Shell", None), no_engine, clients=(client,))
+    case.engine = cast("Engine", WithoutNetworks())
+
+    (finding,) = checks.overlaps(case)
+    assert (finding.level, finding.mend) == ("warn", ("let the proxy pass GET /networks",))
 
 
 ANSWER = bytes.fromhex(
