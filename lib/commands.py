@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from lib import status as view
 from lib.engine import Engine
-from lib.model import Step
+from lib.model import NETWORKS_LABEL, Step
 from lib.shell import Shell
 from lib.survey import VANISHED, look
 
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 _DONE, _ERROR, _SOMETHING = 0, 1, 3
 
+_NO_CLIENT = (
+    f"no running container carries the label {NETWORKS_LABEL}",
+    "give it to the containers that want a route, as the README has it under Labels",
+)
 _GIVEN_BACK = (
     "a sidecar that runs gives these routes back with its next pass",
     "stop it first: docker compose stop wgroutemgr; docker compose run --rm wgroutemgr withdraw",
@@ -53,6 +57,8 @@ def status(settings: Settings) -> int:
     with closing(Engine()) as engine, closing(Shell()) as shell:
         findings = look(engine, shell, settings)
     rows = view.rows(findings)
+    if not rows:
+        complain(*_NO_CLIENT)
     if settings.json:
         print(view.document(rows, findings.gateway))
     else:

@@ -133,6 +133,8 @@ def _client(client: Client, findings: Findings) -> Iterator[Row]:
         if (flag := flags.get(str(route.dst))) and "reason" not in state:
             state |= {"reason": flag.reason, "hint": flag.hint}
         yield Row(*whose, str(route.dst), str(route.gateway or route.kind), **state)
+    if not client.routes and not client.refusals:
+        yield Row(*whose, state="skipped", reason="its label names no network")
     for refusal in client.refusals:
         if not refusal.served:
             yield Row(*whose, refusal.entry, "", "refused", refusal.reason, refusal.hint)

@@ -146,6 +146,14 @@ def test_status_beside_the_daemon(lab: Lab, network: str, gateway: Container) ->
     assert (answer.returncode, answer.stderr) == (0, "")
 
 
+def test_status_without_a_client(idle: Container) -> None:
+    answer = ask(idle, "wgroutemgr", "status", "--json")
+
+    assert (answer.returncode, json.loads(answer.stdout)["routes"]) == (0, [])
+    told, _ = answer.stderr.splitlines()
+    assert told == "wgroutemgr: no running container carries the label wgroutemgr.networks"
+
+
 def test_each_state_is_told_from_the_others(lab: Lab, network: str, idle: Container) -> None:
     ok, gone, wrong, beside, direct = (f"198.51.100.{number}/32" for number in range(5))
     asked = f"{ok},{gone},{wrong},{beside},{direct},{SUBNET}"

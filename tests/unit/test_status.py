@@ -132,6 +132,12 @@ def test_client_that_ended_meanwhile_is_left_out() -> None:
     assert found(client(route()), entered=False) == []
 
 
+def test_client_with_an_empty_label_is_told_of() -> None:
+    (row,) = found(client())
+
+    assert (row.state, row.dst, row.reason) == ("skipped", "", "its label names no network")
+
+
 HOSTILE = "a\nreboot\r\x1b[31m\u2028\u202e"
 
 
