@@ -363,7 +363,8 @@ def test_the_filebeat_configuration_picks_the_sidecars_lines() -> None:
     (source,) = compose(3)["filebeat.inputs"]
 
     assert [next(iter(parser)) for parser in source["parsers"]] == ["container", "ndjson"]
-    assert source["processors"] == [{"drop_event.when.not.equals.service.name": "wgroutemgr"}]
+    ours = {"equals": {"service.name": "wgroutemgr"}}
+    assert source["processors"] == [{"drop_event": {"when": {"not": ours}}}]
 
 
 def test_the_log_line_shows_the_command_that_the_code_would_run() -> None:
