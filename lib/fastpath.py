@@ -117,18 +117,20 @@ class _Look:
         """Return a candidate as a client in that namespace with what may be routed early.
 
         From Docker 28 on networks are attached one by one, and a route that overlaps one still to
-        come makes the start itself fail.
+        come makes the start itself fail. Without an address of its IP version there is no proof.
         """
         container = self._candidates[name]
         point = Endpoint(self.gateway.network, self.gateway.network_id, self._interfaces[name])
         as_if = replace(container, running=True, sandbox_key=path, endpoints=(point,))
         wanted = desired.compute(Snapshot(((as_if, as_if),)), self.gateway)
         avoid = self._other_subnets(container)
+        versions = {face.version for face in self._interfaces[name]}
         early = [
             route
             for client in wanted.clients
             for route in client.routes
-            if route.gateway and not any(map(_overlaps(route), avoid))
+            if route.gateway and route.dst.version in versions
+            if not any(map(_overlaps(route), avoid))
         ]
         return Client(container.name, container.id, path, tuple(early[:MOST]))
 
@@ -245,7 +247,7 @@ class _Attempt:
     def __init__(self, client: Client, sources: Mapping[int, Address]) -> None:
         self.client = client
         self.commands = [
-            iproute.command(client.netns, Step("replace", route), sources.get(route.dst.version))
+            iproute.command(client.netns, Step("replace", route), sources[route.dst.version])
             for route in client.routes
         ]
         self.outcomes: list[Outcome] = []
