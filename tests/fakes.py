@@ -10,7 +10,7 @@ from lib.errors import CallError, GoneError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from lib.model import Container
+    from lib.model import Container, DockerNetwork
 
 
 @dataclass
@@ -21,6 +21,7 @@ class StandInEngine:
     silent_about: str = ""
     listing: tuple[Container, ...] | None = None
     """What it lists, where that is older than what it knows."""
+    networks: tuple[DockerNetwork, ...] = ()
 
     def inspect(self, reference: str) -> Container:
         if reference.startswith(self.silent_about or "-"):
@@ -29,6 +30,12 @@ class StandInEngine:
         for container in self.known:
             if reference in {container.id, container.name}:
                 return container
+        raise GoneError(reference)
+
+    def network(self, reference: str) -> DockerNetwork:
+        for network in self.networks:
+            if reference in {network.id, network.name}:
+                return network
         raise GoneError(reference)
 
     def containers(

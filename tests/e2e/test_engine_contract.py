@@ -44,7 +44,8 @@ def engine(
     if request.param == "real":
         yield real
     else:
-        yield StandInEngine((real.inspect(labelled.name), real.inspect(stopped.name)))
+        known = (real.inspect(labelled.name), real.inspect(stopped.name))
+        yield StandInEngine(known, networks=(real.network(known[0].network_mode),))
     real.close()
 
 
@@ -76,3 +77,15 @@ def test_listing_is_the_inspection_without_the_namespace(
     assert engine.containers("no-such-label") == ()
     assert engine.containers(LABEL, ids=[listed.id]) == (listed,)
     assert engine.containers(LABEL, ids=["0" * 64]) == ()
+
+
+def test_network_tells_the_addresses_of_who_is_attached_by_name(
+    engine: Engine | StandInEngine, labelled: Container
+) -> None:
+    container = engine.inspect(labelled.name)
+    network = engine.network(container.network_mode)
+
+    assert network == engine.network(network.id)
+    assert network.interfaces == {labelled.name: container.endpoints[0].interfaces}
+    with pytest.raises(GoneError):
+        engine.network("no-such-network")
