@@ -150,6 +150,8 @@ class Reconciler:
             pending.update(task.client.container_id for task in due[MAX_STEPS:])
             self._tell_direct(space)
             given = self._given.setdefault(space.path, {})
+            for route in space.given.keys() - set(space.actual):
+                given.pop(route.dst, None)  # It is gone; a like one would be somebody else's.
             for route, client in space.wanted.items():
                 if route in space.actual:
                     given[route.dst] = (route, client)

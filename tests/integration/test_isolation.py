@@ -207,3 +207,20 @@ def test_container_in_anothers_namespace_that_ended_loses_its_routes_though_stil
     assert run(reconciler, engine, frozenset({lodger.id})) == 0
 
     assert not served(spaces)[0]
+
+
+def test_route_that_was_gone_when_it_was_to_be_taken_back_is_not_ours_any_more(
+    reconciler: Reconciler, engine: StandInEngine, spaces: list[Namespace]
+) -> None:
+    """Such as that of another sidecar, on whose network the container is now."""
+    assert run(reconciler, engine) == 0
+    spaces[0].ip(f"route del {DST}")
+    gateway, left, *others = engine.known
+    elsewhere = Endpoint("other", "o" * 64, left.endpoints[0].interfaces)
+    engine.known = (gateway, replace(left, endpoints=(elsewhere,)), *others)
+    assert run(reconciler, engine) == 0
+
+    spaces[0].ip(f"route add {DST} via 192.0.2.129")
+
+    assert run(reconciler, engine) == 0
+    assert served(spaces)[0]
