@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NoReturn, Protocol
 import structlog
 
 from lib.engine import Engine
-from lib.errors import EngineError, NotReadyError
+from lib.errors import CallError, EngineError, NotReadyError, StreamEndedError
 from lib.reconciler import Reconciler
 from lib.reporting import hint
 
@@ -38,6 +38,10 @@ listening."""
 
 _PROBATION = 1.0
 """Seconds that a new connection must last until it is believed."""
+
+_CALM = 60.0
+"""Seconds without an end of the stream after which the next one is worth a warning: a proxy may cut
+every idle stream."""
 
 _ATTACHING = {"connect", "disconnect"}
 _SETTLING = 0.3
@@ -83,14 +87,14 @@ class Stream:
 
     def __init__(self, engine: Engine, since: int) -> None:
         """Listen from a moment on, in seconds of Unix time."""
-        self._queue: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Event | EngineError] = queue.SimpleQueue()
         self._events = engine.events(since)
         threading.Thread(target=self._listen, name="events", daemon=True).start()
 
     def read(self, seconds: float) -> list[Event]:
         """Return the events that came, after waiting for one at most that long.
 
-        Raises EngineError when there will be no more.
+        Raises StreamEndedError when there will be no more, CallError if there never were any.
         """
         try:
             batch = [self._queue.get(timeout=seconds)]
@@ -98,19 +102,22 @@ class Stream:
             return []
         while not self._queue.empty():
             batch.append(self._queue.get())
-        if None in batch:
-            reason = "the engine ended the event stream"
-            raise EngineError(reason)
-        return [event for event in batch if event]
+        for event in batch:
+            if isinstance(event, EngineError):
+                raise event
+        return [event for event in batch if not isinstance(event, EngineError)]
 
     def _listen(self) -> None:
+        end: EngineError = StreamEndedError("the engine ended the event stream")
         try:
             for event in self._events:
                 self._queue.put(event)
+        except CallError as error:
+            end = error  # Refused, as by a proxy.
         except EngineError as error:
             log.debug("stream.ended", reason=error.reason)
         finally:
-            self._queue.put(None)
+            self._queue.put(end)
 
 
 class Daemon:
@@ -138,6 +145,10 @@ class Daemon:
         self._trigger = "startup"
         self._lost = ""
         self._awaited = ""
+        self._connected: bool | None = None
+        """What was said last of the engine."""
+        self._ended_at = -math.inf
+        self._listening_since = math.inf
 
     def run(self) -> NoReturn:
         """Serve, and connect again whenever the engine goes away."""
@@ -149,13 +160,17 @@ class Daemon:
                     self._serve(engine)
                 finally:
                     engine.close()
+            except StreamEndedError as error:
+                self._take_end(error)
             except EngineError as error:
+                self._lost = error.reason
+                self._health.tell(self._lost)
                 self._tell_lost(error)
             self._clock.sleep(next(self._reconnects))
 
     def _serve(self, engine: Engine) -> NoReturn:
         if not self._lost:
-            _tell_connected(engine)
+            self._tell_connected(engine)
         stream = self._listen(engine)
         self._pass(engine, self._trigger, None)
         self._trigger = "reconnect"
@@ -172,7 +187,7 @@ class Daemon:
                 # The connection has lasted; before, one that ends at once would be tried too often.
                 self._lost = ""
                 self._reconnects = delays(self._interval)
-                _tell_connected(engine)
+                self._tell_connected(engine)
             if events:
                 concerned = frozenset(event.container_id for event in events)
                 self._pass(engine, events[0].action, concerned)
@@ -195,6 +210,7 @@ class Daemon:
         return events
 
     def _listen(self, engine: Engine) -> Stream:
+        self._listening_since = self._clock.monotonic()
         return Stream(engine, int(self._clock.time()) - _OVERLAP)
 
     def _pass(self, engine: Engine, trigger: str, only: frozenset[str] | None) -> None:
@@ -238,11 +254,25 @@ class Daemon:
         if trigger == "retry" or self._retry_at == math.inf:
             self._retry_at = self._clock.monotonic() + next(self._retries)
 
+    def _take_end(self, error: StreamEndedError) -> None:
+        """Tell of a stream that ended, unless another did shortly before: then it is no news."""
+        now = self._clock.monotonic()
+        if now - self._ended_at > _CALM:
+            self._tell_lost(error)
+        if now - self._listening_since >= _PROBATION:
+            self._lost = ""
+            self._reconnects = delays(self._interval)
+        self._ended_at = now
+
     def _tell_lost(self, error: EngineError) -> None:
-        if not self._lost:
+        if self._connected is not False:
             log.warning("engine.lost", reason=error.reason, **hint(error.hint))
-        self._lost = error.reason
-        self._health.tell(self._lost)
+        self._connected = False
+
+    def _tell_connected(self, engine: Engine) -> None:
+        if not self._connected:
+            log.info("engine.connected", version=engine.version, api_version=engine.api_version)
+        self._connected = True
 
     def _trouble(self) -> str:
         """Return what keeps clients from their routes; nothing if they have them."""
@@ -254,7 +284,3 @@ class Daemon:
         if failing := sorted(reconciler.failing):
             return f"{len(failing)} of the clients fail, such as {failing[0][:12]}, see the log"
         return "routes are still to be set" if reconciler.pending else ""
-
-
-def _tell_connected(engine: Engine) -> None:
-    log.info("engine.connected", version=engine.version, api_version=engine.api_version)

@@ -120,6 +120,8 @@ class Engine:
             client = _client()
             stream = client.events(since=since, filters=_FILTERS, decode=True)
             self._stream = client, stream
+            # docker-py would take the error of a refused stream for its end.
+            cast("Any", client)._raise_for_status(cast("Any", stream)._response)  # noqa: SLF001
             for answer in stream:
                 if event := _event(answer):
                     yield event
@@ -134,7 +136,7 @@ class Engine:
 
     def _answers(self) -> bool:
         try:
-            return bool(self._client.ping())
+            return bool(self._client.version())
         except (DockerException, OSError):
             return False
 

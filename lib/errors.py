@@ -27,6 +27,10 @@ class EngineError(WgRouteMgrError):
     """The engine did not answer, or not sensibly: the environment's fault; tried again later."""
 
 
+class StreamEndedError(EngineError):
+    """The event stream ended: the engine restarts, or a proxy cut it; it is opened again."""
+
+
 class StaleSocketError(WgRouteMgrError):
     """The engine has made its socket anew and ours leads nowhere: only a restart mounts it."""
 

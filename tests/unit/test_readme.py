@@ -176,6 +176,19 @@ def test_the_client_asks_for_the_network_that_the_tunnel_leads_to() -> None:
     ]
 
 
+def test_the_proxy_takes_the_place_of_the_engines_socket() -> None:
+    services = compose(4)["services"]
+    proxy, sidecar = services["socket-proxy"], services["wgroutemgr"]
+    socket = sidecar["environment"]["DOCKER_HOST"].removeprefix("unix://")
+
+    assert f"-proxysocketendpoint={socket}" in proxy["command"]
+    assert proxy["volumes"] == [
+        compose(0)["services"]["wgroutemgr"]["volumes"][0],
+        "engine:/run/engine",
+    ]
+    assert sidecar["volumes"] == ["engine:/run/engine:ro"]
+
+
 def test_the_client_that_waits_is_the_client_and_waits_for_the_sidecar() -> None:
     (name,) = compose(1)["services"]
 
@@ -392,7 +405,7 @@ def slugs() -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^)]+)\)", README))))
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\((?!https:)([^)]+)\)", README))))
 def test_a_link_leads_somewhere(target: str) -> None:
     if target.startswith("#"):
         assert target[1:] in slugs()
