@@ -35,6 +35,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="THING,...",
         help="fail, instead of skip, a test that needs one of these things (root, docker)",
     )
+    parser.addoption(
+        "--engine",
+        metavar="NAME",
+        help="run end-to-end tests on that engine: a name of ./tests/engines --help",
+    )
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

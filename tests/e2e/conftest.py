@@ -9,6 +9,7 @@ import pytest
 from tests.e2e import look
 from tests.lab import images
 from tests.lab.engine import LABEL, Engine
+from tests.lab.engines import SETUPS
 from tests.lab.site import Container, Lab
 
 if TYPE_CHECKING:
@@ -16,9 +17,10 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session")
-def engine() -> Iterator[Engine]:
-    """Start a private engine that holds all images of the lab."""
-    with Engine(live_restore=True) as engine:
+def engine(pytestconfig: pytest.Config) -> Iterator[Engine]:
+    """Start a private engine, the machine's or the one of `--engine`, with all images."""
+    name = pytestconfig.getoption("--engine")
+    with SETUPS[name].start() if name else Engine(live_restore=True) as engine:
         images.client(engine)
         images.wireguard(engine)
         images.product(engine)

@@ -89,6 +89,10 @@ class Docker(ABC):
 
     socket: str
     version: str
+    netns = "/var/run/docker/netns"
+    """Where it keeps the files of namespaces."""
+    network_options: tuple[str, ...] = ()
+    """What the lab's networks are made with."""
 
     def __init__(self) -> None:
         # What the lab has seen to here, see images.py: image, and what it was made of.
@@ -189,6 +193,7 @@ class Engine(Docker):
         self._live_restore = live_restore
         self._data_root = data_root
         self._exec_root = exec_root
+        self.netns = f"{exec_root}/netns"
         self._socket_activation = socket_activation
         self._listener: socket.socket | None = None
         self._cgroup_v2 = cgroup_v2

@@ -120,10 +120,13 @@ class Lab:
 
     def network(self, what: str, *subnets: str, options: Sequence[str] = ()) -> str:
         """Make a bridge network; returns its name."""
-        words = [word for subnet in subnets for word in ("--subnet", subnet)]
+        overlay = self.engine.network_options
+        if overlay:  # the engine gives such networks no IPv6
+            subnets = tuple(subnet for subnet in subnets if ":" not in subnet)
+        words = [*overlay, *(word for subnet in subnets for word in ("--subnet", subnet))]
         if any(":" in subnet for subnet in subnets):
             words.append("--ipv6")
-        if self.engine.major >= UNPROTECTED:
+        if self.engine.major >= UNPROTECTED and not overlay:
             for family in ("4", "6"):
                 mode = f"com.docker.network.bridge.gateway_mode_ipv{family}=nat-unprotected"
                 words += ["--opt", mode]
@@ -168,7 +171,7 @@ class Lab:
         return self.container(
             what,
             images.product(self.engine),
-            *PRIVILEGES,
+            *(word.replace(Docker.netns, self.engine.netns) for word in PRIVILEGES),
             *("--network", f"container:{gateway.name}"),
             *label,
             *options,
@@ -197,5 +200,5 @@ PRIVILEGES = (
     *("--read-only", "--cap-drop", "ALL", "--cap-add", "NET_ADMIN", "--cap-add", "SYS_ADMIN"),
     *("--security-opt", "no-new-privileges"),
     *("--volume", "/var/run/docker.sock:/var/run/docker.sock:ro"),
-    *("--volume", "/var/run/docker/netns:/var/run/docker/netns:ro,rslave"),
+    *("--volume", f"{Docker.netns}:{Docker.netns}:ro,rslave"),
 )
