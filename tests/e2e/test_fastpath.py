@@ -39,9 +39,9 @@ def test_routes_are_there_at_the_first_instruction(lab: Lab) -> None:
     clients[0].restart()
     await_routes(clients[0], wanted)
 
-    saw = [DST in client.logs() and DST6 in client.logs() for client in clients]
-    assert sum(saw) >= 9
-    assert clients[0].logs().count(DST) == 2
+    # Eleven starts; on a busy machine one may be late.
+    logs = [client.logs() for client in clients]
+    assert sum(min(log.count(DST), log.count(DST6)) for log in logs) >= 10
     assert len(events(sidecar, "route.replaced", trigger="early", dst=DST)) >= 10
 
 
