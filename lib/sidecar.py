@@ -100,12 +100,13 @@ def _netns_owner(engine: Engine, mountinfo: str) -> Container:
 def _own(
     engine: Engine, gateway: Container | None, cgroup: str, mountinfo: str
 ) -> Container | None:
-    """Return our own container: the one that cgroup names, else one in the gateway's namespace.
+    """Return our own container: the one that /proc names, else one in the gateway's namespace.
 
     Of several such, the one with our writable layer; if that cannot be told either, the one with
-    the label.
+    the label. None if there are several of these with different networks: a wrong guess would
+    leave ours without routes, and nobody would know.
     """
-    named = next(_existing(engine, identity.own_ids(cgroup)), None)
+    named = next(_existing(engine, identity.own_ids(cgroup, mountinfo)), None)
     if named or gateway is None:
         return named
     modes = {f"container:{gateway.id}", f"container:{gateway.name}"}
@@ -114,6 +115,8 @@ def _own(
     layer = identity.upper_dir(mountinfo)
     by_layer = [container for container in sharing if layer and container.upper_dir == layer]
     by_label = [container for container in sharing if NETWORK_LABEL in container.labels]
+    if not by_layer and len({container.labels[NETWORK_LABEL] for container in by_label}) > 1:
+        return None
     return next(iter(by_layer or by_label or sharing), None)
 
 

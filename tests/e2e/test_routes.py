@@ -154,7 +154,11 @@ def test_own_container_is_told_from_another_in_the_same_namespace(
     )
     sidecar = lab.sidecar("sidecar", gateway, "--cgroupns", "private", network=network)
 
-    assert await_event(sidecar, "sidecar.found")["container"] == sidecar.name
+    if lab.engine.docker("info", "--format", "{{.Driver}}") == "overlayfs":
+        # The containerd image store does not tell a container's writable layer.
+        assert await_event(sidecar, "sidecar.unknown")["network"] == "wg-net"
+    else:
+        assert await_event(sidecar, "sidecar.found")["container"] == sidecar.name
 
 
 @pytest.mark.parametrize(

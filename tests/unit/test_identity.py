@@ -60,7 +60,7 @@ OWNER_IDS_AND_LAYER = {
     "mountinfo-in-docker-overlay": ((GATEWAY,), OVERLAY2),
     # Podman gives the owner's hosts and resolv.conf, but each container its own hostname.
     "mountinfo-podman": (
-        (GATEWAY, OWN),
+        (GATEWAY,),
         f"/var/lib/containers/storage/overlay/{LAYER}/diff",
     ),
     "mountinfo-own-hosts": ((GATEWAY,), OVERLAY2),
@@ -77,6 +77,13 @@ OWNER_IDS_AND_LAYER = {
 @pytest.mark.parametrize("name", OWN_IDS)
 def test_cgroup_names_our_own_container_where_it_shows_it(name: str) -> None:
     assert identity.own_ids(sample(name)) == OWN_IDS[name]
+
+
+@pytest.mark.parametrize("name", OWNER_IDS_AND_LAYER)
+def test_mountinfo_names_our_own_container_under_podman_only(name: str) -> None:
+    own = (OWN,) if name == "mountinfo-podman" else ()
+
+    assert identity.own_ids("0::/", sample(name)) == own
 
 
 @pytest.mark.parametrize("name", OWNER_IDS_AND_LAYER)

@@ -1,0 +1,80 @@
+"""Which container we are, where several share the gateway's namespace."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, cast
+
+import pytest
+
+from lib import sidecar
+from lib.model import Container
+from lib.settings import DEFAULT_NETWORK, Settings
+from tests.fakes import StandInEngine
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lib.engine import Engine
+
+GATEWAY = "fedcba9876543210" * 4
+
+
+def container(name: str, network_mode: str, sandbox_key: str) -> Container:
+    return Container(
+        id=name,
+        name=name,
+        running=True,
+        labels={},
+        network_mode=network_mode,
+        sandbox_key=sandbox_key,
+        endpoints=(),
+    )
+
+
+def sharing(name: str, label: str, layer: str = "") -> Container:
+    other = container(name, f"container:{GATEWAY}", "")
+    return replace(other, labels={"wgroutemgr.network": label}, upper_dir=layer)
+
+
+def served(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, layer: str, *others: Container
+) -> sidecar.Sidecar:
+    """Find our place where only the writable layer tells us from the others."""
+    cgroup, mountinfo = tmp_path / "cgroup", tmp_path / "mountinfo"
+    cgroup.write_text("0::/\n")
+    mountinfo.write_text(
+        f"610 520 0:52 / / rw - overlay overlay rw,upperdir={layer},workdir=/w\n"
+        f"620 610 8:1 /var/lib/docker/containers/{GATEWAY}/hosts /etc/hosts rw - ext4 /dev/sda rw\n"
+    )
+    monkeypatch.setattr(sidecar, "CGROUP", cgroup)
+    monkeypatch.setattr(sidecar, "MOUNTINFO", mountinfo)
+    gateway = container(GATEWAY, "wg-net", "/proc/self/ns/net")
+    engine = cast("Engine", StandInEngine((gateway, *others)))
+    return sidecar.find(engine, Settings())
+
+
+def test_writable_layer_tells_us_from_another(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    both = sharing("other", "wg-net", "/layers/1"), sharing("we", "second", "/layers/2")
+
+    assert served(monkeypatch, tmp_path, "/layers/2", *both).network == "second"
+
+
+def test_without_a_layer_no_label_is_guessed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    both = sharing("other", "third"), sharing("we", "second")
+    found = served(monkeypatch, tmp_path, "/snapshots/2/fs", *both)
+
+    assert (found.own, found.network) == (None, DEFAULT_NETWORK)
+
+
+@pytest.mark.parametrize("label", ["second", "third"])
+def test_without_a_layer_a_label_that_all_have_is_ours(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, label: str
+) -> None:
+    both = sharing("other", label), sharing("we", label)
+
+    assert served(monkeypatch, tmp_path, "/snapshots/2/fs", *both).network == label
