@@ -73,10 +73,15 @@ class Case:
         return self.settings.container or ""
 
     @property
+    def namespace(self) -> str:
+        """The gateway's namespace file, which is there."""
+        key = need(self.sidecar, "the gateway").gateway.sandbox_key
+        return need(netns.Proof.of(key), "the gateway's namespace file").path
+
+    @property
     def place(self) -> str:
         """The gateway's namespace file, or nothing where we are in it ourselves."""
-        key = need(self.sidecar, "the gateway").gateway.sandbox_key
-        return "" if netns.is_own(key) else key
+        return "" if netns.is_own(self.namespace) else self.namespace
 
     def run(self, place: str, *words: str) -> Outcome:
         """Run a reading command in a namespace, in ours if none is named."""
