@@ -6,9 +6,13 @@ FROM ${BASE} AS build
 COPY requirements.txt /tmp/requirements.txt
 RUN python3 -m pip install --quiet --disable-pip-version-check --root-user-action ignore \
         --no-cache-dir --no-compile --require-hashes --only-binary :all: \
-        --target /opt/site-packages --requirement /tmp/requirements.txt
+        --target /opt/site-packages --requirement /tmp/requirements.txt && \
+    rm -rf /opt/site-packages/*/tests
 
 FROM ${BASE}
+# Nothing is installed from here on, by us or by anybody.
+RUN python3 -B -m pip uninstall --quiet --yes --disable-pip-version-check --root-user-action ignore pip && \
+    rm -rf "$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')/ensurepip"
 ENV PYTHONPATH=/opt/site-packages PYTHONUNBUFFERED=1
 COPY --from=build /opt/site-packages /opt/site-packages
 # The official images come without the standard library's byte code, and a read-only root file

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import structlog
 
-from lib.engine import Engine
+from lib.engine import NEWEST_API, Engine
 from lib.errors import CallError, EngineError, NotReadyError, StreamEndedError
 from lib.reconciler import Reconciler
 from lib.reporting import hint
@@ -271,7 +271,12 @@ class Daemon:
 
     def _tell_connected(self, engine: Engine) -> None:
         if not self._connected:
-            log.info("engine.connected", version=engine.version, api_version=engine.api_version)
+            log.info(
+                "engine.connected",
+                version=engine.version,
+                api_version=engine.api_version,
+                **hint(f"tried up to API {NEWEST_API} only" * engine.is_newer_than_tried),
+            )
         self._connected = True
 
     def _trouble(self) -> str:

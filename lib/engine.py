@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import docker
 from docker.errors import APIError, DockerException, NotFound
-from docker.utils import kwargs_from_env
+from docker.utils import kwargs_from_env, version_lt
 from requests.exceptions import ReadTimeout
 
 from lib.errors import CallError, EngineError, GoneError, StaleSocketError
@@ -30,6 +30,10 @@ TIMEOUT = 10
 
 INSPECT_TIMEOUT = 2
 """Seconds that it may take to answer for one container."""
+
+OLDEST_API, NEWEST_API = "1.41", "1.51"
+"""Versions of the API: of Docker 20.10, from which on all is there that is used here, and of 28.5,
+up to which it was tried. The newest that an engine has is spoken."""
 
 _SOCKET = "unix:///var/run/docker.sock"
 _STALE_HINT = "give the sidecar `restart: unless-stopped`: its next start mounts the new socket"
@@ -54,12 +58,14 @@ class Engine:
             with _our_errors(_HINT):
                 self._client = _client()
                 version = self._client.version()
+                self.api_version = str(self._client.api_version)
+                self.is_newer_than_tried = version_lt(NEWEST_API, self.api_version)
+                self._check_version()
         except EngineError as error:
             _check_socket(error)
             raise
         self._stream: tuple[docker.APIClient, CancellableStream[dict[str, Any]]] | None = None
         self.version = str(version.get("Version", "unknown"))
-        self.api_version = str(self._client.api_version)
 
     def close(self) -> None:
         """Close all connections; a stream that is being read in another thread ends."""
@@ -125,6 +131,12 @@ class Engine:
             for answer in stream:
                 if event := _event(answer):
                     yield event
+
+    def _check_version(self) -> None:
+        if version_lt(self.api_version, OLDEST_API):
+            self._client.close()
+            reason = f"the engine is too old: API {self.api_version}, and {OLDEST_API} is needed"
+            raise EngineError(reason, "update it to Docker 20.10 or newer")
 
     def _close_stream(self) -> None:
         if self._stream:

@@ -198,7 +198,7 @@ class Lab:
 
 PRIVILEGES = (
     *("--read-only", "--cap-drop", "ALL", "--cap-add", "NET_ADMIN", "--cap-add", "SYS_ADMIN"),
-    *("--security-opt", "no-new-privileges"),
+    *("--security-opt", "no-new-privileges:true"),
     *("--volume", "/var/run/docker.sock:/var/run/docker.sock:ro"),
     *("--volume", f"{Docker.netns}:{Docker.netns}:ro,rslave"),
 )

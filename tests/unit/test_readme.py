@@ -18,10 +18,12 @@ import yaml
 
 from lib import ecs, iproute, labels, status
 from lib.doctor import CHECKS
+from lib.engine import NEWEST_API, OLDEST_API
 from lib.health import OK
 from lib.model import DEFAULT_METRIC, NETWORK_LABEL, NETWORKS_LABEL, Gateway, Route, Step
 from lib.settings import COMMANDS, DEFAULT_NETWORK, OPTIONS, STATUS
 from tests import logschema
+from tests.lab.site import PRIVILEGES
 from tests.readme import README, blocks, plain, prose, section, spans, table
 
 if TYPE_CHECKING:
@@ -140,6 +142,21 @@ def test_the_sidecar_gets_exactly_the_privileges_it_needs() -> None:
     }
 
 
+def test_the_end_to_end_tests_run_with_exactly_those_privileges() -> None:
+    sidecar = compose(0)["services"]["wgroutemgr"]
+    socket, netns = sidecar["volumes"]
+    given = {"--cap-drop": sidecar["cap_drop"], "--cap-add": sidecar["cap_add"]}
+    given |= {"--security-opt": sidecar["security_opt"]}
+    mode = f"ro,{netns['bind']['propagation']}"
+    given |= {"--volume": [socket, f"{netns['source']}:{netns['target']}:{mode}"]}
+
+    first, *words = PRIVILEGES
+    assert first == "--read-only"
+    assert words == [
+        word for option, values in given.items() for value in values for word in (option, value)
+    ]
+
+
 def test_the_sidecar_runs_the_image_that_was_just_built() -> None:
     image = compose(0)["services"]["wgroutemgr"]["image"]
 
@@ -174,6 +191,11 @@ def test_the_client_asks_for_the_network_that_the_tunnel_leads_to() -> None:
     assert [f"AllowedIPs = {dst}" for dst in destinations] == [
         line for line in blocks("ini")[0].splitlines() if line.startswith("AllowedIPs")
     ]
+
+
+def test_the_versions_of_the_api_are_those_of_the_code() -> None:
+    assert f"API {OLDEST_API}; tried up to" in README
+    assert f"API {NEWEST_API};" in README
 
 
 def test_the_proxy_takes_the_place_of_the_engines_socket() -> None:
