@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+from importlib.metadata import metadata
 from ipaddress import ip_address, ip_network
 from itertools import pairwise
 from pathlib import Path
@@ -196,6 +197,18 @@ def test_the_client_asks_for_the_network_that_the_tunnel_leads_to() -> None:
 def test_the_versions_of_the_api_are_those_of_the_code() -> None:
     assert f"API {OLDEST_API}; tried up to" in README
     assert f"API {NEWEST_API};" in README
+
+
+def test_the_dependencies_are_those_that_are_pinned_with_their_licences() -> None:
+    rows = {
+        plain(package): licence for package, licence in table("Dependencies", "package", "licence")
+    }
+    pinned = re.findall(r"^([\w-]+)==", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+
+    assert list(rows) == pinned
+    for package, licence in rows.items():
+        said = metadata(package)
+        assert licence == (said["License-Expression"] or said["License"]), package
 
 
 def test_the_proxy_takes_the_place_of_the_engines_socket() -> None:
