@@ -222,10 +222,11 @@ class FastPath:
             self._execute((attempt, attempt.commands[:1]) for attempt in attempts)
         else:
             outcomes = self._shell.run([iproute.addresses_command(path) for path in paths])
-            answers = zip(paths, outcomes, strict=True)
-            held = [(path, iproute.parse_addresses(outcome.output)) for path, outcome in answers]
-            owners = [(path, look.whose(path, addresses)) for path, addresses in held]
-            attempts = [look.attempt(path, name) for path, name in owners if name]
+            attempts = [
+                look.attempt(path, name)
+                for path, outcome in zip(paths, outcomes, strict=True)
+                if (name := look.whose(path, iproute.parse_addresses(outcome.output)))
+            ]
         self._execute((attempt, attempt.rest()) for attempt in attempts if not attempt.is_refused)
         for attempt in attempts:
             if not attempt.is_refused:
