@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from lib import desired, identity, netns, prerequisites, sidecar
 from lib.case import SHOWN, Served, fail, lacking, need, ok, some, warn
-from lib.errors import CallError, EngineError, GoneError, StaleSocketError
+from lib.engine import NEWEST_API
+from lib.errors import CallError, EngineError, GoneError, OldEngineError, StaleSocketError
 from lib.model import IPV6, NETWORKS_LABEL, Client, Gateway, Snapshot
 
 if TYPE_CHECKING:
@@ -40,12 +41,16 @@ def engine(case: Case) -> Iterator[Finding]:
         case.engine = case.connect()
     except StaleSocketError:
         raise
+    except OldEngineError as error:
+        yield fail(error.reason, error.hint)
     except EngineError as error:
         socket = "volumes: ['/var/run/docker.sock:/var/run/docker.sock:ro']"
         unset = f"remove DOCKER_HOST, or correct it: {host}" if host else ""
         yield fail(f"none at {where}: {error.reason}", unset, socket)
     else:
-        yield ok(f"Docker {case.engine.version}, API {case.engine.api_version}, at {where}")
+        seen = f"Docker {case.engine.version}, API {case.engine.api_version}, at {where}"
+        newer = case.engine.is_newer_than_tried
+        yield warn(f"{seen}: tried up to API {NEWEST_API} only") if newer else ok(seen)
 
 
 def own_container(case: Case) -> Iterator[Finding]:

@@ -17,7 +17,7 @@ from docker.errors import APIError, DockerException, NotFound
 from docker.utils import kwargs_from_env, version_lt
 from requests.exceptions import ReadTimeout
 
-from lib.errors import CallError, EngineError, GoneError, StaleSocketError
+from lib.errors import CallError, EngineError, GoneError, OldEngineError, StaleSocketError
 from lib.model import Container, DockerNetwork, Endpoint, Event, Interface
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class Engine:
         if version_lt(self.api_version, OLDEST_API):
             self._client.close()
             reason = f"the engine is too old: API {self.api_version}, and {OLDEST_API} is needed"
-            raise EngineError(reason, "update it to Docker 20.10 or newer")
+            raise OldEngineError(reason, "update it to Docker 20.10 or newer")
 
     def _close_stream(self) -> None:
         if self._stream:

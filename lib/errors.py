@@ -27,6 +27,10 @@ class EngineError(WgRouteMgrError):
     """The engine did not answer, or not sensibly: the environment's fault; tried again later."""
 
 
+class OldEngineError(EngineError):
+    """The engine answers, but is too old: the user's to update; tried again, if they do."""
+
+
 class StreamEndedError(EngineError):
     """The event stream ended: the engine restarts, or a proxy cut it; it is opened again."""
 

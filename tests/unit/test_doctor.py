@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import io
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
+
+import pytest
 
 from lib import checks, doctor, netfilter
 from lib.case import Case, Served
-from lib.errors import CallError, EngineError, StaleSocketError
+from lib.errors import CallError, EngineError, OldEngineError, StaleSocketError
 from lib.model import Client, Finding
 from lib.settings import Settings
 
 if TYPE_CHECKING:
-    import pytest
+    from collections.abc import Callable
 
     from lib.engine import Engine
     from lib.model import DockerNetwork
@@ -27,6 +30,16 @@ def no_engine() -> Engine:
 
 def stale_engine() -> Engine:
     raise StaleSocketError(GONE, "restart")
+
+
+def old_engine() -> Engine:
+    reason = "the engine is too old"
+    raise OldEngineError(reason, "update it")
+
+
+def new_engine() -> Engine:
+    found = SimpleNamespace(version="99.0", api_version="2.0", is_newer_than_tried=True)
+    return cast("Engine", found)
 
 
 class Terminal(io.StringIO):
@@ -51,6 +64,25 @@ def test_what_builds_on_a_failed_check_is_skipped(monkeypatch: pytest.MonkeyPatc
     done = {"engine", "capabilities", "namespaces"}
     skipped = {line.split()[1] for line in lines if line.startswith("skip")}
     assert skipped == set(doctor.CHECKS) - done - {"container", "route", "neighbour"}
+
+
+@pytest.mark.parametrize(
+    ("connect", "finding"),
+    [
+        (old_engine, Finding("fail", "the engine is too old", ("update it",))),
+        (
+            new_engine,
+            Finding("warn", "Docker 99.0, API 2.0, at tcp://engine: tried up to API 1.51 only"),
+        ),
+    ],
+)
+def test_the_age_of_the_engine_is_judged(
+    monkeypatch: pytest.MonkeyPatch, connect: Callable[[], Engine], finding: Finding
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "tcp://engine")
+    case = Case(Settings(), cast("Shell", None), connect)
+
+    assert list(checks.engine(case)) == [finding]
 
 
 def test_one_client_has_checks_of_its_own() -> None:
