@@ -74,8 +74,6 @@ class Watch:
         """What they wrote since this was last cleared."""
         self.fresh: set[str] = set()
         """Networks whose sidecar has not finished a pass since it started."""
-        self.deaf: set[str] = set()
-        """Networks whose sidecar says that it has lost the engine."""
         self.growth: dict[tuple[str, int], Growth] = {}
         self.gateways: dict[str, set[str]] = {net: {"unreachable"} for net in SERVED}
         """All that ever was a gateway."""
@@ -120,13 +118,8 @@ class Watch:
         self.events[entry["level"], entry["event"]] += 1
         if entry["event"] == "daemon.started":
             self.fresh.add(net)
-            self.deaf.discard(net)
         if entry["event"] == "pass.finished":
             self.fresh.discard(net)
-        if entry["event"] == "engine.lost":
-            self.deaf.add(net)
-        if entry["event"] == "engine.connected":
-            self.deaf.discard(net)
         if entry["level"] not in {"debug", "info", "warning"}:
             return "a line above `warning`"
         return self._check_route(net, entry) if entry["event"].startswith("route.") else ""
