@@ -51,6 +51,10 @@ the start of a container that has its routes already: others may be starting, an
 _LONGEST_SETTLING = 1.0
 """Seconds after which they have waited enough, whatever else happens."""
 
+_SECOND_LOOK = 3.0
+"""Seconds after which a route that was there already is looked at once more: longer than another
+sidecar settles."""
+
 _FIRST_DELAY, _LONGEST_DELAY = 0.5, 30.0
 
 
@@ -235,6 +239,8 @@ class Daemon:
             self._retry_at = self._clock.monotonic()
         elif self._reconciler.failing:
             self._schedule_retry(trigger)
+        elif self._reconciler.adopted:
+            self._retry_at = min(self._retry_at, self._clock.monotonic() + _SECOND_LOOK)
         else:
             self._retry_at = math.inf
             self._retries = delays(self._interval)

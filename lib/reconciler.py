@@ -47,6 +47,9 @@ class Reconciler:
         self._early: dict[str, tuple[Client, float]] = {}
         self.pending: frozenset[str] = frozenset()
         """Ids of containers that want more steps than one pass does."""
+        self.adopted: frozenset[str] = frozenset()
+        """Ids of containers where `unreachable` was found and left: it may be another sidecar's,
+        whose network they have just left, and about to be taken back."""
 
     @property
     def failing(self) -> frozenset[str]:
@@ -56,7 +59,7 @@ class Reconciler:
     @property
     def unfinished(self) -> frozenset[str]:
         """Ids of containers that want a pass soon."""
-        return self.failing | self.pending
+        return self.failing | self.pending | self.adopted
 
     def run(self, engine: Engine, trigger: str, only: frozenset[str] | None = None) -> Report:
         """Do a pass and return what it came to; `only` limits it to those containers.
@@ -73,6 +76,7 @@ class Reconciler:
         ids = {container.id for container in scope}
         self._reporting.begin(ids)
         self.pending -= ids
+        self.adopted -= ids
         self._own_up(ids)
         wanted = survey.wanted(engine, scope, asked_for)
         self._reporting.remarks(wanted)
@@ -112,6 +116,7 @@ class Reconciler:
         if only is None:
             self._reporting.forget_all_but(present)
             self.pending &= present
+            self.adopted &= present
         self._reporting.present(present)
         left_out = self.failing - asked_for
         return [container for container in listed if container.id not in left_out]
@@ -154,6 +159,8 @@ class Reconciler:
                 given.pop(route.dst, None)  # It is gone; a like one would be somebody else's.
             for route, client in space.wanted.items():
                 if route in space.actual:
+                    if route.kind == "unreachable" and given.get(route.dst, (None,))[0] != route:
+                        self.adopted |= {client.container_id}
                     given[route.dst] = (route, client)
         self.pending |= pending
         return tasks

@@ -224,3 +224,21 @@ def test_route_that_was_gone_when_it_was_to_be_taken_back_is_not_ours_any_more(
 
     assert run(reconciler, engine) == 0
     assert served(spaces)[0]
+
+
+def test_unreachable_that_was_there_already_is_looked_at_once_more(
+    reconciler: Reconciler, engine: StandInEngine, spaces: list[Namespace]
+) -> None:
+    """Another sidecar may take it back, whose network the container has just left."""
+    gateway, client, *_ = engine.known
+    assert run(reconciler, engine) == 0
+    engine.known = (replace(gateway, running=False), client)
+    spaces[0].ip(f"route replace unreachable {DST}")
+
+    assert run(reconciler, engine) == 0
+    assert reconciler.unfinished == {client.id}
+    spaces[0].ip(f"route del unreachable {DST}")
+    assert run(reconciler, engine, reconciler.unfinished) == 0
+
+    assert reconciler.unfinished == frozenset()
+    assert Route(ip_network(DST), None, 0, "unreachable") in spaces[0].routes(4)
