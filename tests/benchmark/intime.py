@@ -68,15 +68,15 @@ class Scenario:
     baseline: bool = False
 
 
-def sequence(wish: Wish) -> Callable[[World, int, bool], Result]:
-    """Start one, wait for what it says, start the next."""
+def sequence(wish: Wish, *, second: bool = False) -> Callable[[World, int, bool], Result]:
+    """Start one, wait for what it says, start the next; maybe on a second network too."""
 
     def run(world: World, count: int, timelines: bool) -> Result:  # noqa: FBT001
         result = Result()
         api = world.api()
         for start in range(0, count, BATCH):
             for _ in range(min(BATCH, count - start)):
-                _launch(world, api, wish)
+                _launch(world, api, wish, second=second)
             result.take(world, timelines=timelines)
         api.close()
         return result
@@ -167,22 +167,6 @@ def policy(wish: Wish) -> Callable[[World, int, bool], Result]:
     return run
 
 
-def two_networks(wish: Wish) -> Callable[[World, int, bool], Result]:
-    """Start clients that were connected to a second network before."""
-
-    def run(world: World, count: int, timelines: bool) -> Result:  # noqa: FBT001
-        result = Result()
-        api = world.api()
-        for start in range(0, count, BATCH):
-            for _ in range(min(BATCH, count - start)):
-                _launch(world, api, wish, second=True)
-            result.take(world, timelines=timelines)
-        api.close()
-        return result
-
-    return run
-
-
 def _launch(
     world: World,
     api: docker.APIClient,
@@ -232,7 +216,7 @@ def scenarios(*, quick: bool) -> list[Scenario]:
         Scenario("docker start, 3 dst", some, existing("start", three), baseline=True),
         Scenario("docker restart, 3 dst", some, existing("restart", three), baseline=True),
         Scenario("restart policy, 3 dst", few, policy(three)),
-        Scenario("two networks, 3 dst", some, two_networks(three)),
+        Scenario("two networks, 3 dst", some, sequence(three, second=True)),
         Scenario("IPv6, 3 dst", some, sequence(Wish(0, 3)), versions=(4, 6)),
         Scenario("IPv4 and IPv6, 3 dst each", some, sequence(Wish(3, 3)), versions=(4, 6)),
     ]
