@@ -65,7 +65,8 @@ class Setup:
         if not short and not self.swarm:
             return (ALL,)
         left_out = NO_ENGINE + NO_OVERLAY * self.swarm
-        return (*SHORT, "-k", " and ".join(f"not {name}" for name in left_out))
+        compose = (f"{ALL}/test_compose.py",) if self.suite and not self.swarm else ()
+        return (*SHORT, *compose, "-k", " and ".join(f"not {name}" for name in left_out))
 
     @contextmanager
     def start(self) -> Iterator[Engine]:

@@ -4,6 +4,7 @@ Each is made once with `debootstrap` from the machine's own mirror and kept in t
 Engines lay their changes over it, so nothing may write into one after it was made.
 """
 
+import hashlib
 import shutil
 import tempfile
 from pathlib import Path
@@ -14,13 +15,16 @@ from tests.lab.errors import LabError
 from tests.lab.images import cache
 
 SUITES = {"trixie": "Docker 26.1", "sid": "Docker 28 or newer"}
-PACKAGES = ("docker.io", "iproute2", "iptables", "mount", "procps")
+PACKAGES = ("docker-compose", "docker.io", "iproute2", "iptables", "mount", "procps")
+COMPOSE = "usr/libexec/docker/cli-plugins/docker-compose"
+"""Where the package has Compose; it runs outside of that tree too (Go, no libraries but libc)."""
 SECONDS = 900
 
 
 def rootfs(suite: str) -> Path:
     """The root file system of a suite with its Docker Engine, made if it is not there yet."""
-    place = cache() / f"rootfs-{suite}"
+    key = hashlib.sha256(" ".join(PACKAGES).encode()).hexdigest()[:8]
+    place = cache() / f"rootfs-{suite}-{key}"
     if place.exists():
         return place
     if install.os_release()["ID"] != "debian":

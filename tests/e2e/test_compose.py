@@ -1,0 +1,114 @@
+"""The README's Compose files, run by Compose as they stand. Only the images are our own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+
+from tests.e2e.look import await_routes, routes
+from tests.lab import images
+from tests.lab.engine import poll
+from tests.lab.engines import SETUPS
+from tests.lab.rootfs import COMPOSE, rootfs
+from tests.lab.site import Container
+from tests.readme import blocks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.lab.engine import Engine
+
+GATEWAY, CLIENT, WAITS = (yaml.safe_load(text) for text in blocks("yaml")[:3])
+ROUTE = {"192.168.66.0/24": "192.168.67.129"}
+IMAGES = {
+    "linuxserver/wireguard": images.CLIENT,
+    "wgroutemgr": images.PRODUCT,
+    "dovecot/dovecot": images.CLIENT,
+}
+
+
+class Project:
+    """A folder with a Compose file."""
+
+    def __init__(self, engine: Engine, folder: Path, content: object, suite: str) -> None:
+        self.engine = engine
+        self.folder = folder
+        self.program = rootfs(suite) / COMPOSE
+        folder.mkdir()
+        (folder / "compose.yaml").write_text(json.dumps(content))
+
+    def run(self, *words: str) -> str:
+        """Run `docker compose` there and return what it printed on standard output."""
+        done = subprocess.run(
+            [str(self.program), *words],
+            cwd=self.folder,
+            env=self.engine.environment(),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, f"{words}: {done.stderr}"
+        return done.stdout
+
+
+@pytest.fixture
+def suite(pytestconfig: pytest.Config) -> str:
+    return SETUPS[pytestconfig.getoption("--engine")].suite
+
+
+@pytest.fixture(autouse=True)
+def named_as_in_the_readme(engine: Engine) -> Iterator[None]:
+    for name, ours in IMAGES.items():
+        engine.docker("tag", ours, name)
+    yield
+    engine.docker("rmi", *IMAGES)
+
+
+def healthy(engine: Engine) -> bool:
+    return Container(engine, "wgroutemgr").inspect("{{.State.Health.Status}}") == "healthy"
+
+
+def test_the_quick_start_works_as_it_is_written(engine: Engine, tmp_path: Path, suite: str) -> None:
+    gateway = Project(engine, tmp_path / "site", GATEWAY, suite)
+    client = Project(engine, tmp_path / "mail", CLIENT, suite)
+    dovecot = Container(engine, "dovecot")
+    try:
+        gateway.run("up", "--detach")
+        client.run("up", "--detach")
+        await_routes(dovecot, ROUTE)
+        assert poll(lambda: healthy(engine), 30)
+
+        gateway.run("restart", "wireguard")  # And its sidecar with it, says `restart: true`.
+        assert poll(lambda: healthy(engine), 30)
+        await_routes(dovecot, ROUTE)
+        status = Container(engine, "wgroutemgr").exec("wgroutemgr", "status", "--json")
+        assert [row["state"] for row in json.loads(status)["routes"]] == ["ok"]
+
+        gateway.run("stop", "wgroutemgr")
+        withdrawn = gateway.run("run", "--rm", "wgroutemgr", "withdraw")
+        assert withdrawn.rstrip().endswith(" ip route del 192.168.66.0/24 via 192.168.67.129")
+        assert routes(dovecot) == {}
+    finally:
+        client.run("down", "--timeout", "1")
+        gateway.run("down", "--timeout", "1")
+
+
+def test_who_waits_for_a_healthy_sidecar_has_its_route_when_it_is_up(
+    engine: Engine, tmp_path: Path, suite: str
+) -> None:
+    dovecot = CLIENT["services"]["dovecot"] | WAITS["services"]["dovecot"]
+    together = GATEWAY | {"services": GATEWAY["services"] | {"dovecot": dovecot}}
+    project = Project(engine, tmp_path / "site", together, suite)
+    try:
+        project.run("up", "--detach")
+
+        assert healthy(engine)
+        await_routes(Container(engine, "dovecot"), ROUTE)
+    finally:
+        project.run("down", "--timeout", "1")
