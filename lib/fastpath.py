@@ -48,7 +48,7 @@ the engine long in the beginning takes it long in the end."""
 
 
 class _Look:
-    """What is known while namespaces are looked at. Containers go by their names."""
+    """What is known while namespaces are looked at. Containers go by their ids."""
 
     def __init__(self, engine: Engine, gateway: Gateway, served: dict[str, str]) -> None:
         self.gateway = gateway
@@ -72,16 +72,18 @@ class _Look:
             self.pending |= dict.fromkeys(new, now + PATIENCE)
             self._list()
         self.pending = {path: until for path, until in self.pending.items() if now < until}
-        if len(self.starting()) < min(len(self.pending), len(self._candidates)):
+        going_on = bool(self.pending and self._candidates)
+        # For a new one afresh: names and addresses are given again.
+        if going_on and (new or len(self.starting()) < len(self.pending)):
             self._refresh()
-        return bool(self.pending and self._candidates)
+        return going_on
 
     def starting(self) -> list[str]:
-        """Return the names of candidates that the engine is attaching, which are being started."""
-        return [name for name in self._candidates if name in self._interfaces]
+        """Return the ids of candidates that the engine is attaching, which are being started."""
+        return [key for key in self._candidates if self._faces(key)]
 
     def whose(self, path: str, addresses: Iterable[Address]) -> str | None:
-        """Return the name of the candidate that has one of the addresses that a namespace holds.
+        """Return the id of the candidate that has one of the addresses that a namespace holds.
 
         A namespace that holds an address of the network which is no candidate's is not looked at
         again.
@@ -93,18 +95,18 @@ class _Look:
                 del self.pending[path]
         return self._holder(held)
 
-    def attempt(self, path: str, name: str) -> _Attempt:
+    def attempt(self, path: str, key: str) -> _Attempt:
         """Return the attempt to give a candidate its routes in that namespace, begun afresh."""
-        if (path, name) not in self._attempts:
-            sources: dict[int, Address] = {face.version: face.ip for face in self._interfaces[name]}
-            self._attempts[path, name] = _Attempt(self._client(path, name), sources)
-        attempt = self._attempts[path, name]
+        if (path, key) not in self._attempts:
+            sources: dict[int, Address] = {face.version: face.ip for face in self._faces(key)}
+            self._attempts[path, key] = _Attempt(self._client(path, key), sources)
+        attempt = self._attempts[path, key]
         attempt.outcomes = []
         return attempt
 
     def served(self, client: Client) -> None:
         """Have done with a client and, if it was given anything there, the namespace."""
-        self._candidates.pop(client.container, None)
+        self._candidates.pop(client.container_id, None)
         if client.routes:
             self.pending.pop(client.netns, None)
             self._served[client.container_id] = client.netns
@@ -113,18 +115,18 @@ class _Look:
         """Return for how many seconds to wait until the next look."""
         return max(_SHORTEST, _OF_AGE * (time.monotonic() - self._newest))
 
-    def _client(self, path: str, name: str) -> Client:
+    def _client(self, path: str, key: str) -> Client:
         """Return a candidate as a client in that namespace with what may be routed early.
 
         From Docker 28 on networks are attached one by one, and a route that overlaps one still to
         come makes the start itself fail. Without an address of its IP version there is no proof.
         """
-        container = self._candidates[name]
-        point = Endpoint(self.gateway.network, self.gateway.network_id, self._interfaces[name])
+        container = self._candidates[key]
+        point = Endpoint(self.gateway.network, self.gateway.network_id, self._faces(key))
         as_if = replace(container, running=True, sandbox_key=path, endpoints=(point,))
         wanted = desired.compute(Snapshot(((as_if, as_if),)), self.gateway)
         avoid = self._other_subnets(container)
-        versions = {face.version for face in self._interfaces[name]}
+        versions = {face.version for face in self._faces(key)}
         early = [
             route
             for client in wanted.clients
@@ -134,11 +136,14 @@ class _Look:
         ]
         return Client(container.name, container.id, path, tuple(early[:MOST]))
 
+    def _faces(self, key: str) -> tuple[Interface, ...]:
+        """Return a candidate's addresses on the network, if the engine is attaching it."""
+        by_name = self._interfaces.get(self._candidates[key].name, ())
+        return self._interfaces.get(key, by_name)
+
     def _holder(self, held: set[Address]) -> str | None:
-        names = (
-            name for name in self.starting() for face in self._interfaces[name] if face.ip in held
-        )
-        return next(names, None)
+        faces = ((key, face) for key in self.starting() for face in self._faces(key))
+        return next((key for key, face in faces if face.ip in held), None)
 
     def _refresh(self) -> None:
         network = self._engine.network(self.gateway.network_id)
@@ -149,11 +154,12 @@ class _Look:
     def _list(self) -> None:
         for key in [key for key, path in self._served.items() if not _is_mounted(path)]:
             del self._served[key]  # It ended, and may be started again.
-        for container in self._engine.containers(NETWORKS_LABEL, running=False):
-            names = (self.gateway.network, self.gateway.network_id)
-            attached = any(container.endpoint(name) for name in names)
-            if attached and container.id not in self._served:
-                self._candidates[container.name] = container
+        names = (self.gateway.network, self.gateway.network_id)
+        self._candidates = {
+            container.id: container
+            for container in self._engine.containers(NETWORKS_LABEL, running=False)
+            if any(container.endpoint(name) for name in names) and container.id not in self._served
+        }
 
     def _other_subnets(self, container: Container) -> list[Network]:
         others = {point.network for point in container.endpoints} - {self.gateway.network}
@@ -223,9 +229,9 @@ class FastPath:
         else:
             outcomes = self._shell.run([iproute.addresses_command(path) for path in paths])
             attempts = [
-                look.attempt(path, name)
+                look.attempt(path, key)
                 for path, outcome in zip(paths, outcomes, strict=True)
-                if (name := look.whose(path, iproute.parse_addresses(outcome.output)))
+                if (key := look.whose(path, iproute.parse_addresses(outcome.output)))
             ]
         self._execute((attempt, attempt.rest()) for attempt in attempts if not attempt.is_refused)
         for attempt in attempts:

@@ -85,8 +85,8 @@ class DockerNetwork:
     name: str
     subnets: tuple[Network, ...]
     interfaces: Mapping[str, tuple[Interface, ...]]
-    """Addresses by container name, also of containers that are just being started: the engine has
-    the name from the beginning on, the id some 30 ms later."""
+    """Addresses by container id; of containers that are just being attached by name: the engine has
+    that from the beginning on, the id some 30 ms later."""
     driver: str = "bridge"
     internal: bool = False
     options: Mapping[str, str] = field(default_factory=dict)

@@ -79,13 +79,13 @@ def test_listing_is_the_inspection_without_the_namespace(
     assert engine.containers(LABEL, ids=["0" * 64]) == ()
 
 
-def test_network_tells_the_addresses_of_who_is_attached_by_name(
+def test_network_tells_the_addresses_of_who_is_attached(
     engine: Engine | StandInEngine, labelled: Container
 ) -> None:
     container = engine.inspect(labelled.name)
     network = engine.network(container.network_mode)
 
     assert network == engine.network(network.id)
-    assert network.interfaces == {labelled.name: container.endpoints[0].interfaces}
+    assert network.interfaces == {container.id: container.endpoints[0].interfaces}
     with pytest.raises(GoneError):
         engine.network("no-such-network")

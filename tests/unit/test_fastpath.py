@@ -45,14 +45,14 @@ def look(
     return found
 
 
-def destinations(found: _Look, name: str = "dovecot") -> list[str]:
-    return [str(route.dst) for route in found.attempt(NAMESPACE, name).client.routes]
+def destinations(found: _Look) -> list[str]:
+    return [str(route.dst) for route in found.attempt(NAMESPACE, "c1").client.routes]
 
 
 def test_every_command_proves_the_namespace_by_its_source() -> None:
     inside = f"nsenter --net={NAMESPACE}"
 
-    assert look().attempt(NAMESPACE, "dovecot").commands == [
+    assert look().attempt(NAMESPACE, "c1").commands == [
         f"{inside} ip route replace 10.8.0.0/16 via 192.0.2.1 src 192.0.2.7",
         f"{inside} ip -6 route replace fd00:8::/64 via fd::1 src fd::7",
     ]
@@ -79,20 +79,20 @@ def test_long_list_does_not_keep_others_waiting() -> None:
 
 
 @pytest.mark.parametrize(
-    ("held", "name", "pending"),
+    ("held", "key", "pending"),
     [
-        pytest.param(["127.0.0.1", "192.0.2.7"], "dovecot", [NAMESPACE], id="a client's address"),
-        pytest.param(["fd::7"], "dovecot", [NAMESPACE], id="its IPv6 address"),
+        pytest.param(["127.0.0.1", "192.0.2.7"], "c1", [NAMESPACE], id="a client's address"),
+        pytest.param(["fd::7"], "c1", [NAMESPACE], id="its IPv6 address"),
         pytest.param(["192.0.2.8"], None, [], id="somebody else's"),
         pytest.param(["127.0.0.1", "10.8.1.4"], None, [NAMESPACE], id="none of this network yet"),
     ],
 )
 def test_namespace_is_told_by_the_address_that_it_holds(
-    held: list[str], name: str | None, pending: list[str]
+    held: list[str], key: str | None, pending: list[str]
 ) -> None:
     found = look()
 
-    assert found.whose(NAMESPACE, map(ip_address, held)) == name
+    assert found.whose(NAMESPACE, map(ip_address, held)) == key
     assert [*found.pending] == pending
 
 
@@ -106,10 +106,32 @@ def test_nothing_is_looked_at_where_no_client_may_be_starting() -> None:
     ("path", "starting"),
     [
         pytest.param(NAMESPACE, [], id="it is about to run"),
-        pytest.param(ANOTHER, ["dovecot"], id="it ended since"),
+        pytest.param(ANOTHER, ["c1"], id="it ended since"),
     ],
 )
 def test_client_that_was_served_is_no_candidate_while_its_namespace_stands(
     path: str, starting: list[str]
 ) -> None:
     assert look(served={"c1": path}).starting() == starting
+
+
+def test_entry_by_id_is_nobody_elses_whatever_his_name_was() -> None:
+    """After a rename, a client that runs can have the name of one that was listed."""
+    renamed = replace(WG_NET, interfaces={"c2": WG_NET.interfaces["dovecot"]})
+    ours = replace(WG_NET, interfaces={"c1": WG_NET.interfaces["dovecot"]})
+
+    assert look(network=renamed).starting() == []
+    assert look(network=ours).starting() == ["c1"]
+
+
+def test_who_is_not_listed_any_more_when_a_namespace_appears_is_no_candidate() -> None:
+    """Its name may be that of another container now, which asked for nothing."""
+    engine = StandInEngine((CREATED,), networks=(WG_NET, OTHER))
+    found = _Look(cast("Engine", engine), GATEWAY, {})
+    found.goes_on([ANOTHER])
+    assert found.starting() == ["c1"]
+
+    engine.known = ()
+    found.goes_on([NAMESPACE])
+
+    assert found.starting() == []
