@@ -227,10 +227,10 @@ def _network(answer: dict[str, Any]) -> DockerNetwork:
         answer["Name"],
         tuple(ip_network(pool["Subnet"]) for pool in pools if pool.get("Subnet")),
         {
-            end["Name"]: tuple(
-                ip_interface(end[key]) for key in ("IPv4Address", "IPv6Address") if end.get(key)
+            (end["Name"] if key.startswith("ep-") else key): tuple(
+                ip_interface(end[face]) for face in ("IPv4Address", "IPv6Address") if end.get(face)
             )
-            for end in (answer.get("Containers") or {}).values()
+            for key, end in (answer.get("Containers") or {}).items()
         },
         driver=answer.get("Driver") or "",
         internal=bool(answer.get("Internal")),
