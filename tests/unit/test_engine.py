@@ -60,9 +60,11 @@ def test_a_network_is_the_same_from_every_version(answers: Answers) -> None:
 
     assert (found.name, found.driver, found.internal) == ("wg-net", "bridge", False)
     assert found.subnets == (ip_network("192.168.67.0/24"), ip_network("fd00:67::/64"))
-    assert found.interfaces == {
-        "client": (ip_interface("192.168.67.2/24"), ip_interface("fd00:67::2/64"))
-    }
+    addresses = ip_interface("192.168.67.2/24"), ip_interface("fd00:67::2/64")
+    (identifier,) = answers["network"]["Containers"]
+    assert found.interfaces == {identifier: addresses}
+    answers["network"]["Containers"] = {"ep-1": answers["network"]["Containers"][identifier]}
+    assert engine._network(answers["network"]).interfaces == {"client": addresses}
 
 
 def modern(event: Answers) -> Answers:
