@@ -50,3 +50,15 @@ def lab(engine: Engine) -> Iterator[Lab]:
             form = sidecar.inspect("{{.Config.Cmd}} {{.Config.Tty}} {{.Config.Env}}")
             if form.startswith("[] false ") and "LOG_FORMAT" not in form:
                 look.entries(sidecar)
+
+
+@pytest.fixture
+def network(lab: Lab) -> str:
+    """Make the network that is served; a file that needs IPv6 has one of its own."""
+    return lab.network("wg-net", "192.168.67.0/24")
+
+
+@pytest.fixture
+def gateway(lab: Lab, network: str) -> Container:
+    """Start the gateway on it."""
+    return lab.gateway("wireguard", network)

@@ -30,16 +30,6 @@ ENDPOINTS = {"/version", "/events", "/containers/json", "/containers/ID/json", "
 NO_RESYNC = ("--env", "WGROUTEMGR_RESYNC_INTERVAL=3600")
 
 
-@pytest.fixture
-def network(lab: Lab) -> str:
-    return lab.network("wg-net", "192.168.67.0/24")
-
-
-@pytest.fixture
-def gateway(lab: Lab, network: str) -> Container:
-    return lab.gateway("wireguard", network)
-
-
 def sidecar(
     lab: Lab, gateway: Container, network: str, *options: str, engine: str = ""
 ) -> Container:

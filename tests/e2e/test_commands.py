@@ -36,11 +36,6 @@ def network(lab: Lab) -> str:
 
 
 @pytest.fixture
-def gateway(lab: Lab, network: str) -> Container:
-    return lab.gateway("wireguard", network)
-
-
-@pytest.fixture
 def idle(lab: Lab, gateway: Container, network: str) -> Container:
     """Run a sidecar that does nothing until it is told to."""
     return sleeper(lab, gateway, network, *PRIVILEGES)

@@ -35,11 +35,6 @@ def network(lab: Lab) -> str:
     return lab.network("wg-net", SUBNET, SUBNET6)
 
 
-@pytest.fixture
-def gateway(lab: Lab, network: str) -> Container:
-    return lab.gateway("wireguard", network)
-
-
 def through(gateway: Container, network: str) -> dict[str, str]:
     """Return the routes of a client that asks for both destinations."""
     return {DST: gateway.address(network), DST6: gateway.address(network, ipv6=True)}

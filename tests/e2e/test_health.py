@@ -21,16 +21,6 @@ SOON = ("--health-interval", "0.5s", "--health-retries", "1", "--health-start-pe
 RESYNC = ("--env", "WGROUTEMGR_RESYNC_INTERVAL=1")
 
 
-@pytest.fixture
-def network(lab: Lab) -> str:
-    return lab.network("wg-net", "192.168.67.0/24")
-
-
-@pytest.fixture
-def gateway(lab: Lab, network: str) -> Container:
-    return lab.gateway("wireguard", network)
-
-
 def health(container: Container) -> tuple[str, str]:
     """Return the engine's verdict, and what the last check printed."""
     state = json.loads(container.inspect("{{json .State.Health}}"))

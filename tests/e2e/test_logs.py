@@ -23,16 +23,6 @@ DST = "198.51.100.0/24"
 SECRET = "correct-horse-battery-staple"  # noqa: S105 - that it is found nowhere is the test
 
 
-@pytest.fixture
-def network(lab: Lab) -> str:
-    return lab.network("wg-net", "192.168.67.0/24")
-
-
-@pytest.fixture
-def gateway(lab: Lab, network: str) -> Container:
-    return lab.gateway("wireguard", network)
-
-
 def hostile(lab: Lab, network: str, what: str, label: str) -> Container:
     """Start a client whose label may be longer than a command line."""
     api = docker.APIClient(f"unix://{lab.engine.socket}")

@@ -20,16 +20,6 @@ DST = "198.51.100.0/24"
 CAPABILITIES = {"NET_ADMIN": 12, "SYS_ADMIN": 21}
 
 
-@pytest.fixture
-def network(lab: Lab) -> str:
-    return lab.network("wg-net", "192.168.67.0/24")
-
-
-@pytest.fixture
-def gateway(lab: Lab, network: str) -> Container:
-    return lab.gateway("wireguard", network)
-
-
 def test_it_works_with_two_capabilities_and_under_the_default_profiles(
     lab: Lab, network: str, gateway: Container
 ) -> None:

@@ -24,11 +24,6 @@ def network(lab: Lab) -> str:
     return lab.network("wg-net", SUBNET, SUBNET6)
 
 
-@pytest.fixture
-def gateway(lab: Lab, network: str) -> Container:
-    return lab.gateway("wireguard", network)
-
-
 def ready(sidecar: Container) -> None:
     await_event(sidecar, "pass.finished", trigger="startup")
 

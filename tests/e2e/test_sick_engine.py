@@ -25,16 +25,6 @@ def proxy(engine: Engine, lab: Lab) -> Iterator[Proxy]:
         yield proxy
 
 
-@pytest.fixture
-def network(lab: Lab) -> str:
-    return lab.network("wg-net", "192.168.67.0/24")
-
-
-@pytest.fixture
-def gateway(lab: Lab, network: str) -> Container:
-    return lab.gateway("wireguard", network)
-
-
 def sidecar_behind_proxy(lab: Lab, gateway: Container, network: str) -> Container:
     engine: Engine = lab.engine  # type: ignore[assignment]
     name = f"proxy-{lab.token}.sock"
