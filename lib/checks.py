@@ -17,12 +17,12 @@ from lib.case import SHOWN, Served, fail, lacking, need, ok, some, warn
 from lib.engine import NEWEST_API
 from lib.errors import CallError, EngineError, GoneError, OldEngineError, StaleSocketError
 from lib.model import IPV6, NETWORKS_LABEL, Client, Gateway, Snapshot
+from lib.survey import netns_owner
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from lib.case import Case
-    from lib.engine import Engine
     from lib.model import Container, DockerNetwork, Finding, Network
 
 _BRIDGE_FILTER = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
@@ -208,7 +208,7 @@ def clients(case: Case) -> Iterator[Finding]:
     pairs = []
     for container in docker.containers(NETWORKS_LABEL):
         with suppress(GoneError, CallError):
-            pairs.append((container, owner_of(docker, container)))
+            pairs.append((container, netns_owner(docker, docker.inspect(container.id))))
     wanted = desired.compute(Snapshot(tuple(pairs)), leads)
     owners = {container.id: owner for container, owner in pairs}
     case.clients = tuple(
@@ -239,14 +239,6 @@ def _nobody(labelled: str, name: str) -> Finding:
 def label_line() -> str:
     """Return the line that makes a container a client."""
     return f"labels: {{{NETWORKS_LABEL}: 192.168.66.0/24}}   # what it wants to reach"
-
-
-def owner_of(docker: Engine, container: Container) -> Container:
-    """Return who owns the network namespace that a container is in."""
-    owner = docker.inspect(container.id)
-    while reference := owner.shares_netns_of:
-        owner = docker.inspect(reference)
-    return owner
 
 
 def _served(client: Client, owner: Container, leads: Gateway) -> Served:
@@ -304,7 +296,7 @@ def container(case: Case) -> Iterator[Finding]:
     except GoneError:
         yield fail(f"the engine has no container {case.container}", "docker ps --all")
         return
-    owner = owner_of(docker, found)
+    owner = netns_owner(docker, found)
     if not owner.running:
         yield fail(f"{owner.name} is not running", f"docker start {owner.name}")
         return

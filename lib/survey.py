@@ -16,6 +16,7 @@ from lib import desired, iproute, netns, sidecar
 from lib.errors import CallError, GoneError, NetnsError, NotReadyError
 from lib.model import NETWORKS_LABEL, Client, Failure, Gateway, Refusal, Route, Snapshot
 from lib.plan import directly_reached, plan
+from lib.prerequisites import CAP_ADD
 from lib.progress import told
 from lib.reporting import hint, who
 
@@ -34,7 +35,7 @@ VANISHED = "No such process"
 
 _OFF_LINK = "check that the container's link to the gateway's network is up"
 _HINTS = {
-    "not permitted": "give the sidecar both capabilities: cap_add: [NET_ADMIN, SYS_ADMIN]",
+    "not permitted": f"give the sidecar both capabilities: {CAP_ADD}",
     "not found": "use an image with ip and nsenter",
     "can't execute": "use an image with ip and nsenter",
     "unreachable": _OFF_LINK,
@@ -100,6 +101,14 @@ def gather(clients: Iterable[Client]) -> dict[str, Namespace]:
             space = spaces.setdefault(client.netns, Namespace(client.netns))
             space.wanted.setdefault(route, client)
     return spaces
+
+
+def netns_owner(engine: Engine, container: Container) -> Container:
+    """Return whose network namespace a container uses: its own, or another container's."""
+    owner = container
+    while reference := owner.shares_netns_of:
+        owner = engine.inspect(reference)
+    return owner
 
 
 class Survey:
@@ -237,9 +246,7 @@ class Survey:
                 self._fail(Failure("client.failed", listed.id, "engine", values))
 
     def _owner(self, engine: Engine, container: Container) -> Container:
-        owner = container
-        while reference := owner.shares_netns_of:
-            owner = engine.inspect(reference)
+        owner = netns_owner(engine, container)
         if owner is not container:
             self.tied.add(owner.id)
             return owner
