@@ -21,7 +21,7 @@ COPY --from=build /opt/site-packages /opt/site-packages
 RUN python3 -c 'import argparse, docker, sh, structlog'
 COPY wgroutemgr.py /opt/wgroutemgr/
 COPY lib/ /opt/wgroutemgr/lib/
-RUN cd /opt/wgroutemgr && python3 -m compileall -q . && python3 -c 'import wgroutemgr' && \
+RUN cd /opt/wgroutemgr && python3 -m compileall -q . && python3 -c 'import wgroutemgr, lib.commands, lib.doctor' && \
     printf '#!/bin/sh\nexec python3 /opt/wgroutemgr/wgroutemgr.py "$@"\n' >/usr/local/bin/wgroutemgr && \
     chmod +x /usr/local/bin/wgroutemgr
 

@@ -35,8 +35,7 @@ import os  # noqa: E402
 
 import structlog  # noqa: E402
 
-from lib import commands, doctor, health, prerequisites, settings  # noqa: E402
-from lib.case import Case  # noqa: E402
+from lib import health, prerequisites, settings  # noqa: E402
 from lib.daemon import Daemon  # noqa: E402
 from lib.engine import Engine  # noqa: E402
 from lib.errors import WgRouteMgrError  # noqa: E402
@@ -55,9 +54,24 @@ def main() -> int:
     chosen = settings.parse(sys.argv[1:], os.environ)
     if chosen.command == "run":
         return _run(chosen)
+    return _once(chosen)
+
+
+def _once(chosen: Settings) -> int:
+    """Run a command that ends by itself: results to standard output, complaints to the other."""
+    # Here, since the daemon needs none of it, and its start is not to wait for it.
+    from lib import commands  # noqa: PLC0415
+
+    once: dict[str, Callable[[Settings], int]] = {
+        "plan": commands.plan,
+        "status": commands.status,
+        "doctor": _doctor,
+        "health": _health,
+        "withdraw": commands.withdraw,
+    }
     configure(chosen.log_format or "console", chosen.log_level, sys.stderr)
     try:
-        code = _ONCE[chosen.command](chosen)
+        code = once[chosen.command](chosen)
         sys.stdout.flush()
     except WgRouteMgrError as error:
         commands.complain(error.reason, error.hint)
@@ -95,6 +109,9 @@ def _run(chosen: Settings) -> int:
 
 
 def _doctor(chosen: Settings) -> int:
+    from lib import doctor  # noqa: PLC0415 - as in _once()
+    from lib.case import Case  # noqa: PLC0415
+
     shell = Shell()
     try:
         return doctor.report(Case(chosen, shell, Engine), sys.stdout)
@@ -105,19 +122,6 @@ def _doctor(chosen: Settings) -> int:
 def _health(_: Settings) -> int:
     print(said := health.verdict())
     return 0 if said == health.OK else 1
-
-
-_ONCE: dict[str, Callable[[Settings], int]] = {
-    "plan": commands.plan,
-    "status": commands.status,
-    "doctor": _doctor,
-    "health": _health,
-    "withdraw": commands.withdraw,
-}
-"""The commands that end by themselves: name to what runs it and returns the exit code.
-
-Results go to standard output. A WgRouteMgrError is told on standard error.
-"""
 
 
 if __name__ == "__main__":
