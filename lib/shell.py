@@ -13,6 +13,7 @@ import secrets
 import select
 import signal
 import time
+from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ import sh
 from lib.model import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 LIMIT = 5.0
 """Seconds that one command may take before it is killed."""
@@ -69,7 +70,8 @@ class Shell:
         """
         width = len(self._processes)
         outcomes = [
-            process.run(commands[place::width]) for place, process in enumerate(self._processes)
+            process.run(commands[place::width], self._wait)
+            for place, process in enumerate(self._processes)
         ]
         for place in range(len(commands)):
             yield next(outcomes[place % width])
@@ -79,6 +81,15 @@ class Shell:
         for process in self._processes:
             process.close()
 
+    def _wait(self, seconds: float) -> None:
+        """Wait for what any of them prints, and take it in when it comes."""
+        speaking = {one.answers: one for one in self._processes if one.is_speaking}
+        poll = select.poll()  # select() cannot take a descriptor over 1023.
+        for descriptor in speaking:
+            poll.register(descriptor, select.POLLIN)
+        for descriptor, _ in poll.poll(seconds * 1000):
+            speaking[descriptor].take_in()
+
 
 class _Process:
     """One `sh` that reads commands from a pipe."""
@@ -86,20 +97,45 @@ class _Process:
     def __init__(self, limit: float) -> None:
         self._limit = limit
         self._group = 0
+        self.answers = self._commands = -1
+        self._buffer = b""
+        self._since = 0.0
+        """When (monotonic seconds) the command began that runs."""
+        self._done: deque[tuple[int, bytes, float]] = deque()
+        """Exit code, output and seconds of commands that ended."""
         self._start()
 
-    def run(self, commands: Sequence[str]) -> Iterator[Outcome]:
-        """Start on the commands at once; what is returned yields how each ended."""
+    @property
+    def is_speaking(self) -> bool:
+        """Whether an answer may come."""
+        return self._group != 0 and not self._ended and len(self._buffer) <= MAX_OUTPUT
+
+    def run(self, commands: Sequence[str], wait: Callable[[float], None]) -> Iterator[Outcome]:
+        """Start on the commands at once; what is returned yields how each ended.
+
+        `wait` waits at most that many seconds for any process, and has it take its answers in.
+        """
+        self._wait = wait
         batches = list(_batches(commands))
         if batches:
             self._begin(batches[0])
         return self._outcomes(batches)
 
+    def take_in(self) -> None:
+        """Read what there is, and note which commands have ended by now."""
+        chunk, now = os.read(self.answers, 1 << 16), time.monotonic()
+        self._ended = not chunk
+        self._buffer += chunk
+        while end := self._ends.search(self._buffer):
+            output, self._buffer = self._buffer[: end.start()], self._buffer[end.end() :]
+            self._done.append((int(end[1]), output, now - self._since))
+            self._since = now
+
     def close(self) -> None:
         self._usable = False
         if self._group:
             os.close(self._commands)
-            os.close(self._answers)
+            os.close(self.answers)
             with suppress(ProcessLookupError):
                 os.killpg(self._group, signal.SIGKILL)
             self._reap()
@@ -109,9 +145,10 @@ class _Process:
         self._usable = True
         self._marker = secrets.token_hex(8)
         self._ends = re.compile(rb"%b (\d+)\n" % self._marker.encode())
-        self._buffer = b""
+        self._buffer, self._ended = b"", False
+        self._done.clear()
         commands, self._commands = os.pipe()
-        self._answers, answers = os.pipe()
+        self.answers, answers = os.pipe()
         with open(commands, "rb") as stdin, open(answers, "wb") as stdout:  # noqa: PTH123 - no paths
             self._process = sh.Command("sh")(
                 _in=stdin,
@@ -147,6 +184,7 @@ class _Process:
             self._start()
         # Whatever interrupts us from here on leaves answers that belong to no later command.
         self._usable = False
+        self._since = time.monotonic()
         self._send(commands)
 
     def _finish(self, commands: Sequence[str]) -> list[Outcome]:
@@ -168,33 +206,27 @@ class _Process:
         with suppress(BrokenPipeError):  # The answers end then too, which is noticed.
             os.write(self._commands, lines.encode())
 
-    def _readable(self, seconds: float) -> bool:
-        poll = select.poll()  # select() cannot take a descriptor over 1023.
-        poll.register(self._answers, select.POLLIN)
-        return bool(poll.poll(seconds * 1000))
-
     def _receive(self, command: str) -> Outcome:
-        start = time.monotonic()
-
-        def outcome(exit_code: int, output: bytes, remark: str = "") -> Outcome:
+        def outcome(exit_code: int, output: bytes, seconds: float, remark: str = "") -> Outcome:
             text = f"{output.decode(errors='replace')}\n{remark}".strip()
-            return Outcome(command, exit_code, text, (time.monotonic() - start) * 1000)
+            return Outcome(command, exit_code, text, seconds * 1000)
 
-        while not (end := self._ends.search(self._buffer)):
-            left = start + self._limit - time.monotonic()
-            if left <= 0 or not self._readable(left):
-                reason = f"no answer within {self._limit:g} s, killed"
-                raise _BrokenError(outcome(TIMED_OUT, self._buffer[:_SHOWN], reason))
-            chunk = os.read(self._answers, 1 << 16)
-            if not chunk:
-                reason = "the shell ended before the command did"
-                raise _BrokenError(outcome(ENDED, self._buffer[:_SHOWN], reason))
-            if len(self._buffer) > MAX_OUTPUT:
-                reason = f"printed more than {MAX_OUTPUT} bytes, killed"
-                raise _BrokenError(outcome(TIMED_OUT, self._buffer[:_SHOWN], reason))
-            self._buffer += chunk
-        output, self._buffer = self._buffer[: end.start()], self._buffer[end.end() :]
-        return outcome(int(end[1]), output)
+        while not self._done:
+            took = time.monotonic() - self._since
+            if self.is_speaking:
+                # Also when it is late: who reads the outcomes may have been away for long.
+                self._wait(max(0.0, self._limit - took))
+            if self._ended:
+                exit_code, reason = ENDED, "the shell ended before the command did"
+            elif len(self._buffer) > MAX_OUTPUT:
+                exit_code, reason = TIMED_OUT, f"printed more than {MAX_OUTPUT} bytes, killed"
+            elif took >= self._limit:
+                exit_code, reason = TIMED_OUT, f"no answer within {self._limit:g} s, killed"
+            else:
+                continue
+            if not self._done:
+                raise _BrokenError(outcome(exit_code, self._buffer[:_SHOWN], took, reason))
+        return outcome(*self._done.popleft())
 
 
 def _batches(commands: Sequence[str]) -> Iterator[Sequence[str]]:

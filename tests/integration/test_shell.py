@@ -53,6 +53,15 @@ def hasty(dialect: str) -> Iterator[Shell]:
     shell.close()
 
 
+@pytest.fixture
+def pair(dialect: str) -> Iterator[Shell]:
+    """Start a shell that runs two commands side by side and gives each half a second."""
+    assert dialect
+    shell = Shell(0.5, width=2)
+    yield shell
+    shell.close()
+
+
 def brief(outcomes: list[Outcome]) -> list[tuple[int, str]]:
     return [(outcome.exit_code, outcome.output) for outcome in outcomes]
 
@@ -131,6 +140,15 @@ def test_duration_is_that_of_the_command(shell: Shell) -> None:
 
     assert 0 < quick.duration_ms < 200
     assert 250 <= slow.duration_ms < 1500
+
+
+def test_duration_of_commands_side_by_side_is_that_of_each(pair: Shell) -> None:
+    slow, quick, second, last = pair.run(["sleep 0.4", "sleep 0.1", "true", "sleep 0.2"])
+
+    assert 350 <= slow.duration_ms < 1500
+    assert 80 <= quick.duration_ms < 350
+    assert 0 <= second.duration_ms < 150
+    assert 180 <= last.duration_ms < 1300
 
 
 @pytest.mark.parametrize(
@@ -265,6 +283,25 @@ def test_command_that_prints_for_ever_is_killed_at_the_limit_too(
 
 def test_limit_is_for_each_command_not_for_all_of_them(hasty: Shell) -> None:
     assert brief(list(hasty.run(["sleep 0.1; echo on"] * 4))) == [(0, "on")] * 4
+
+
+def test_command_that_was_in_time_is_not_killed_because_its_outcome_is_read_late(
+    pair: Shell,
+) -> None:
+    outcomes = pair.run(["echo 1", "sleep 0.1; echo 2"])
+    assert next(outcomes).output == "1"
+    time.sleep(0.7)
+
+    assert brief(list(outcomes)) == [(0, "2")]
+
+
+def test_two_that_hang_side_by_side_cost_one_limit(pair: Shell) -> None:
+    start = time.monotonic()
+
+    outcomes = list(pair.run([HANG, HANG, "echo 1", "echo 2"]))
+
+    assert time.monotonic() - start < 0.9
+    assert [outcome.exit_code for outcome in outcomes] == [TIMED_OUT, TIMED_OUT, 0, 0]
 
 
 def test_every_command_hanging_costs_each_its_limit_and_no_more(hasty: Shell) -> None:
