@@ -62,11 +62,6 @@ def show_command(netns: str, version: int) -> str:
     return _in_netns(netns, version, "route", "show")
 
 
-def addresses_command(netns: str) -> str:
-    """Return the command line that lists the addresses of a namespace."""
-    return shlex.join(("nsenter", f"--net={netns}", "ip", "address", "show"))
-
-
 def parse_addresses(text: str) -> frozenset[Address]:
     """Return the addresses that `ip address show` printed, also of interfaces that are down."""
     lines = (line.split() for line in text.splitlines())

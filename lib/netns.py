@@ -7,19 +7,42 @@ file: equal numbers, the same namespace (`namespaces(7)`).
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import select
+import socket
 import struct
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from lib.errors import NetnsError, NetnsGoneError
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from lib.model import Address
+
 OWN = Path("/proc/self/ns/net")
 _LIBC = ctypes.CDLL(None, use_errno=True)
-_IN_CREATE = 0x100
-_INOTIFY_EVENT = struct.Struct("iIII")
-"""`struct inotify_event` without the name: watch, mask, cookie, length of the name."""
+_NEW_NET = 0x40000000
+"""`CLONE_NEWNET`, for setns(2)."""
+
+_GROUPS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
+"""Of rtnetlink(7): links, addresses and routes of both IP versions."""
+
+_HEADER, _ATTRIBUTE = struct.Struct("IH"), struct.Struct("HH")
+"""Size and kind of a message, and of an attribute of it."""
+
+_BODY = 24
+"""Where the attributes of a message on an address begin: `nlmsghdr`, `ifaddrmsg`."""
+
+_NEW_ADDRESS, _ADDRESS = 20, (1, 2)
+"""`RTM_NEWADDR`; of its attributes, `IFA_ADDRESS` and `IFA_LOCAL`."""
+
+_LIST_ADDRESSES = struct.pack("IHHII8x", _BODY, 22, 0x301, 0, 0)
+"""`RTM_GETADDR` with `NLM_F_REQUEST` and `NLM_F_DUMP`."""
 
 _HOST = "default"
 """The engine's name for the host's own namespace, beside those of the containers."""
@@ -49,6 +72,12 @@ class Proof:
         living one's number to no other.
         """
         return self.device == OWN.stat().st_dev and Proof.of(self.path) == self
+
+
+def is_namespace(path: str) -> bool:
+    """Tell whether that file is one now: the engine makes it before it mounts that on it."""
+    proof = Proof.of(path)
+    return bool(proof and proof.holds())
 
 
 def is_own(path: str) -> bool:
@@ -94,27 +123,120 @@ def _mount(directory: Path) -> str:
     return f"mount it into the sidecar with slave propagation: -v {directory}:{directory}:ro,rslave"
 
 
+class HasFileno(Protocol):
+    """What can be waited for."""
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+
+
 class Watch:
-    """Tells of files that appear in a directory, without looking there: inotify(7)."""
+    """Tells of namespaces that appear in a directory: mounts, of which the kernel tells.
+
+    `poll(2)` of `mountinfo` tells of each change since the last time (`proc_pid_mountinfo(5)`).
+    """
 
     def __init__(self, directory: Path) -> None:
         """Watch from now on; raise NetnsError if that cannot be."""
         self._directory = directory
-        self._descriptor = _LIBC.inotify_init1(os.O_CLOEXEC)
-        if self._descriptor < 0 or (
-            _LIBC.inotify_add_watch(self._descriptor, os.fsencode(directory), _IN_CREATE) < 0
-        ):
-            reason = f"cannot watch {directory}: {os.strerror(ctypes.get_errno())}"
-            raise NetnsError(reason)
+        self._known: set[str] = set()
+        self._poll = select.poll()
+        try:
+            directory.stat()
+            self._poll.register(os.open("/proc/self/mountinfo", os.O_CLOEXEC), select.POLLPRI)
+        except OSError as error:
+            reason = f"cannot watch {directory}: {error.strerror}"
+            raise NetnsError(reason) from error
+        self.appeared()
 
-    def read(self, seconds: float | None = None) -> list[str]:
-        """Return the paths of files that appeared, after waiting for one at most that long."""
-        if not select.select([self._descriptor], [], [], seconds)[0]:
-            return []
-        data, paths = os.read(self._descriptor, 1 << 16), []
-        while data:
-            *_, length = _INOTIFY_EVENT.unpack_from(data)
-            name = data[_INOTIFY_EVENT.size : _INOTIFY_EVENT.size + length].rstrip(b"\0")
-            paths += [str(self._directory / os.fsdecode(name))] if name else []
-            data = data[_INOTIFY_EVENT.size + length :]
-        return paths
+    def wait(self, others: Iterable[HasFileno] = (), seconds: float | None = None) -> None:
+        """Wait at most that long for a mount, or until one of the others can be read."""
+        for other in others:
+            self._poll.register(other, select.POLLIN)
+        self._poll.poll(None if seconds is None else seconds * 1000)
+        for other in others:
+            self._poll.unregister(other)
+
+    def appeared(self) -> set[str]:
+        """Return the paths of the namespaces that appeared since the last time."""
+        before = self._known
+        try:
+            names = {path.name for path in self._directory.iterdir()} - {_HOST}
+        except FileNotFoundError:  # The engine removed it, as it may at its own end.
+            names = set()
+        paths = (str(self._directory / name) for name in names)
+        self._known = {path for path in paths if path in before or is_namespace(path)}
+        return self._known - before
+
+
+class Ear:
+    """Hears, in a namespace, that addresses and routes come.
+
+    The calling thread is in that namespace for as long as it takes to open a socket, which stays
+    there. Of `rtnetlink(7)` only what tells of addresses is read.
+    """
+
+    def __init__(self, path: str) -> None:
+        """Listen from now on; raise NetnsError if that cannot be."""
+        self.addresses: set[Address] = set()
+        """Those that it has or had."""
+        try:
+            with Path(path).open("rb") as there, OWN.open("rb") as here:
+                _enter(there)
+                try:
+                    self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)
+                finally:
+                    _enter(here)
+        except OSError as error:
+            reason = f"cannot listen in {path}: {error.strerror}"
+            raise NetnsError(reason) from error
+        self._socket.setblocking(False)  # noqa: FBT003
+        self._socket.bind((0, _GROUPS))
+        self._socket.send(_LIST_ADDRESSES)
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable when there is news."""
+        return self._socket.fileno()
+
+    def hear(self) -> bool:
+        """Take in what there is, and tell whether that was anything."""
+        anything = False
+        while data := self._receive():
+            anything = True
+            while data:
+                size, kind = _HEADER.unpack_from(data)
+                if kind == _NEW_ADDRESS:
+                    self.addresses.update(_addresses(data[_BODY:size]))
+                data = data[_aligned(size) :]
+        return anything
+
+    def close(self) -> None:
+        """Leave nothing in the namespace: it could not end."""
+        self._socket.close()
+
+    def _receive(self) -> bytes:
+        while True:
+            try:
+                return self._socket.recv(1 << 16)
+            except BlockingIOError:
+                return b""
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:  # Some was lost, others will come.
+                    raise
+
+
+def _addresses(attributes: bytes) -> Iterator[Address]:
+    while attributes:
+        size, kind = _ATTRIBUTE.unpack_from(attributes)
+        if kind in _ADDRESS:
+            yield ip_address(attributes[_ATTRIBUTE.size : size])
+        attributes = attributes[_aligned(size) :]
+
+
+def _aligned(size: int) -> int:
+    return (size + 3) & ~3
+
+
+def _enter(namespace: BinaryIO) -> None:
+    if _LIBC.setns(namespace.fileno(), _NEW_NET):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))

@@ -21,7 +21,8 @@ class StandInEngine:
     silent_about: str = ""
     listing: tuple[Container, ...] | None = None
     """What it lists, where that is older than what it knows."""
-    networks: tuple[DockerNetwork, ...] = ()
+    on: tuple[DockerNetwork, ...] = ()
+    """Its networks."""
 
     def inspect(self, reference: str) -> Container:
         if reference.startswith(self.silent_about or "-"):
@@ -33,10 +34,13 @@ class StandInEngine:
         raise GoneError(reference)
 
     def network(self, reference: str) -> DockerNetwork:
-        for network in self.networks:
+        for network in self.on:
             if reference in {network.id, network.name}:
                 return network
         raise GoneError(reference)
+
+    def networks(self) -> tuple[DockerNetwork, ...]:
+        return tuple(replace(network, interfaces={}) for network in self.on)
 
     def containers(
         self, *labels: str, running: bool = True, ids: Iterable[str] | None = None

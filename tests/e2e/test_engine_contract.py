@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -45,7 +46,7 @@ def engine(
         yield real
     else:
         known = (real.inspect(labelled.name), real.inspect(stopped.name))
-        yield StandInEngine(known, networks=(real.network(known[0].network_mode),))
+        yield StandInEngine(known, on=(real.network(known[0].network_mode),))
     real.close()
 
 
@@ -87,5 +88,6 @@ def test_network_tells_the_addresses_of_who_is_attached(
 
     assert network == engine.network(network.id)
     assert network.interfaces == {container.id: container.endpoints[0].interfaces}
+    assert replace(network, interfaces={}) in engine.networks()
     with pytest.raises(GoneError):
         engine.network("no-such-network")

@@ -1,4 +1,4 @@
-"""Which namespace is whose, and what may be given before a client runs."""
+"""Which namespace is whose, what may be given before a client runs, and when to look no longer."""
 
 from __future__ import annotations
 
@@ -8,12 +8,24 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from lib.fastpath import MOST, _Look
-from lib.model import NETWORKS_LABEL, Container, DockerNetwork, Endpoint, Gateway
+from lib import scout
+from lib.fastpath import CALM, MOST, PATIENCE, _Arrival, _Look
+from lib.model import (
+    NETWORKS_LABEL,
+    Client,
+    Container,
+    DockerNetwork,
+    Endpoint,
+    Gateway,
+    Outcome,
+    Route,
+)
 from tests.fakes import StandInEngine
 
 if TYPE_CHECKING:
+    from lib import netns
     from lib.engine import Engine
+    from lib.scout import Known
 
 NAMESPACE, ANOTHER = "/proc/self/ns/net", "/run/docker/netns/none"
 GATEWAY = Gateway("wireguard", "gw", "wg-net", "n1", tuple(map(ip_address, ("192.0.2.1", "fd::1"))))
@@ -26,112 +38,210 @@ CREATED = Container(
     sandbox_key="",
     endpoints=(Endpoint("wg-net", "", ()),),
 )
+FACES = (ip_interface("192.0.2.7/24"), ip_interface("fd::7/64"))
 WG_NET = DockerNetwork(
-    "n1",
-    "wg-net",
-    (ip_network("192.0.2.0/24"), ip_network("fd::/64")),
-    {"dovecot": (ip_interface("192.0.2.7/24"), ip_interface("fd::7/64"))},
+    "n1", "wg-net", (ip_network("192.0.2.0/24"), ip_network("fd::/64")), {"dovecot": FACES}
 )
 OTHER = DockerNetwork("n2", "other", (ip_network("10.8.1.0/24"),), {})
 
 
-def look(
-    *containers: Container, network: DockerNetwork = WG_NET, served: dict[str, str] | None = None
-) -> _Look:
-    """Return one that has seen these containers, and a namespace appear."""
-    engine = StandInEngine(containers or (CREATED,), networks=(network, OTHER))
-    found = _Look(cast("Engine", engine), GATEWAY, {} if served is None else served)
-    found.goes_on([NAMESPACE])
-    return found
+class SilentEar:
+    """What hears in a namespace, with addresses that a test gives; none is entered."""
+
+    def __init__(self, *addresses: str, news: bool = True) -> None:
+        self.addresses = {ip_address(address) for address in addresses}
+        self.news = news
+        self.is_open = True
+
+    def hear(self) -> bool:
+        news, self.news = self.news, False
+        return news
+
+    def close(self) -> None:
+        self.is_open = False
 
 
-def destinations(found: _Look) -> list[str]:
-    return [str(route.dst) for route in found.attempt(NAMESPACE, "c1").client.routes]
+def ask(*containers: Container, network: DockerNetwork = WG_NET) -> Known:
+    """Return what the scout learns where these containers and networks are."""
+    engine = cast("Engine", StandInEngine(containers or (CREATED,), on=(network, OTHER)))
+    return scout.ask_addresses(engine, GATEWAY, scout.list_clients(engine, GATEWAY))
+
+
+def look(*addresses: str, path: str = NAMESPACE) -> tuple[_Look, _Arrival]:
+    """Return a look at a namespace that appeared just now and has these addresses."""
+    found = _Look(GATEWAY, {})
+    ear = cast("netns.Ear", SilentEar(*addresses))
+    found.arrivals.append(_Arrival(path, ear))
+    return found, found.arrivals[0]
+
+
+def commands(*containers: Container, network: DockerNetwork = WG_NET) -> list[str]:
+    """Return what is tried in the namespace with the client's address."""
+    found, _ = look("192.0.2.7")
+    (attempt,) = found.due(ask(*containers, network=network))
+    return list(attempt.commands.values())
 
 
 def test_every_command_proves_the_namespace_by_its_source() -> None:
     inside = f"nsenter --net={NAMESPACE}"
 
-    assert look().attempt(NAMESPACE, "c1").commands == [
+    assert commands() == [
         f"{inside} ip route replace 10.8.0.0/16 via 192.0.2.1 src 192.0.2.7",
         f"{inside} ip -6 route replace fd00:8::/64 via fd::1 src fd::7",
     ]
 
 
 def test_route_for_which_there_is_no_source_has_to_wait() -> None:
-    only_four = {"dovecot": (ip_interface("192.0.2.7/24"),)}
+    (command,) = commands(network=replace(WG_NET, interfaces={"dovecot": FACES[:1]}))
 
-    assert destinations(look(network=replace(WG_NET, interfaces=only_four))) == ["10.8.0.0/16"]
+    assert " 10.8.0.0/16 " in command
 
 
 def test_route_that_overlaps_a_network_still_to_come_has_to_wait() -> None:
     both = replace(CREATED, endpoints=(*CREATED.endpoints, Endpoint("other", "", ())))
 
-    assert destinations(look(both)) == ["fd00:8::/64"]
+    (command,) = commands(both)
+
+    assert " fd00:8::/64 " in command
 
 
 def test_long_list_does_not_keep_others_waiting() -> None:
-    many = ",".join(f"10.8.{number}.0/24" for number in range(40))
+    many = [f"10.8.{number}.0/24" for number in range(40)]
 
-    found = destinations(look(replace(CREATED, labels={NETWORKS_LABEL: many})))
+    tried = commands(replace(CREATED, labels={NETWORKS_LABEL: ",".join(many)}))
 
-    assert found == many.split(",")[:MOST]
+    assert [command.split()[5] for command in tried] == many[:MOST]
 
 
 @pytest.mark.parametrize(
-    ("held", "key", "pending"),
+    ("held", "is_served", "stays"),
     [
-        pytest.param(["127.0.0.1", "192.0.2.7"], "c1", [NAMESPACE], id="a client's address"),
-        pytest.param(["fd::7"], "c1", [NAMESPACE], id="its IPv6 address"),
-        pytest.param(["192.0.2.8"], None, [], id="somebody else's"),
-        pytest.param(["127.0.0.1", "10.8.1.4"], None, [NAMESPACE], id="none of this network yet"),
+        pytest.param(["127.0.0.1", "192.0.2.7"], True, True, id="a client's address"),
+        pytest.param(["fd::7"], True, True, id="its IPv6 address"),
+        pytest.param(["192.0.2.8"], False, False, id="somebody else's"),
+        pytest.param(["127.0.0.1", "10.8.1.4"], False, True, id="none of this network yet"),
+        pytest.param([], False, True, id="none yet"),
     ],
 )
 def test_namespace_is_told_by_the_address_that_it_holds(
-    held: list[str], key: str | None, pending: list[str]
+    *, held: list[str], is_served: bool, stays: bool
 ) -> None:
-    found = look()
+    found, arrival = look(*held)
 
-    assert found.whose(NAMESPACE, map(ip_address, held)) == key
-    assert [*found.pending] == pending
-
-
-def test_nothing_is_looked_at_where_no_client_may_be_starting() -> None:
-    assert not look(replace(CREATED, running=True)).goes_on([])
-    assert not look(replace(CREATED, labels={})).goes_on([])
-    assert not look(replace(CREATED, endpoints=(Endpoint("other", "", ()),))).goes_on([])
+    assert bool(found.due(ask())) == is_served
+    found.let_go(ask())
+    assert (arrival in found.arrivals) == stays
+    assert cast("SilentEar", arrival.ear).is_open == stays
 
 
 @pytest.mark.parametrize(
-    ("path", "starting"),
+    "container",
     [
-        pytest.param(NAMESPACE, [], id="it is about to run"),
-        pytest.param(ANOTHER, ["c1"], id="it ended since"),
+        pytest.param(replace(CREATED, running=True), id="runs"),
+        pytest.param(replace(CREATED, labels={}), id="asks for nothing"),
+        pytest.param(replace(CREATED, endpoints=(Endpoint("other", "", ()),)), id="elsewhere"),
     ],
 )
-def test_client_that_was_served_is_no_candidate_while_its_namespace_stands(
-    path: str, starting: list[str]
-) -> None:
-    assert look(served={"c1": path}).starting() == starting
+def test_nothing_is_looked_at_where_no_client_may_be_starting(container: Container) -> None:
+    found, _ = look("192.0.2.7")
+
+    assert found.due(ask(container)) == []
+    found.let_go(ask(container))
+    assert found.arrivals == []
 
 
 def test_entry_by_id_is_nobody_elses_whatever_his_name_was() -> None:
     """After a rename, a client that runs can have the name of one that was listed."""
-    renamed = replace(WG_NET, interfaces={"c2": WG_NET.interfaces["dovecot"]})
-    ours = replace(WG_NET, interfaces={"c1": WG_NET.interfaces["dovecot"]})
-
-    assert look(network=renamed).starting() == []
-    assert look(network=ours).starting() == ["c1"]
+    assert ask(network=replace(WG_NET, interfaces={"c2": FACES})).starting() == set()
+    assert ask(network=replace(WG_NET, interfaces={"c1": FACES})).starting() == {"c1"}
 
 
-def test_who_is_not_listed_any_more_when_a_namespace_appears_is_no_candidate() -> None:
-    """Its name may be that of another container now, which asked for nothing."""
-    engine = StandInEngine((CREATED,), networks=(WG_NET, OTHER))
-    found = _Look(cast("Engine", engine), GATEWAY, {})
-    found.goes_on([ANOTHER])
-    assert found.starting() == ["c1"]
+def test_what_was_asked_before_a_namespace_appeared_says_nothing_of_it() -> None:
+    """Names and addresses may have been given to others since."""
+    before = ask()
+    found, arrival = look("192.0.2.7")
 
-    engine.known = ()
-    found.goes_on([NAMESPACE])
+    assert found.due(before) == []
+    found.let_go(replace(before, candidates={}))
+    assert found.arrivals == [arrival]
+    assert found.lacks(before)
+    assert len(found.due(ask())) == 1
 
-    assert found.starting() == []
+
+def test_addresses_asked_for_before_the_kernel_told_of_one_do_not_make_it_a_strangers() -> None:
+    found, arrival = look("192.0.2.8")
+    before = ask()
+    found.due(before)
+
+    found.let_go(before)
+    assert found.arrivals == [arrival]
+    assert found.lacks(before)
+    found.let_go(ask())
+    assert found.arrivals == []
+
+
+def test_engine_is_asked_until_it_is_known_who_comes() -> None:
+    found, arrival = look()
+    nobody = replace(WG_NET, interfaces={})
+
+    assert found.lacks(ask(network=nobody))
+    assert not found.lacks(ask())  # To whom the namespace belongs, its address will tell.
+    arrival.ear.addresses.add(ip_address("192.0.2.7"))
+    assert len(found.due(ask())) == 1
+    assert not found.lacks(ask(network=nobody))
+
+
+def test_who_was_found_is_not_waited_for_in_another_namespace() -> None:
+    found, _ = look("192.0.2.7")
+    found.due(ask())
+    found.arrivals.append(_Arrival(NAMESPACE, cast("netns.Ear", SilentEar())))
+
+    assert found.lacks(ask())
+
+
+def test_engine_is_asked_no_more_for_a_namespace_in_which_nothing_happens() -> None:
+    found, arrival = look()
+    nobody = replace(WG_NET, interfaces={})
+    assert found.lacks(ask(network=nobody))
+
+    arrival.heard -= CALM
+
+    assert not found.lacks(ask(network=nobody))
+
+
+@pytest.mark.parametrize(
+    ("path", "age"), [pytest.param(ANOTHER, 0, id="ended"), pytest.param(NAMESPACE, PATIENCE)]
+)
+def test_namespace_is_let_go_when_it_ends_or_takes_too_long(path: str, age: float) -> None:
+    found, arrival = look(path=path)
+    arrival.since -= age
+
+    found.let_go(scout.NOTHING)
+
+    assert found.arrivals == []
+
+
+def outcome(code: int) -> Outcome:
+    return Outcome("", code, "", 1.0)
+
+
+def test_what_was_refused_is_tried_again_at_the_next_news_and_no_more_once_it_worked() -> None:
+    found, arrival = look("192.0.2.7")
+    (attempt,) = found.due(ask())
+    four, six = attempt.commands
+
+    assert attempt.take({four: outcome(2), six: outcome(2)}) is None
+    assert found.due(ask()) == []  # Nothing has happened there since.
+    cast("SilentEar", arrival.ear).news = True
+    assert found.due(ask()) == [attempt]
+    assert routes(attempt.take({four: outcome(2), six: outcome(0)})) == (six,)
+    assert list(attempt.commands) == [four]
+    found.let_go(ask())
+    assert found.arrivals == [arrival]
+    assert routes(attempt.take({four: outcome(0)})) == (four,)
+    found.let_go(ask())
+    assert found.arrivals == []
+
+
+def routes(given: Client | None) -> tuple[Route, ...]:
+    return given.routes if given else ()
