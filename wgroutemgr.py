@@ -46,6 +46,10 @@ from lib.shell import Shell  # noqa: E402
 _SWITCH_INTERVAL = 0.0005
 """Seconds after which a thread hands over: a container being started cannot wait for a pass."""
 
+_WIDTH, _FAST_WIDTH = 2, 8
+"""Commands that run side by side in a pass, and for containers being started: where the engine
+keeps every CPU busy, who has more processes gets more of it."""
+
 log = structlog.get_logger()
 
 
@@ -89,7 +93,7 @@ def _run(chosen: Settings) -> int:
     for finding in prerequisites.missing():
         log.error("prerequisite.missing", reason=finding.seen, hint="; ".join(finding.mend))
     sys.setswitchinterval(_SWITCH_INTERVAL)
-    shell, fast_shell, state = Shell(width=2), Shell(width=4), health.Health()
+    shell, fast_shell, state = Shell(width=_WIDTH), Shell(width=_FAST_WIDTH), health.Health()
     try:
         Daemon(chosen, shell, FastPath(fast_shell, Engine), state).run()
     except Stopped as stopped:

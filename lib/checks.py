@@ -106,9 +106,10 @@ def namespaces(case: Case) -> Iterator[Finding]:
     gpmCleanupPeriod).
     """
     found = case.sidecar.gateway.sandbox_key if case.sidecar else ""
-    path = Path(found).parent if found else prerequisites.NETNS_DIRECTORY
+    is_there = found and not netns.is_at_process(found)
+    path = Path(found).parent if is_there else prerequisites.NETNS_DIRECTORY
     verdict = prerequisites.directory(path)
-    if verdict.level != "ok":
+    if verdict.level != "ok" or not path.is_dir():
         yield verdict
         return
     device = netns.OWN.stat().st_dev

@@ -105,7 +105,7 @@ class _Look:
             if not arrival.attempt and known.listed >= arrival.since:
                 arrival.attempt = self._begin(arrival, known)
                 is_news = True
-            if arrival.attempt and is_news:
+            if arrival.attempt and arrival.ear.is_up and is_news:
                 found.append(arrival.attempt)
         return found
 

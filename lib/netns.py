@@ -1,7 +1,7 @@
-"""What the kernel says of namespace files: that one appears, whether it is one, and whose.
+"""What the kernel says of namespaces: where one is, that one appears, and what becomes of it.
 
-Reads file status only and enters nothing. A namespace is told by device and inode number of its
-file: equal numbers, the same namespace (`namespaces(7)`).
+A namespace is told by device and inode number of its file: equal numbers, the same namespace
+(`namespaces(7)`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import select
 import socket
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -32,20 +33,32 @@ _NEW_NET = 0x40000000
 _GROUPS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
 """Of rtnetlink(7): links, addresses and routes of both IP versions."""
 
-_HEADER, _ATTRIBUTE = struct.Struct("IH"), struct.Struct("HH")
-"""Size and kind of a message, and of an attribute of it."""
+_HEADER, _ATTRIBUTE = struct.Struct("IHH"), struct.Struct("HH")
+"""Size, kind and flags of a message; size and kind of an attribute of it."""
 
 _BODY = 24
 """Where the attributes of a message on an address begin: `nlmsghdr`, `ifaddrmsg`."""
 
-_NEW_ADDRESS, _ADDRESS = 20, (1, 2)
-"""`RTM_NEWADDR`; of its attributes, `IFA_ADDRESS` and `IFA_LOCAL`."""
+_NEW_ADDRESS, _ADDRESS, _NEW_ROUTE = 20, (1, 2), 24
+"""`RTM_NEWADDR`; of its attributes, `IFA_ADDRESS` and `IFA_LOCAL`; `RTM_NEWROUTE`."""
+
+_TABLE, _MAIN = 20, 254
+"""Where the table of a message on a route is (`nlmsghdr`, `rtmsg`), and `RT_TABLE_MAIN`."""
 
 _LIST_ADDRESSES = struct.pack("IHHII8x", _BODY, 22, 0x301, 0, 0)
 """`RTM_GETADDR` with `NLM_F_REQUEST` and `NLM_F_DUMP`."""
 
+_LISTED = 0x2
+"""`NLM_F_MULTI`: it was there when that was asked for, and so may be the routes."""
+
 _HOST = "default"
 """The engine's name for the host's own namespace, beside those of the containers."""
+
+_PROC, _FIRST = "/proc/", Path("/proc/1/ns/net")
+"""Where processes are, and the namespace of the host's first one, where the host's are seen."""
+
+PTRACE = "cap_add: [NET_ADMIN, SYS_ADMIN, SYS_PTRACE]"
+"""What it takes to look at the namespaces of others' processes: `proc_pid_ns(5)`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +68,18 @@ class Proof:
     path: str
     device: int
     inode: int
+    born: str = ""
+    """When its process began, if it is found at one: process ids are given again."""
 
     @classmethod
     def of(cls, path: str) -> Proof | None:
         """Look at a file; None if there is none."""
         try:
             found = Path(path).stat()
+            born = _born(Path(path).parents[1]) if is_at_process(path) else ""
         except OSError:
             return None
-        return cls(path, found.st_dev, found.st_ino)
+        return cls(path, found.st_dev, found.st_ino, born)
 
     def holds(self) -> bool:
         """Tell whether the file is still that namespace.
@@ -74,6 +90,30 @@ class Proof:
         return self.device == OWN.stat().st_dev and Proof.of(self.path) == self
 
 
+def locate(key: str, pid: int, container_id: str) -> str:
+    """Return the path of a container's namespace: what the engine says, else that of its process.
+
+    The latter where the engine's directory is not mounted, but the host's processes are seen
+    (`pid: host`). That the process is the container's still, its cgroup tells.
+    """
+    if not key or Path(key).parent.is_dir():
+        return key
+    with suppress(OSError):
+        if container_id in Path(f"{_PROC}{pid}/cgroup").read_text():
+            return f"{_PROC}{pid}/ns/net"
+    return key
+
+
+def is_at_process(path: str) -> bool:
+    """Tell whether a namespace is found at a process of it, not in the engine's directory."""
+    return path.startswith(_PROC)
+
+
+def _born(process: Path) -> str:
+    """Return when a process began (clock ticks since the boot, `proc_pid_stat(5)`)."""
+    return (process / "stat").read_text().rpartition(")")[2].split()[19]
+
+
 def is_namespace(path: str) -> bool:
     """Tell whether that file is one now: the engine makes it before it mounts that on it."""
     proof = Proof.of(path)
@@ -82,8 +122,12 @@ def is_namespace(path: str) -> bool:
 
 def is_own(path: str) -> bool:
     """Tell whether that file is the network namespace that we are in; False without such a file."""
+    return _is_same(Path(path), OWN.stat())
+
+
+def _is_same(file: Path, found: os.stat_result) -> bool:
     try:
-        return os.path.samestat(Path(path).stat(), OWN.stat())
+        return os.path.samestat(file.stat(), found)
     except OSError:
         return False
 
@@ -91,30 +135,32 @@ def is_own(path: str) -> bool:
 def check(path: str) -> None:
     """Raise NetnsError unless that file is a network namespace other than ours and the host's.
 
-    NetnsGoneError if the file is not there while its directory is: the container just ended.
+    NetnsGoneError if the file is not there while its directory is, or its process is gone: the
+    container just ended.
     """
     file = Path(path)
     try:
         found = file.stat()
+    except PermissionError as error:
+        reason = f"may not look at {path}: {error.strerror}"
+        raise NetnsError(reason, f"{PTRACE}, which it takes to enter through processes") from error
     except OSError as error:
-        if file.parent.is_dir():
+        if file.parent.is_dir() or is_at_process(path):
             reason = f"the namespace file {path} is gone"
             raise NetnsGoneError(reason) from error
         reason = f"there is no directory {file.parent}, where the engine keeps network namespaces"
         raise NetnsError(reason, _mount(file.parent)) from error
-    own = OWN.stat()
-    if found.st_dev != own.st_dev:
+    if found.st_dev != OWN.stat().st_dev:
         # Seen with a mount that does not follow the host's, and for a moment while the engine makes
         # or removes one.
         reason = f"{path} is no namespace: the directory's mount does not follow the host's"
         raise NetnsError(reason, _mount(file.parent))
-    if os.path.samestat(found, own):
+    if _is_same(OWN, found):
         reason = f"{path} is our own network namespace"
         raise NetnsError(
             reason, "remove the label from the container: the gateway has these routes itself"
         )
-    host = file.with_name(_HOST)
-    if host.exists() and os.path.samestat(found, host.stat()):
+    if _is_same(_FIRST if is_at_process(path) else file.with_name(_HOST), found):
         reason = f"{path} is the host's network namespace"
         raise NetnsError(reason, "attach the container to a network of its own")
 
@@ -180,6 +226,9 @@ class Ear:
         """Listen from now on; raise NetnsError if that cannot be."""
         self.addresses: set[Address] = set()
         """Those that it has or had."""
+        self.is_up = False
+        """Whether there may be a neighbour: the kernel puts an address's network into the main
+        table once its link is up."""
         try:
             with Path(path).open("rb") as there, OWN.open("rb") as here:
                 _enter(there)
@@ -204,9 +253,12 @@ class Ear:
         while data := self._receive():
             anything = True
             while data:
-                size, kind = _HEADER.unpack_from(data)
+                size, kind, flags = _HEADER.unpack_from(data)
                 if kind == _NEW_ADDRESS:
                     self.addresses.update(_addresses(data[_BODY:size]))
+                is_route = kind == _NEW_ROUTE and data[_TABLE] == _MAIN
+                if is_route or flags & _LISTED:
+                    self.is_up = any(not address.is_loopback for address in self.addresses)
                 data = data[_aligned(size) :]
         return anything
 

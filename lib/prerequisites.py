@@ -9,19 +9,25 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from lib import netns
 from lib.model import Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 NETNS_DIRECTORY = Path("/var/run/docker/netns")
 """Where an engine keeps the files of namespaces unless it has another `--exec-root`."""
 
 CAP_ADD = "cap_add: [NET_ADMIN, SYS_ADMIN]"
-_CAPABILITIES = {"NET_ADMIN": 12, "SYS_ADMIN": 21}
-"""Numbers of the bits in `CapEff` (linux/capability.h). setns(2) wants the second, a change of a
-namespace's routes the first."""
+_CAPABILITIES, _PTRACE = {"NET_ADMIN": 12, "SYS_ADMIN": 21}, {"SYS_PTRACE": 19}
+"""Numbers of the bits in `CapEff` (linux/capability.h). setns(2) wants SYS_ADMIN, a change of a
+namespace's routes NET_ADMIN, a look at the namespace of another's process SYS_PTRACE."""
 
 _STATUS = Path("/proc/self/status")
 _MOUNTINFO = Path("/proc/self/mountinfo")
+_CGROUP, _FIRST_CGROUP = Path("/proc/self/cgroup"), Path("/proc/1/cgroup")
 _ROOT = 0
 
 
@@ -49,28 +55,52 @@ def _likely_directory() -> Path:
 
 def capabilities(status: str | None = None) -> Finding:
     """Tell whether both capabilities are in effect by the text of `/proc/self/status`."""
-    fields = dict(line.split(":\t", 1) for line in (status or _STATUS.read_text()).splitlines())
+    return _capabilities(_CAPABILITIES, CAP_ADD, status or _STATUS.read_text())
+
+
+def _capabilities(needed: Mapping[str, int], mend: str, status: str) -> Finding:
+    fields = dict(line.split(":\t", 1) for line in status.splitlines())
     effective = int(fields["CapEff"], 16)
-    lacking = [name for name, bit in _CAPABILITIES.items() if not effective >> bit & 1]
+    lacking = [name for name, bit in needed.items() if not effective >> bit & 1]
     if not lacking:
-        return Finding("ok", "NET_ADMIN and SYS_ADMIN are in effect")
+        return Finding("ok", f"{' and '.join(needed)} are in effect")
     seen = f"{' and '.join(lacking)} not in effect (CapEff {fields['CapEff']})"
     user = int(fields["Uid"].split()[1])
     if user != _ROOT:
-        return Finding("fail", f"{seen}: runs as user {user}", ('user: "0"', CAP_ADD))
-    return Finding("fail", seen, (CAP_ADD,))
+        return Finding("fail", f"{seen}: runs as user {user}", ('user: "0"', mend))
+    return Finding("fail", seen, (mend,))
 
 
 def directory(path: Path, mountinfo: str | None = None) -> Finding:
-    """Tell whether the namespace directory is there and follows the host's mounts."""
+    """Tell whether the namespace directory is there and follows the host's mounts.
+
+    If it is not, namespaces can be entered through the host's processes, where these are seen.
+    """
     real = path.resolve()
     mount = mount_of(real, parse_mounts(mountinfo or _MOUNTINFO.read_text()))
     if not real.is_dir():
+        if sees_host_processes():
+            return through_processes(path)
         return Finding("fail", f"there is no directory {path}", mount_lines(path))
     if mount and not mount.follows:
         seen = f"{path} is mounted, but privately: namespaces of later containers are missing in it"
         return Finding("fail", seen, mount_lines(path))
     return Finding("ok", f"{path} follows the host's mounts")
+
+
+def sees_host_processes(own: str | None = None, first: str | None = None) -> bool:
+    """Tell whether the first process is none of our container's, by the texts of `cgroup` files."""
+    return (own or _CGROUP.read_text()) != (first or _FIRST_CGROUP.read_text())
+
+
+def through_processes(path: Path, status: str | None = None) -> Finding:
+    """Tell whether namespaces can be entered through processes, without that directory."""
+    found = _capabilities(_PTRACE, netns.PTRACE, status or _STATUS.read_text())
+    seen = f"there is no directory {path}"
+    if found.level == "ok":
+        return Finding("ok", f"{seen}: namespaces are entered through processes (pid: host)")
+    mend = (*mount_lines(path), f"or, where that cannot be: {netns.PTRACE}")
+    return Finding("fail", f"{seen}, and {found.seen}", mend)
 
 
 def mount_lines(path: Path) -> tuple[str, ...]:

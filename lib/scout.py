@@ -39,14 +39,14 @@ class Known:
     """When (monotonic seconds) it was asked who may be starting."""
     candidates: Mapping[str, Container]
     """Clients on the gateway's network that do not run (yet)."""
-    others: Mapping[str, tuple[Network, ...]]
-    """Subnets of other networks, by name, if a candidate is to be on any."""
     asked: float = 0.0
     """When (monotonic seconds) it was asked for what follows."""
     subnets: tuple[Network, ...] = ()
     """Of the gateway's network."""
     interfaces: Mapping[str, tuple[Interface, ...]] = field(default_factory=dict)
     """As of a `DockerNetwork`."""
+    others: Mapping[str, tuple[Network, ...]] = field(default_factory=dict)
+    """Subnets of the other networks that those who are being started are to be on, by name."""
 
     def faces(self, key: str) -> tuple[Interface, ...]:
         """Return a candidate's addresses on the network, if the engine is attaching it."""
@@ -68,7 +68,7 @@ class Known:
         return any(address in subnet for address in addresses for subnet in self.subnets)
 
 
-NOTHING = Known(0.0, {}, {})
+NOTHING = Known(0.0, {})
 
 
 class Scout:
@@ -138,19 +138,17 @@ class Scout:
 def list_clients(engine: Engine, gateway: Gateway) -> Known:
     """Ask who may be starting, afresh for each namespace: names are given again."""
     listed = time.monotonic()
-    candidates = {
-        container.id: container
-        for container in engine.containers(NETWORKS_LABEL, running=False)
-        if any(map(container.endpoint, (gateway.network, gateway.network_id)))
-    }
-    others: dict[str, tuple[Network, ...]] = {}
-    if any(len(container.endpoints) > 1 for container in candidates.values()):
-        others = {one.name: one.subnets for one in engine.networks() if one.name != gateway.network}
-    return Known(listed, candidates, others)
+    found = engine.containers(NETWORKS_LABEL, running=False)
+    names = (gateway.network, gateway.network_id)
+    return Known(listed, {one.id: one for one in found if any(map(one.endpoint, names))})
 
 
 def ask_addresses(engine: Engine, gateway: Gateway, known: Known) -> Known:
     """Ask for the addresses, afresh for each namespace: they are given again too."""
     asked = time.monotonic()
     network = engine.network(gateway.network_id)
-    return replace(known, asked=asked, subnets=network.subnets, interfaces=network.interfaces)
+    told = replace(known, asked=asked, subnets=network.subnets, interfaces=network.interfaces)
+    points = (point for key in told.starting() for point in told.candidates[key].endpoints)
+    names = {point.network for point in points} - {gateway.network} - known.others.keys()
+    others = {name: engine.network(name).subnets for name in names}
+    return replace(told, others={**known.others, **others})

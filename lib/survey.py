@@ -128,9 +128,9 @@ class Survey:
 
     @property
     def netns_directory(self) -> Path | None:
-        """Where the engine keeps the files of namespaces, as far as it is known."""
+        """Where the engine keeps the files of namespaces, as far as it is known and mounted."""
         key = self._sidecar.gateway.sandbox_key if self._sidecar else ""
-        return Path(key).parent if key else None
+        return Path(key).parent if key and not netns.is_at_process(key) else None
 
     def find_gateway(self, engine: Engine) -> Gateway:
         """Return the gateway as it is now; NotReadyError while there was none yet."""

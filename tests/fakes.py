@@ -39,9 +39,6 @@ class StandInEngine:
                 return network
         raise GoneError(reference)
 
-    def networks(self) -> tuple[DockerNetwork, ...]:
-        return tuple(replace(network, interfaces={}) for network in self.on)
-
     def containers(
         self, *labels: str, running: bool = True, ids: Iterable[str] | None = None
     ) -> tuple[Container, ...]:

@@ -95,6 +95,8 @@ def test_the_documented_reading_calls_suffice_and_no_other_is_tried(
         lodger = lab.client("lodger", f"container:{late.name}", networks="203.0.113.0/24")
         await_routes(late, wanted | {"203.0.113.0/24": gateway.address(network)})
         lodger.remove()
+        late.restart()
+        await_routes(late, wanted)
         gateway.restart()
         await_routes(client, {DST: gateway.address(network)})
         box.restart()

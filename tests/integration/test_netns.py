@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -148,6 +151,73 @@ def test_checking_leaves_no_descriptor(folder: Path) -> None:
         assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
+# --- found at a process -------------------------------------------------------------------------
+
+KEY = "/no/such/directory/0a1b2c3d4e5f"
+
+
+@contextmanager
+def resident(space: kernel.Namespace) -> Iterator[int]:
+    """Start a process in a namespace and give its id."""
+    process = subprocess.Popen([kernel.NSENTER, f"--net={space.path}", "sleep", "1000"])
+    try:
+        assert kernel.poll(
+            lambda: Path(f"/proc/{process.pid}/ns/net").stat().st_ino == space.path.stat().st_ino
+        )
+        yield process.pid
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_namespace_is_where_the_engine_says_while_that_is_mounted(folder: Path) -> None:
+    key = str(folder / "0a1b2c3d4e5f")
+
+    assert netns.locate(key, os.getpid(), "") == key
+    assert netns.locate("", os.getpid(), "") == ""
+
+
+def test_namespace_is_at_its_process_if_that_is_the_containers() -> None:
+    cgroup = Path("/proc/self/cgroup").read_text().strip()
+    pid = os.getpid()
+
+    assert netns.locate(KEY, pid, cgroup) == f"/proc/{pid}/ns/net"
+    assert netns.locate(KEY, pid, "0" * 64) == KEY  # The number was given again.
+    assert netns.locate(KEY, 0, cgroup) == KEY
+
+
+def test_namespace_at_a_process_is_accepted_until_that_ends(folder: Path) -> None:
+    with kernel.namespace(folder / "0a1b2c3d4e5f") as space:
+        with resident(space) as pid:
+            path = f"/proc/{pid}/ns/net"
+            proof = netns.Proof.of(path)
+            netns.check(path)
+
+            assert proof
+            assert proof.holds()
+            assert not replace(proof, born="0").holds()  # Another process has that number.
+            assert netns.is_at_process(path)
+            assert not netns.is_at_process(str(space.path))
+
+        assert not proof.holds()
+        with pytest.raises(NetnsGoneError):
+            netns.check(path)
+
+
+def test_namespace_of_the_host_is_refused_at_a_process_too(folder: Path) -> None:
+    """Of a process in the host's namespace, while we are in another."""
+    script = "from lib import netns; netns.check('/proc/1/ns/net')"
+    with kernel.namespace(folder / "0a1b2c3d4e5f") as space:
+        done = subprocess.run(
+            [kernel.NSENTER, f"--net={space.path}", sys.executable, "-c", script],
+            capture_output=True,
+            check=False,
+            text=True,
+        )
+
+    assert "NetnsError: /proc/1/ns/net is the host's network namespace" in done.stderr
+
+
 # --- hearing of it ------------------------------------------------------------------------------
 
 
@@ -190,12 +260,23 @@ def test_addresses_are_heard_of_as_they_come(folder: Path) -> None:
         assert hears(ear, "192.0.2.7", "2001:db8::7")
 
 
+def test_link_with_an_address_is_up_when_the_kernel_makes_its_routes(folder: Path) -> None:
+    with kernel.namespace(folder / "0a1b2c3d4e5f") as space, listening(space.path) as ear:
+        space.ip("link set lo up", *LINK, "address add 192.0.2.7/24 dev eth0")
+        assert hears(ear, "192.0.2.7")
+        assert not ear.is_up
+
+        space.ip("link set eth0 up")
+        assert kernel.poll(lambda: ear.hear() and ear.is_up)
+
+
 def test_addresses_that_were_there_before_are_heard_of_too(folder: Path) -> None:
     with kernel.namespace(folder / "0a1b2c3d4e5f") as space:
         space.ip(*LINK, "address add 192.0.2.7/24 dev eth0")
 
         with listening(space.path) as ear:
             assert hears(ear, "192.0.2.7")
+            assert ear.is_up  # It may be, and nothing more would tell.
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,7 @@ class SilentEar:
     def __init__(self, *addresses: str, news: bool = True) -> None:
         self.addresses = {ip_address(address) for address in addresses}
         self.news = news
+        self.is_up = True
         self.is_open = True
 
     def hear(self) -> bool:
@@ -189,6 +190,16 @@ def test_engine_is_asked_until_it_is_known_who_comes() -> None:
     arrival.ear.addresses.add(ip_address("192.0.2.7"))
     assert len(found.due(ask())) == 1
     assert not found.lacks(ask(network=nobody))
+
+
+def test_nothing_is_tried_before_the_link_is_up() -> None:
+    found, arrival = look("192.0.2.7")
+    arrival.ear.is_up = False
+    assert found.due(ask()) == []
+
+    arrival.ear.is_up = cast("SilentEar", arrival.ear).news = True
+
+    assert len(found.due(ask())) == 1
 
 
 def test_who_was_found_is_not_waited_for_in_another_namespace() -> None:

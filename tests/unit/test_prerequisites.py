@@ -77,11 +77,38 @@ def test_a_mount_point_with_a_space_is_read() -> None:
     assert mount.point == Path("/srv/engine data")
 
 
-def test_a_missing_directory_is_to_be_mounted(tmp_path: Path) -> None:
-    found = directory(tmp_path / "netns", SLAVE)
+@pytest.fixture
+def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stand in for /proc: of a container with the usual privileges and a mount."""
+    files = {"_STATUS": status("0000000000201000"), "_MOUNTINFO": SLAVE}
+    files |= {"_CGROUP": "0::/\n", "_FIRST_CGROUP": "0::/\n"}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+        monkeypatch.setattr(prerequisites, name, tmp_path / name)
+    return tmp_path
+
+
+def test_a_missing_directory_is_to_be_mounted(proc: Path) -> None:
+    found = directory(proc / "netns")
 
     assert found.level == "fail"
-    assert f"{tmp_path}/netns:{tmp_path}/netns:ro,rslave" in found.mend[0]
+    assert f"{proc}/netns:{proc}/netns:ro,rslave" in found.mend[0]
+
+
+@pytest.mark.parametrize(
+    ("effective", "level"), [("0000000000281000", "ok"), ("0000000000201000", "fail")]
+)
+def test_it_need_not_be_there_where_processes_of_the_host_can_be_entered(
+    proc: Path, effective: str, level: str
+) -> None:
+    (proc / "_FIRST_CGROUP").write_text("0::/../../init.scope\n")
+    (proc / "_STATUS").write_text(status(effective))
+
+    found = directory(proc / "netns")
+
+    assert found.level == level
+    assert ("SYS_PTRACE not in effect" in found.seen) == (level == "fail")
+    assert ("SYS_PTRACE" in "".join(found.mend)) == (level == "fail")
 
 
 @pytest.mark.parametrize(("line", "level"), [(PRIVATE, "fail"), (SLAVE, "ok")])
@@ -91,19 +118,13 @@ def test_a_private_mount_is_told_from_one_that_follows(
     assert directory(tmp_path, line.replace(str(REAL), str(tmp_path))).level == level
 
 
-def test_nothing_is_missing_where_all_is_given(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    files = {"_STATUS": status("0000000000201000"), "_MOUNTINFO": SLAVE}
-    for name, text in files.items():
-        (tmp_path / name).write_text(text)
-        monkeypatch.setattr(prerequisites, name, tmp_path / name)
-    monkeypatch.setattr(prerequisites, "NETNS_DIRECTORY", tmp_path / "netns")
+def test_nothing_is_missing_where_all_is_given(monkeypatch: pytest.MonkeyPatch, proc: Path) -> None:
+    monkeypatch.setattr(prerequisites, "NETNS_DIRECTORY", proc / "netns")
 
     assert [finding.seen for finding in prerequisites.missing()] == [
         f"there is no directory {REAL}"  # mounted somewhere else, as with another --exec-root
     ]
-    (tmp_path / "netns").mkdir()
+    (proc / "netns").mkdir()
     assert prerequisites.missing() == []
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from lib import ecs, iproute, labels, status
+from lib import ecs, iproute, labels, netns, status
 from lib.doctor import CHECKS
 from lib.engine import NEWEST_API, OLDEST_API
 from lib.health import OK
@@ -211,8 +211,15 @@ def test_the_dependencies_are_those_that_are_pinned_with_their_licences() -> Non
         assert licence == (said["License-Expression"] or said["License"]), package
 
 
+def test_without_the_directory_the_sidecar_gets_what_its_errors_say() -> None:
+    (change,) = compose(4)["services"].values()
+
+    assert change.pop("pid") == "host"
+    assert yaml.safe_load(netns.PTRACE) == change
+
+
 def test_the_proxy_takes_the_place_of_the_engines_socket() -> None:
-    services = compose(4)["services"]
+    services = compose(5)["services"]
     proxy, sidecar = services["socket-proxy"], services["wgroutemgr"]
     socket = sidecar["environment"]["DOCKER_HOST"].removeprefix("unix://")
 
