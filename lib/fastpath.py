@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from lib import desired, iproute, netns
+from lib.ear import Ear
 from lib.errors import NetnsError
 from lib.model import Client, Endpoint, Snapshot, Step
 from lib.reporting import who
@@ -51,7 +52,7 @@ MOST = 32
 class _Arrival:
     """A new namespace, until its client has its routes or it turns out to be somebody else's."""
 
-    def __init__(self, path: str, ear: netns.Ear) -> None:
+    def __init__(self, path: str, ear: Ear) -> None:
         """It is only just there."""
         self.path = path
         self.ear = ear
@@ -91,7 +92,7 @@ class _Look:
         """Look at new namespaces too."""
         for path in paths:
             try:
-                self.arrivals.append(_Arrival(path, netns.Ear(path)))
+                self.arrivals.append(_Arrival(path, Ear(path)))
             except NetnsError as error:
                 log.debug("watch.failed", netns=path, reason=error.reason)
         for key in [key for key, path in self._served.items() if not netns.is_namespace(path)]:

@@ -6,15 +6,15 @@ import os
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
-from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from lib import netns
+from lib.ear import Ear
 from lib.errors import NetnsError, NetnsGoneError
 from tests.integration import kernel
 
@@ -218,125 +218,6 @@ def test_namespace_of_the_host_is_refused_at_a_process_too(folder: Path) -> None
     assert "NetnsError: /proc/1/ns/net is the host's network namespace" in done.stderr
 
 
-# --- hearing of it ------------------------------------------------------------------------------
-
-
-LINK = (
-    "link add eth0 type veth peer name w0",
-    "link set eth0 addrgenmode none",  # No news but what a test makes.
-    "link set w0 addrgenmode none",
-    "link set w0 up",
-)
-
-
-@contextmanager
-def listening(path: Path) -> Iterator[netns.Ear]:
-    ear = netns.Ear(str(path))
-    try:
-        yield ear
-    finally:
-        ear.close()
-
-
-def hears(ear: netns.Ear, *addresses: str) -> bool:
-    """Take in news until exactly these addresses are known, beside those that no test gave."""
-
-    def is_heard() -> bool:
-        ear.hear()
-        given = {one for one in ear.addresses if not (one.is_loopback or one.is_link_local)}
-        return given == set(map(ip_address, addresses))
-
-    return kernel.poll(is_heard)
-
-
-def test_addresses_are_heard_of_as_they_come(folder: Path) -> None:
-    with kernel.namespace(folder / "0a1b2c3d4e5f") as space, listening(space.path) as ear:
-        assert hears(ear)
-        assert not ear.hear()
-
-        space.ip(*LINK, "address add 192.0.2.7/24 dev eth0")
-        assert hears(ear, "192.0.2.7")
-        space.ip("address add 2001:db8::7/64 dev eth0 nodad")
-        assert hears(ear, "192.0.2.7", "2001:db8::7")
-
-
-def test_link_with_an_address_is_up_when_the_kernel_makes_its_routes(folder: Path) -> None:
-    with kernel.namespace(folder / "0a1b2c3d4e5f") as space, listening(space.path) as ear:
-        space.ip("link set lo up", *LINK, "address add 192.0.2.7/24 dev eth0")
-        assert hears(ear, "192.0.2.7")
-        assert not ear.is_up
-
-        space.ip("link set eth0 up")
-        assert kernel.poll(lambda: ear.hear() and ear.is_up)
-
-
-def test_addresses_that_were_there_before_are_heard_of_too(folder: Path) -> None:
-    with kernel.namespace(folder / "0a1b2c3d4e5f") as space:
-        space.ip(*LINK, "address add 192.0.2.7/24 dev eth0")
-
-        with listening(space.path) as ear:
-            assert hears(ear, "192.0.2.7")
-            assert ear.is_up  # It may be, and nothing more would tell.
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        "link add eth1 type veth peer name w1",
-        "link set eth0 up",
-        "address add 192.0.2.8/24 dev eth0",
-        "route add 198.51.100.0/24 via 192.0.2.1",
-        "-6 route add unreachable 2001:db8:9::/64",
-    ],
-)
-def test_whatever_leads_to_a_route_is_news(folder: Path, change: str) -> None:
-    with kernel.namespace(folder / "0a1b2c3d4e5f") as space:
-        space.ip(*LINK, "address add 192.0.2.7/24 dev eth0")
-        if "route add" in change:
-            space.ip("link set eth0 up")
-        with listening(space.path) as ear:
-            kernel.poll(lambda: not ear.hear())
-
-            space.run(kernel.IP, *change.split())
-
-            assert kernel.poll(ear.hear)
-
-
-def test_more_news_than_the_socket_holds_end_nothing(folder: Path) -> None:
-    with kernel.namespace(folder / "0a1b2c3d4e5f") as space, listening(space.path) as ear:
-        space.ip(*LINK, "link set eth0 up")
-        many = [f"192.0.{n // 250}.{n % 250 + 1}/32" for n in range(5000)]
-        space.ip(*(f"address add {address} dev eth0" for address in many))
-        assert ear.hear()
-
-        space.ip("address add 198.51.100.7/24 dev eth0")
-
-        assert kernel.poll(lambda: ear.hear() and ip_address("198.51.100.7") in ear.addresses)
-
-
-def test_who_listened_is_where_he_was_and_leaves_nothing(folder: Path) -> None:
-    own, held = OWN.stat().st_ino, len(list(Path("/proc/self/fd").iterdir()))
-    with kernel.namespace(folder / "0a1b2c3d4e5f") as space:
-        listening_thread = Path("/proc/thread-self/ns/net")
-        with listening(space.path):
-            assert listening_thread.stat().st_ino == own
-
-    assert len(list(Path("/proc/self/fd").iterdir())) == held
-
-
-@pytest.mark.parametrize("kind", ["nothing", "file"])
-def test_what_is_no_namespace_cannot_be_listened_in(folder: Path, kind: str) -> None:
-    path = folder / "0a1b2c3d4e5f"
-    if kind == "file":
-        path.touch()
-
-    with pytest.raises(NetnsError) as caught:
-        netns.Ear(str(path))
-
-    assert caught.value.reason.startswith(f"cannot listen in {path}: ")
-    assert Path("/proc/thread-self/ns/net").stat().st_ino == OWN.stat().st_ino
-
-
 # --- one that appears ---------------------------------------------------------------------------
 
 
@@ -358,7 +239,7 @@ def test_namespace_is_told_of_once_when_it_is_one(folder: Path) -> None:
 def test_wait_ends_with_a_mount_or_with_news_from_inside(folder: Path) -> None:
     watch = netns.Watch(folder)
     watch.wait(seconds=0.01)
-    with kernel.namespace(folder / "0a1b2c3d4e5f") as space, listening(space.path) as ear:
+    with kernel.namespace(folder / "0a1b2c3d4e5f") as space, closing(Ear(str(space.path))) as ear:
         assert took(watch) < 1  # It was mounted.
         kernel.poll(lambda: not ear.hear())
         space.ip("link set lo up")
@@ -368,7 +249,7 @@ def test_wait_ends_with_a_mount_or_with_news_from_inside(folder: Path) -> None:
     assert took(watch) < 1  # It was unmounted.
 
 
-def took(watch: netns.Watch, *ears: netns.Ear, seconds: float = 5.0) -> float:
+def took(watch: netns.Watch, *ears: Ear, seconds: float = 5.0) -> float:
     begun = time.monotonic()
     watch.wait(ears, seconds)
     return time.monotonic() - begun

@@ -23,7 +23,7 @@ from lib.model import (
 from tests.fakes import StandInEngine
 
 if TYPE_CHECKING:
-    from lib import netns
+    from lib.ear import Ear
     from lib.engine import Engine
     from lib.scout import Known
 
@@ -71,7 +71,7 @@ def ask(*containers: Container, network: DockerNetwork = WG_NET) -> Known:
 def look(*addresses: str, path: str = NAMESPACE) -> tuple[_Look, _Arrival]:
     """Return a look at a namespace that appeared just now and has these addresses."""
     found = _Look(GATEWAY, {})
-    ear = cast("netns.Ear", SilentEar(*addresses))
+    ear = cast("Ear", SilentEar(*addresses))
     found.arrivals.append(_Arrival(path, ear))
     return found, found.arrivals[0]
 
@@ -205,7 +205,7 @@ def test_nothing_is_tried_before_the_link_is_up() -> None:
 def test_who_was_found_is_not_waited_for_in_another_namespace() -> None:
     found, _ = look("192.0.2.7")
     found.due(ask())
-    found.arrivals.append(_Arrival(NAMESPACE, cast("netns.Ear", SilentEar())))
+    found.arrivals.append(_Arrival(NAMESPACE, cast("Ear", SilentEar())))
 
     assert found.lacks(ask())
 
