@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from ipaddress import ip_address, ip_interface, ip_network
 from typing import TYPE_CHECKING
 
 from lib.errors import CallError, GoneError
+from lib.model import NETWORKS_LABEL, Container, DockerNetwork, Endpoint, Gateway
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from lib.model import Container, DockerNetwork
+# A gateway, and a client that was created and not started; the engine attaches it just now.
+GATEWAY = Gateway("wireguard", "gw", "wg-net", "n1", tuple(map(ip_address, ("192.0.2.1", "fd::1"))))
+CREATED = Container(
+    id="c1",
+    name="dovecot",
+    running=False,
+    labels={NETWORKS_LABEL: "10.8.0.0/16,fd00:8::/64"},
+    network_mode="wg-net",
+    sandbox_key="",
+    endpoints=(Endpoint("wg-net", "", ()),),
+)
+FACES = (ip_interface("192.0.2.7/24"), ip_interface("fd::7/64"))
+WG_NET = DockerNetwork(
+    "n1", "wg-net", (ip_network("192.0.2.0/24"), ip_network("fd::/64")), {"dovecot": FACES}
+)
+OTHER = DockerNetwork("n2", "other", (ip_network("10.8.1.0/24"),), {})
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import ip_address, ip_interface, ip_network
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -16,11 +16,10 @@ from lib.model import (
     Container,
     DockerNetwork,
     Endpoint,
-    Gateway,
     Outcome,
     Route,
 )
-from tests.fakes import StandInEngine
+from tests.fakes import CREATED, FACES, GATEWAY, OTHER, WG_NET, StandInEngine
 
 if TYPE_CHECKING:
     from lib.ear import Ear
@@ -28,21 +27,6 @@ if TYPE_CHECKING:
     from lib.scout import Known
 
 NAMESPACE, ANOTHER = "/proc/self/ns/net", "/run/docker/netns/none"
-GATEWAY = Gateway("wireguard", "gw", "wg-net", "n1", tuple(map(ip_address, ("192.0.2.1", "fd::1"))))
-CREATED = Container(
-    id="c1",
-    name="dovecot",
-    running=False,
-    labels={NETWORKS_LABEL: "10.8.0.0/16,fd00:8::/64"},
-    network_mode="wg-net",
-    sandbox_key="",
-    endpoints=(Endpoint("wg-net", "", ()),),
-)
-FACES = (ip_interface("192.0.2.7/24"), ip_interface("fd::7/64"))
-WG_NET = DockerNetwork(
-    "n1", "wg-net", (ip_network("192.0.2.0/24"), ip_network("fd::/64")), {"dovecot": FACES}
-)
-OTHER = DockerNetwork("n2", "other", (ip_network("10.8.1.0/24"),), {})
 
 
 class SilentEar:

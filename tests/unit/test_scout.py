@@ -5,37 +5,23 @@ from __future__ import annotations
 import select
 import time
 from dataclasses import dataclass, field, replace
-from ipaddress import ip_address, ip_interface, ip_network
 from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from lib.errors import EngineError
-from lib.model import NETWORKS_LABEL, Container, DockerNetwork, Endpoint, Gateway
+from lib.model import Endpoint
 from lib.scout import NOTHING, Scout
-from tests.fakes import StandInEngine
+from tests.fakes import CREATED, GATEWAY, OTHER, WG_NET, StandInEngine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from lib.engine import Engine
+    from lib.model import Container, DockerNetwork
     from lib.scout import Known
 
 SECONDS = 5.0
-GATEWAY = Gateway("wireguard", "gw", "wg-net", "n1", (ip_address("192.0.2.1"),))
-CREATED = Container(
-    id="c1",
-    name="dovecot",
-    running=False,
-    labels={NETWORKS_LABEL: "10.8.0.0/16"},
-    network_mode="wg-net",
-    sandbox_key="",
-    endpoints=(Endpoint("wg-net", "", ()),),
-)
-WG_NET = DockerNetwork(
-    "n1", "wg-net", (ip_network("192.0.2.0/24"),), {"dovecot": (ip_interface("192.0.2.7/24"),)}
-)
-OTHER = DockerNetwork("n2", "other", (ip_network("10.8.1.0/24"),), {})
 
 
 @dataclass
