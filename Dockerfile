@@ -9,6 +9,20 @@ RUN python3 -m pip install --quiet --disable-pip-version-check --root-user-actio
         --target /opt/site-packages --requirement /tmp/requirements.txt && \
     rm -rf /opt/site-packages/*/tests
 
+# The bill of materials (CycloneDX): of exactly the folder that goes into the image, by CycloneDX's
+# own tool. Both are shown to it as environments of their own, or it would see pip and itself.
+FROM build AS sbom
+COPY pyproject.toml tests/sbom.txt /tmp/
+RUN python3 -m pip install --quiet --disable-pip-version-check --root-user-action ignore \
+        --no-cache-dir --no-compile --require-hashes --only-binary :all: \
+        --target /opt/tool --requirement /tmp/sbom.txt && \
+    for each in tool site-packages; do \
+        python3 -m venv --without-pip /tmp/$each && \
+        echo /opt/$each >"$(echo /tmp/$each/lib/python*/site-packages)/$each.pth" || exit; \
+    done && \
+    PYTHONWARNINGS=ignore /tmp/tool/bin/python3 -m cyclonedx_py environment --output-reproducible \
+        --pyproject /tmp/pyproject.toml --output-file /opt/sbom.cdx.json /tmp/site-packages
+
 FROM ${BASE}
 # Nothing is installed from here on, by us or by anybody.
 RUN python3 -B -m pip uninstall --quiet --yes --disable-pip-version-check --root-user-action ignore pip && \
@@ -19,6 +33,7 @@ COPY --from=build /opt/site-packages /opt/site-packages
 # system would have every start compile it again. Importing what the program imports compiles
 # exactly that. First what changes seldom, so that a change of the program builds quickly.
 RUN python3 -c 'import argparse, docker, sh, structlog'
+COPY --from=sbom /opt/sbom.cdx.json /opt/wgroutemgr/
 COPY wgroutemgr.py /opt/wgroutemgr/
 COPY lib/ /opt/wgroutemgr/lib/
 RUN cd /opt/wgroutemgr && python3 -m compileall -q . && python3 -c 'import wgroutemgr, lib.commands, lib.doctor' && \

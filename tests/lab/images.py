@@ -47,6 +47,9 @@ SURPLUS = (
 
 # Does nothing, and ends at once when told to, as the first process too.
 WAIT = ("sh", "-c", "trap 'exit 0' TERM INT; while :; do sleep 3600 & wait $!; done")
+PINS = (ROOT / "requirements.txt", ROOT / "tests/sbom.txt")
+"""What a build of the product installs."""
+
 GATEWAY = (Path(__file__).parent / "gateway.sh").read_text(encoding="utf-8")
 
 
@@ -62,8 +65,7 @@ def wireguard(engine: Docker) -> str:
 
 def base(engine: Docker) -> str:
     """The stand-in for the Alpine base: Python, pip, BusyBox first, our wheels; no network."""
-    wheels = _requirements().read_text(encoding="utf-8")
-    return _imported(engine, BASE, _base_tree, [wheels], 'CMD ["python3"]')
+    return _imported(engine, BASE, _base_tree, _pins(), 'CMD ["python3"]')
 
 
 def product(engine: Docker, *, pull: bool = False, source: Path = ROOT) -> str:
@@ -148,7 +150,11 @@ def _recipe(*parts: str) -> str:
 
 
 def _base_recipe() -> str:
-    return _recipe(_requirements().read_text(encoding="utf-8"))
+    return _recipe(*_pins())
+
+
+def _pins() -> list[str]:
+    return [pins.read_text(encoding="utf-8") for pins in PINS]
 
 
 def _imported(
@@ -222,13 +228,11 @@ def _base_tree(tree: Path) -> None:
 
 
 def _download(pip: Path, into: Path, version: str) -> None:
-    """Fetch the wheels of `requirements.txt`, with the image's own pip and the machine's index."""
+    """Fetch the wheels that a build installs, with the image's own pip and the machine's index."""
     only = ("--require-hashes", "--only-binary", ":all:", "--python-version", version)
     target = ("--quiet", "--disable-pip-version-check", "--no-deps", "--dest", str(into))
-    run(
-        *(sys.executable, f"{pip}/pip", "download", *only, *target),
-        *("--requirement", str(_requirements())),
-    )
+    for pins in PINS:
+        run(sys.executable, f"{pip}/pip", "download", *only, *target, "--requirement", str(pins))
 
 
 def _link_busybox(tree: Path) -> None:
@@ -252,21 +256,18 @@ def _link_busybox(tree: Path) -> None:
         (tree / "var/run").symlink_to("/run")
 
 
-def _requirements() -> Path:
-    return ROOT / "requirements.txt"
-
-
 def _sources(source: Path) -> list[Path]:
     """What `.dockerignore` lets into the build."""
-    tops = [source / name for name in ("Dockerfile", "requirements.txt", "wgroutemgr.py", "lib")]
+    names = ("Dockerfile", "requirements.txt", "pyproject.toml", "tests/sbom.txt", "wgroutemgr.py")
+    tops = [source / name for name in (*names, "lib")]
     files = (path for top in tops for path in (top.rglob("*.[ps][yh]") if top.is_dir() else [top]))
     return sorted(files)
 
 
 def _build(engine: Docker, source: Path, key: str, *options: str) -> None:
-    # Building the first stage by name keeps it from staying behind as an image without one.
+    # Building the stages before the last by name keeps them from staying behind as images without.
     words = ("build", "--quiet", "--force-rm", "--label", f"{LABEL}.key={key}", *options)
-    engine.docker(*words, "--target", "build", "--tag", BUILD, str(source))
+    engine.docker(*words, "--target", "sbom", "--tag", BUILD, str(source))
     engine.docker(*words, "--tag", PRODUCT, str(source))
 
 
