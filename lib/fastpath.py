@@ -17,6 +17,7 @@ import queue
 import threading
 import time
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import structlog
@@ -44,6 +45,9 @@ PATIENCE = 5.0
 
 CALM = 0.5
 """Seconds without news from a namespace after which nobody is being attached to it."""
+
+CROWD = 128
+"""Namespaces listened to at a time, each by a file descriptor; the pass serves the rest."""
 
 MOST = 32
 """Routes that one client is given early; the pass gives the rest, so that others need not wait."""
@@ -90,7 +94,7 @@ class _Look:
 
     def take_up(self, paths: Iterable[str]) -> None:
         """Look at new namespaces too."""
-        for path in paths:
+        for path in islice(paths, CROWD - len(self.arrivals)):
             try:
                 self.arrivals.append(_Arrival(path, Ear(path)))
             except NetnsError as error:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from lib import scout
-from lib.fastpath import CALM, MOST, PATIENCE, _Arrival, _Look
+from lib import fastpath, scout
+from lib.fastpath import CALM, CROWD, MOST, PATIENCE, _Arrival, _Look
 from lib.model import (
     NETWORKS_LABEL,
     Client,
@@ -214,6 +214,18 @@ def test_namespace_is_let_go_when_it_ends_or_takes_too_long(path: str, age: floa
     found.let_go(scout.NOTHING)
 
     assert found.arrivals == []
+
+
+def test_a_crowd_is_left_to_the_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fastpath, "Ear", lambda _: SilentEar())
+    found = _Look(GATEWAY, {})
+
+    found.take_up(f"{NAMESPACE}{n}" for n in range(CROWD - 1))
+    found.take_up(["one", "more", "many"])
+    found.take_up(["late"])
+
+    assert len(found.arrivals) == CROWD
+    assert found.arrivals[-1].path == "one"
 
 
 def outcome(code: int) -> Outcome:
