@@ -231,16 +231,17 @@ class FastPath:
         ended = [(*line, outcome) for line, outcome in zip(lines, outcomes, strict=True)]
         for attempt in attempts:
             own = {route: outcome for one, route, outcome in ended if one is attempt}
-            if given := attempt.take(own):
-                self._given.put(given)
-                attempt.tell(given, own, gateway)
+            if new := attempt.take(own):
+                self._given.put(attempt.given)
+                attempt.tell(new, gateway)
 
 
 class _Attempt:
     """To give a client its routes in a namespace that holds its addresses, once these are up."""
 
     def __init__(self, client: Client, sources: Mapping[int, Address]) -> None:
-        self._client = client
+        self.given = replace(client, routes=())
+        """The client with the routes that it has by now."""
         self.commands = {
             route: iproute.command(client.netns, Step("replace", route), sources[route.dst.version])
             for route in client.routes
@@ -248,35 +249,36 @@ class _Attempt:
         """Those that did not succeed yet."""
         self._refusal: Outcome | None = None
 
-    def take(self, ended: Mapping[Route, Outcome]) -> Client | None:
-        """Return the client with the routes that it was given now."""
-        routes = tuple(route for route, outcome in ended.items() if not outcome.exit_code)
-        for route in routes:
+    def take(self, ended: Mapping[Route, Outcome]) -> dict[Route, Outcome]:
+        """Take note of how commands ended, and return those that succeeded."""
+        new = {route: outcome for route, outcome in ended.items() if not outcome.exit_code}
+        for route in new:
             del self.commands[route]
+        self.given = replace(self.given, routes=(*self.given.routes, *new))
         self._refusal = next((one for one in ended.values() if one.exit_code), self._refusal)
-        return replace(self._client, routes=routes) if routes else None
+        return new
 
-    def tell(self, given: Client, ended: Mapping[Route, Outcome], gateway: Gateway) -> None:
-        """Log what was given."""
-        for route in given.routes:
+    def tell(self, new: Mapping[Route, Outcome], gateway: Gateway) -> None:
+        """Log what was given now."""
+        for route, outcome in new.items():
             log.info(
                 "route.replaced",
-                **who(given),
+                **who(self.given),
                 network=gateway.network,
                 dst=str(route.dst),
-                netns=given.netns,
-                command=ended[route].command,
+                netns=self.given.netns,
+                command=outcome.command,
                 gateway=str(route.gateway),
                 trigger="early",
-                duration_ms=round(ended[route].duration_ms, 1),
+                duration_ms=round(outcome.duration_ms, 1),
             )
-        log.info("client.routed", **who(given), routes=len(given.routes))
+        log.info("client.routed", **who(self.given), routes=len(self.given.routes))
 
     def tell_missed(self) -> None:
         """Log what was refused until it was too late: too early each time, or wrong for good."""
         if self.commands and self._refusal:
             values = {"command": self._refusal.command, "reason": self._refusal.output}
-            log.debug("start.missed", **who(self._client), netns=self._client.netns, **values)
+            log.debug("start.missed", **who(self.given), netns=self.given.netns, **values)
 
 
 def _is_over(arrival: _Arrival, known: Known) -> bool:
