@@ -56,6 +56,7 @@ ROLE = "wgroutemgr-soak.role"
 # What the engine may answer when several things happen at once.
 RACES = re.compile(
     r"is not running|No such container|non running container|already in progress|"
+    r"can't get final child's PID|"  # runc: the namespace to join went with its owner
     r"is not connected|already exists in network|marked for removal|is already|"
     r"/ns/net: no such file",
 )
