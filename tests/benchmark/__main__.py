@@ -44,7 +44,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--starts", type=int, default=0, metavar="N", help="of each scenario")
     parser.add_argument("--source", type=Path, default=images.ROOT, help="the tree to measure")
     parser.add_argument(
-        "--only", default="", metavar="TEXT", help="scenarios with this in the name"
+        "--only",
+        action="append",
+        metavar="TEXT",
+        help="scenarios with this in the name; may be given again",
     )
     parser.add_argument("--timelines", action="store_true", help="tell what led to each miss")
     parser.add_argument(
@@ -67,7 +70,8 @@ def in_time(arguments: argparse.Namespace, engine: Engine, label: str) -> list[F
     every = intime.scenarios(quick=arguments.quick)
     if arguments.starts:
         every = [replace(scenario, count=arguments.starts) for scenario in every]
-    chosen = [scenario for scenario in every if arguments.only in scenario.name]
+    only = arguments.only or [""]
+    chosen = [scenario for scenario in every if any(text in scenario.name for text in only)]
     on = intime.run(engine, images.PRODUCT, chosen, tell, timelines=arguments.timelines)
     off: dict[str, intime.Result] = {}
     if arguments.baseline and (arguments.source / "lib" / "fastpath.py").exists():
