@@ -34,6 +34,9 @@ LABEL = "wgroutemgr-lab"
 START_SECONDS = 60
 STOP_SECONDS = 30
 COMMAND_SECONDS = 300
+RELEASE_SECONDS = 60
+IN_USE = "in use by task"
+"""What a swarm says of a network for as long as its manager counts an attachment to it."""
 
 # The first process of a private engine. Its arguments: the state folder, a root file system or
 # nothing, `2` for a cgroup v2 hierarchy, and the command that it ends as. It says its process id as
@@ -121,9 +124,23 @@ class Docker(ABC):
         containers = self.docker("ps", "--all", "--quiet", "--filter", mark).split()
         if containers:
             self.docker("rm", "--force", "--volumes", *containers)
+        if not poll(lambda: self._remove_networks(mark), RELEASE_SECONDS, every=0.2):
+            raise LabError(
+                seen=f"networks with {mark} are still in use after {RELEASE_SECONDS} s",
+                hint="their containers are gone: see what `docker network inspect` says of them",
+            )
+
+    def _remove_networks(self, mark: str) -> bool:
+        """Remove them; false where a swarm has yet to notice that their containers are gone."""
         networks = self.docker("network", "ls", "--quiet", "--filter", mark).split()
-        if networks:
-            self.docker("network", "rm", *networks)
+        try:
+            if networks:
+                self.docker("network", "rm", *networks)
+        except LabError as error:
+            if IN_USE not in str(error):
+                raise
+            return False
+        return True
 
     def environment(self) -> dict[str, str]:
         """The environment with which a `docker` command reaches this engine."""
