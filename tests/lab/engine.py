@@ -35,8 +35,9 @@ START_SECONDS = 60
 STOP_SECONDS = 30
 COMMAND_SECONDS = 300
 RELEASE_SECONDS = 60
-IN_USE = "in use by task"
-"""What a swarm says of a network for as long as its manager counts an attachment to it."""
+IN_USE = ("in use by task", "has dependent containers")
+"""What a swarm says of a network until it has noticed that its containers are gone, and Podman of a
+container until those are gone that share its network."""
 
 # The first process of a private engine. Its arguments: the state folder, a root file system or
 # nothing, `2` for a cgroup v2 hierarchy, and the command that it ends as. It says its process id as
@@ -121,23 +122,23 @@ class Docker(ABC):
     def remove_labelled(self, token: str) -> None:
         """Remove every container and network that carries our label with this token."""
         mark = f"label={LABEL}={token}"
-        containers = self.docker("ps", "--all", "--quiet", "--filter", mark).split()
-        if containers:
-            self.docker("rm", "--force", "--volumes", *containers)
-        if not poll(lambda: self._remove_networks(mark), RELEASE_SECONDS, every=0.2):
+        if not poll(lambda: self._remove(mark), RELEASE_SECONDS, every=0.2):
             raise LabError(
-                seen=f"networks with {mark} are still in use after {RELEASE_SECONDS} s",
-                hint="their containers are gone: see what `docker network inspect` says of them",
+                seen=f"what has the {mark} is still in use after {RELEASE_SECONDS} s",
+                hint="see what the engine says when you remove it by hand",
             )
 
-    def _remove_networks(self, mark: str) -> bool:
-        """Remove them; false where a swarm has yet to notice that their containers are gone."""
+    def _remove(self, mark: str) -> bool:
+        """Remove what has the mark; false if some of it has to be tried again, see `IN_USE`."""
+        containers = self.docker("ps", "--all", "--quiet", "--filter", mark).split()
         networks = self.docker("network", "ls", "--quiet", "--filter", mark).split()
         try:
+            if containers:
+                self.docker("rm", "--force", "--volumes", *containers)
             if networks:
                 self.docker("network", "rm", *networks)
         except LabError as error:
-            if IN_USE not in str(error):
+            if not any(text in str(error) for text in IN_USE):
                 raise
             return False
         return True
@@ -194,6 +195,13 @@ class Engine(Docker):
         config: further entries of the engine's `daemon.json`.
     """
 
+    program = "dockerd"
+    """The engine itself."""
+    daemons: tuple[str, ...] = ("containerd", "dockerd")
+    """What runs, in the order of its start."""
+    namespaces: tuple[str, ...] = ("--mount", "--net", "--pid")
+    """Those that are its own, as `nsenter` takes them."""
+
     def __init__(  # noqa: PLR0913 - options of an engine, all named
         self,
         *,
@@ -218,7 +226,7 @@ class Engine(Docker):
         self._keep = keep
         self._config = config or {}
         self._init: subprocess.Popen[str] | None = None
-        self._daemons: dict[str, subprocess.Popen[bytes]] = {}
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
         self.pid = 0
 
     @property
@@ -256,21 +264,22 @@ class Engine(Docker):
 
     def entry(self) -> tuple[str, ...]:
         """Enter the engine's mounts, network and processes."""
-        return ("nsenter", "--target", str(self.pid), "--mount", "--net", "--pid", "--")
+        return ("nsenter", "--target", str(self.pid), *self.namespaces, "--")
 
     def start(self) -> None:
         """Start the daemon, and containerd unless it still runs; returns once it answers."""
-        for name in ("containerd", "dockerd"):
-            running = self._daemons.get(name)
+        for name in self.daemons:
+            running = self._running.get(name)
             if running is None or running.poll() is not None:
-                self._daemons[name] = self._spawn(name)
-        dockerd = self._daemons["dockerd"]
+                self._running[name] = self._spawn(name)
+        daemon = self._running[self.program]
         answered = poll(
-            lambda: dockerd.poll() is not None or ping(self.socket) is not None, START_SECONDS
+            lambda: daemon.poll() is not None or ping(self.socket) is not None, START_SECONDS
         )
-        if not answered or dockerd.poll() is not None:
+        if not answered or daemon.poll() is not None:
             raise LabError(
-                seen=f"dockerd {self.version} did not come up; its log ends with:\n{self._tail()}",
+                seen=f"{self.program} {self.version} did not come up; its log ends with:\n"
+                f"{self._tail()}",
                 hint="the last error above says why",
             )
         # Two sites on one engine: bridged packets would pass its firewall, which (from 28 on)
@@ -300,7 +309,7 @@ class Engine(Docker):
         """Let a frozen daemon go on."""
         self._signal(signal.SIGCONT)
         # nsenter stops itself when its child is stopped, and would not notice its end.
-        self._daemons["dockerd"].send_signal(signal.SIGCONT)
+        self._running[self.program].send_signal(signal.SIGCONT)
 
     def close(self) -> None:
         """End every process of the engine and remove what it left on the machine."""
@@ -312,7 +321,7 @@ class Engine(Docker):
             else:
                 self._init.kill()
             self._init.communicate()
-        for daemon in self._daemons.values():
+        for daemon in self._running.values():
             daemon.send_signal(signal.SIGCONT)
             daemon.wait()
         _remove(self.state)
@@ -327,6 +336,7 @@ class Engine(Docker):
             # --kill-child: with the death of unshare; `cat`: with the end of its input, that is us.
             self._init = subprocess.Popen(
                 [
+                    *self._prefix(),
                     *("unshare", "--mount", "--net", "--pid", "--fork", "--kill-child"),
                     *("--propagation", "private", "sh", "-c", INIT, "lab-engine"),
                     *(str(self.state), str(self._rootfs or ""), "2" if self._cgroup_v2 else ""),
@@ -353,11 +363,15 @@ class Engine(Docker):
         if self._keep:
             (self.state / "kept").touch()
 
+    def _prefix(self) -> tuple[str, ...]:
+        """The words to put before the command that makes the namespaces."""
+        return ()
+
     def _daemon_version(self) -> str:
-        text = self.enter("dockerd", "--version")
+        text = self.enter(self.program, "--version")
         found = re.search(r"version ([0-9][0-9.]*)", text)
         if found is None:
-            raise LabError(seen=f"`dockerd --version` said: {text}", hint="no version in it")
+            raise LabError(seen=f"`{self.program} --version` said: {text}", hint="no version in it")
         return found[1]
 
     def _write_configuration(self) -> None:
@@ -387,16 +401,20 @@ class Engine(Docker):
             encoding="utf-8",
         )
 
-    def _spawn(self, name: str) -> subprocess.Popen[bytes]:
+    def _command(self, name: str) -> tuple[str, ...]:
+        """What starts that one of `daemons`."""
         option, file = {
             "dockerd": ("--config-file", "daemon.json"),
             "containerd": ("--config", "containerd.toml"),
         }[name]
+        return name, option, str(self.state / file)
+
+    def _spawn(self, name: str) -> subprocess.Popen[bytes]:
         # The protocol of sd_listen_fds(3): one socket, as descriptor 3 of the process named.
         activated = 'export LISTEN_PID=$$; exec "$@" 3<&0 </dev/null'
         with self.log.open("ab") as log:
             return subprocess.Popen(
-                [*self.entry(), "sh", "-c", activated, "sh", name, option, str(self.state / file)],
+                [*self.entry(), "sh", "-c", activated, "sh", *self._command(name)],
                 stdin=self._listener.fileno() if self._listener else subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -416,10 +434,10 @@ class Engine(Docker):
 
     def _await_end(self) -> None:
         try:
-            self._daemons["dockerd"].wait(STOP_SECONDS)
+            self._running[self.program].wait(STOP_SECONDS)
         except subprocess.TimeoutExpired as error:
             raise LabError(
-                seen=f"dockerd did not end within {STOP_SECONDS} s; the end of {self.log}:\n"
+                seen=f"{self.program} did not end within {STOP_SECONDS} s; the end of {self.log}:\n"
                 f"{self._tail()}",
                 hint="a container that ignores SIGTERM delays it; or it is paused: resume() first",
             ) from error

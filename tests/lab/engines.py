@@ -18,13 +18,16 @@ from pathlib import Path
 from tests.lab import images, install
 from tests.lab.engine import Engine, run
 from tests.lab.errors import LabError
-from tests.lab.rootfs import rootfs
+from tests.lab.podman import Podman
+from tests.lab.rootfs import PODMAN, rootfs
 
 ALL = "tests/e2e"
 SHORT = tuple(f"{ALL}/test_{what}.py" for what in ("routes", "fastpath", "lifecycle"))
 NO_ENGINE = ("bad_entry", "wrong_usage", "signal", "image", "terminal")
 # Overlay networks have no IPv6, and where one was, a bridge network finds its addresses taken.
 NO_OVERLAY = ("several_destinations", "wrong_routes", "first_instruction", "network_is_wg_net")
+# Podman's clients have their routes soon after their start, not before their first instruction.
+NO_PODMAN = ("first_instruction",)
 NOT_INSTALLED = 4
 MACHINE_CGROUP = 2 if Path("/sys/fs/cgroup/cgroup.controllers").exists() else 1
 
@@ -41,6 +44,7 @@ class Setup:
         data_root: where its data is, see `Engine`.
         exec_root: where its run-time files are.
         swarm: networks are overlay networks of a swarm of this one engine, which have no IPv6.
+        podman: it is Podman, not Docker; it has its own `storage`, `overlay`.
     """
 
     suite: str = ""
@@ -50,39 +54,33 @@ class Setup:
     data_root: str = "docker"
     exec_root: str = "/var/run/docker"
     swarm: bool = False
+    podman: bool = False
 
     def root(self) -> Path | None:
         """Its root file system, made if need be; LabError if it cannot be had on this machine."""
         if self.cgroup == 1 and MACHINE_CGROUP == 2:
             raise LabError(seen="this machine has no cgroup v1", hint="boot it with one")
         if self.suite:
-            return rootfs(self.suite)
+            return rootfs(self.suite, *([PODMAN] if self.podman else []))
         install.ensure()
         return None
 
     def tests(self, *, short: bool) -> tuple[str, ...]:
         """What to run on it, as words for pytest; in short without what no engine changes."""
-        if not short and not self.swarm:
+        if not (short or self.swarm or self.podman):
             return (ALL,)
-        left_out = NO_ENGINE + NO_OVERLAY * self.swarm
-        compose = (f"{ALL}/test_compose.py",) if self.suite and not self.swarm else ()
+        left_out = NO_ENGINE + NO_OVERLAY * self.swarm + NO_PODMAN * self.podman
+        # The README's Compose file has a bridge network, and Docker's directory of namespaces.
+        as_in_readme = self.suite and not (self.swarm or self.podman)
+        compose = (f"{ALL}/test_compose.py",) if as_in_readme else ()
         return (*SHORT, *compose, "-k", " and ".join(f"not {name}" for name in left_out))
 
     @contextmanager
     def start(self) -> Iterator[Engine]:
         """Start it, and see that it is set up so."""
-        containerd = self.storage == "containerd"
-        config: dict[str, object] = {"default-cgroupns-mode": self.cgroupns}
-        config |= {"features": {"containerd-snapshotter": True}} if containerd else {}
-        with Engine(
-            live_restore=not self.swarm,  # a swarm has its own way, and refuses this one
-            data_root=self.data_root,
-            exec_root=self.exec_root,
-            cgroup_v2=self.cgroup != MACHINE_CGROUP,
-            rootfs=self.root(),
-            config=config,
-        ) as engine:
-            wanted = f"{'overlayfs' if containerd else self.storage} {self.cgroup}"
+        with self._engine() as engine:
+            driver = "overlayfs" if self.storage == "containerd" else self.storage
+            wanted = f"{driver} {self.cgroup}"
             found = engine.docker("info", "--format", "{{.Driver}} {{.CgroupVersion}}")
             if found != wanted:
                 raise LabError(seen=f"it has {found}", hint=f"it was to have {wanted}")
@@ -90,6 +88,22 @@ class Setup:
                 engine.docker("swarm", "init", "--advertise-addr", "127.0.0.1")
                 engine.network_options = ("--driver", "overlay", "--attachable")
             yield engine
+
+    def _engine(self) -> Engine:
+        root = self.root()
+        if self.podman and root:
+            return Podman(root)
+        config: dict[str, object] = {"default-cgroupns-mode": self.cgroupns}
+        if self.storage == "containerd":
+            config["features"] = {"containerd-snapshotter": True}
+        return Engine(
+            live_restore=not self.swarm,  # a swarm has its own way, and refuses this one
+            data_root=self.data_root,
+            exec_root=self.exec_root,
+            cgroup_v2=self.cgroup != MACHINE_CGROUP,
+            rootfs=root,
+            config=config,
+        )
 
 
 MACHINE = "machine"
@@ -105,6 +119,7 @@ SETUPS = {
     "sid-containerd": Setup("sid", storage="containerd"),
     "sid-roots": Setup("sid", data_root="elsewhere/data", exec_root="/run/elsewhere"),
     "sid-swarm": Setup("sid", swarm=True),
+    "podman": Setup("trixie", storage="overlay", podman=True),
 }
 """By the name that `--engine` takes."""
 
@@ -129,7 +144,7 @@ class Row:
 
 
 HEAD = (
-    f"{'engine':<16} {'docker':<8} {'cgroup':>6}  {'storage':<10} {'cgroupns':<8} {'result':<13}"
+    f"{'engine':<16} {'version':<8} {'cgroup':>6}  {'storage':<10} {'cgroupns':<8} {'result':<13}"
     f" {'passed':>7} {'failed':>7} {'skipped':>7} {'seconds':>8}"
 )
 
@@ -162,7 +177,8 @@ def _fill(row: Row, tests: tuple[str, ...]) -> None:
     print(f"\n== {row.name}", flush=True)
     try:
         root = row.setup.root()
-        row.version = _version(root)
+        program = Podman.program if row.setup.podman else Engine.program
+        row.version = _version(program, root)
     except (LabError, OSError) as error:
         print(f"not installed: {error}", flush=True)
         return
@@ -175,9 +191,10 @@ def _fill(row: Row, tests: tuple[str, ...]) -> None:
     row.result = "ok" if code == 0 and row.counts[0] else "FAILED"
 
 
-def _version(root: Path | None) -> str:
-    chroot = ("chroot", str(root)) if root else ()
-    return run(*chroot, "dockerd", "--version").split()[2].partition("+")[0]
+def _version(program: str, root: Path | None) -> str:
+    # Podman does not even tell its version without a `/proc`.
+    chroot = ("unshare", f"--mount-proc={root}/proc", "chroot", str(root)) if root else ()
+    return run(*chroot, program, "--version").split()[2].partition("+")[0]
 
 
 def _pytest(*words: str) -> int:

@@ -7,6 +7,7 @@ Engines lay their changes over it, so nothing may write into one after it was ma
 import hashlib
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.lab import install
@@ -15,15 +16,22 @@ from tests.lab.errors import LabError
 from tests.lab.images import cache
 
 SUITES = {"trixie": "Docker 26.1", "sid": "Docker 28 or newer"}
-PACKAGES = ("docker-compose", "docker.io", "iproute2", "iptables", "mount", "procps")
+BASE = ("iproute2", "iptables", "mount", "procps")
+PACKAGES = ("docker-compose", "docker.io", *BASE)
+PODMAN = ("aardvark-dns", "crun", "netavark", "nftables", "podman", *BASE)
 COMPOSE = "usr/libexec/docker/cli-plugins/docker-compose"
 """Where the package has Compose; it runs outside of that tree too (Go, no libraries but libc)."""
 SECONDS = 900
 
 
-def rootfs(suite: str) -> Path:
-    """The root file system of a suite with its Docker Engine, made if it is not there yet."""
-    key = hashlib.sha256(" ".join(PACKAGES).encode()).hexdigest()[:8]
+def rootfs(suite: str, packages: Sequence[str] = PACKAGES) -> Path:
+    """The root file system of a suite with its engine, made if it is not there yet.
+
+    Args:
+        suite: Debian release.
+        packages: what it has besides the least; there is one root file system for each list.
+    """
+    key = hashlib.sha256(" ".join(packages).encode()).hexdigest()[:8]
     place = cache() / f"rootfs-{suite}-{key}"
     if place.exists():
         return place
@@ -40,7 +48,7 @@ def rootfs(suite: str) -> Path:
         run(
             *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
             *("debootstrap", "--variant=minbase", f"--keyring={keyring}"),
-            *(f"--include={','.join(PACKAGES)}", suite, str(fresh), uri),
+            *(f"--include={','.join(packages)}", suite, str(fresh), uri),
             seconds=SECONDS,
         )
         shutil.rmtree(fresh / "var/cache/apt/archives", ignore_errors=True)
