@@ -122,13 +122,13 @@ class Docker(ABC):
     def remove_labelled(self, token: str) -> None:
         """Remove every container and network that carries our label with this token."""
         mark = f"label={LABEL}={token}"
-        if not poll(lambda: self._remove(mark), RELEASE_SECONDS, every=0.2):
+        if not poll(lambda: self._try_to_remove(mark), RELEASE_SECONDS, every=0.2):
             raise LabError(
                 seen=f"what has the {mark} is still in use after {RELEASE_SECONDS} s",
                 hint="see what the engine says when you remove it by hand",
             )
 
-    def _remove(self, mark: str) -> bool:
+    def _try_to_remove(self, mark: str) -> bool:
         """Remove what has the mark; false if some of it has to be tried again, see `IN_USE`."""
         containers = self.docker("ps", "--all", "--quiet", "--filter", mark).split()
         networks = self.docker("network", "ls", "--quiet", "--filter", mark).split()
