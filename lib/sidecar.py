@@ -77,12 +77,15 @@ def _named(engine: Engine, reference: str) -> Container:
 
 
 def _netns_owner(engine: Engine, mountinfo: str) -> Container:
-    """Return the container whose namespace file is our namespace, trying the likely ones first."""
-    likely = tuple(_existing(engine, identity.netns_owner_ids(mountinfo)))
+    """Return the container whose namespace file is our namespace, trying the likely ones first.
+
+    Podman tells the file of whose namespace it is for who shares it too, as we do.
+    """
+    likely = tuple(_owners(engine, identity.netns_owner_ids(mountinfo)))
     for container in likely:
         if netns.is_own(container.sandbox_key):
             return container
-    for container in _existing(engine, (other.id for other in engine.containers())):
+    for container in _owners(engine, (other.id for other in engine.containers())):
         if netns.is_own(container.sandbox_key):
             return container
     if len(likely) == 1:
@@ -118,6 +121,10 @@ def _own(
     if not by_layer and len({container.labels[NETWORK_LABEL] for container in by_label}) > 1:
         return None
     return next(iter(by_layer or by_label or sharing), None)
+
+
+def _owners(engine: Engine, identifiers: Iterable[str]) -> Iterator[Container]:
+    return (one for one in _existing(engine, identifiers) if not one.shares_netns_of)
 
 
 def _existing(engine: Engine, identifiers: Iterable[str]) -> Iterator[Container]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from lib.engine import Engine
 
-GATEWAY = "fedcba9876543210" * 4
+GATEWAY, OURS = "fedcba9876543210" * 4, "0123456789abcdef" * 4
 
 
 def container(name: str, network_mode: str, sandbox_key: str) -> Container:
@@ -43,9 +43,14 @@ def served(
     """Find our place where only the writable layer tells us from the others."""
     cgroup, mountinfo = tmp_path / "cgroup", tmp_path / "mountinfo"
     cgroup.write_text("0::/\n")
+    files = ((one.id, "hostname") for one in others if one.id == OURS)
+    containers = "/var/lib/docker/containers"
     mountinfo.write_text(
         f"610 520 0:52 / / rw - overlay overlay rw,upperdir={layer},workdir=/w\n"
-        f"620 610 8:1 /var/lib/docker/containers/{GATEWAY}/hosts /etc/hosts rw - ext4 /dev/sda rw\n"
+        + "".join(
+            f"620 610 8:1 {containers}/{key}/{name} /etc/{name} rw - ext4 /dev/sda rw\n"
+            for key, name in (*files, (GATEWAY, "hosts"))
+        )
     )
     monkeypatch.setattr(sidecar, "CGROUP", cgroup)
     monkeypatch.setattr(sidecar, "MOUNTINFO", mountinfo)
@@ -78,3 +83,15 @@ def test_without_a_layer_a_label_that_all_have_is_ours(
     both = sharing("other", label), sharing("we", label)
 
     assert served(monkeypatch, tmp_path, "/snapshots/2/fs", *both).network == label
+
+
+def test_gateway_is_not_we_where_our_own_file_and_its_namespace_are_told_of_us_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As by Podman 4."""
+    we = replace(sharing(OURS, "second"), sandbox_key="/proc/self/ns/net")
+
+    found = served(monkeypatch, tmp_path, "/layers/2", we)
+
+    assert found.gateway.id == GATEWAY
+    assert (found.own, found.network) == (we, "second")
