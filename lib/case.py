@@ -41,7 +41,7 @@ class Served:
     addresses: Mapping[int, Address]
     """Its addresses on the served network, by IP version."""
     attached: frozenset[str]
-    """Names of its networks."""
+    """Ids of its networks, or names where an engine tells them for ids (Podman 4.3)."""
 
     @property
     def name(self) -> str:

@@ -181,7 +181,7 @@ def address(case: Case) -> Iterator[Finding]:
     container = need(case.sidecar, "the gateway").gateway
     if not container.running:
         lacking("a running gateway")
-    endpoint = container.endpoint(served.id)
+    endpoint = container.endpoint(served.id, served.name)
     if not endpoint or not endpoint.interfaces:
         mend = f"docker network connect {served.name} {container.name}"
         yield fail(f"{container.name} is not attached to {served.name}", mend)
@@ -243,7 +243,7 @@ def label_line() -> str:
 
 
 def _served(client: Client, owner: Container, leads: Gateway) -> Served:
-    point = owner.endpoint(leads.network_id)
+    point = owner.endpoint(leads.network_id, leads.network)
     faces = point.interfaces if point else ()
     attached = frozenset(end.network_id for end in owner.endpoints)
     return Served(client, {face.version: face.ip for face in faces}, attached)
@@ -282,7 +282,7 @@ def _conflicts(
 ) -> Iterator[tuple[Network, DockerNetwork]]:
     for other in networks:
         for route in served.client.routes:
-            if other.id not in served.attached and any(
+            if served.attached.isdisjoint({other.id, other.name}) and any(
                 subnet.version == route.dst.version and subnet.overlaps(route.dst)
                 for subnet in other.subnets
             ):

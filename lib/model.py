@@ -71,10 +71,13 @@ class Container:
         kind, _, owner = self.network_mode.partition(":")
         return owner if kind == "container" and owner else None
 
-    def endpoint(self, network: str) -> Endpoint | None:
-        """Return its attachment to the network of that name or id, or None."""
+    def endpoint(self, network: str, name: str = "") -> Endpoint | None:
+        """Return its attachment to the network of that name or id, or None.
+
+        With the name beside the id, also one that has that for an id, as Podman 4.3 tells it.
+        """
         names = ((point, {point.network, point.network_id}) for point in self.endpoints)
-        return next((point for point, both in names if network in both), None)
+        return next((point for point, both in names if network in both or both == {name}), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,8 +113,9 @@ def _own(
     if named or gateway is None:
         return named
     modes = {f"container:{gateway.id}", f"container:{gateway.name}"}
-    ids = (other.id for other in engine.containers() if other.network_mode in modes)
-    sharing = tuple(_existing(engine, ids))
+    # Podman 4.3 tells the mode in an inspection only.
+    ids = (other.id for other in engine.containers() if other.network_mode in {*modes, ""})
+    sharing = tuple(one for one in _existing(engine, ids) if one.network_mode in modes)
     layer = identity.upper_dir(mountinfo)
     by_layer = [container for container in sharing if layer and container.upper_dir == layer]
     by_label = [container for container in sharing if NETWORK_LABEL in container.labels]

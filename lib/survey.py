@@ -200,7 +200,7 @@ class Survey:
         last = self.gateway
         if self._settings.on_gateway_loss == "keep" or not last:
             return gateway
-        if last.network_id != gateway.network_id:
+        if gateway.network_id not in {last.network_id, last.network}:
             return gateway
         here = {address.version for address in gateway.addresses}
         return replace(gateway, lost=_without_addresses(last).lost - here)
@@ -247,14 +247,17 @@ class Survey:
 
     def _owner(self, engine: Engine, container: Container) -> Container:
         owner = netns_owner(engine, container)
-        if owner is not container:
-            self.tied.add(owner.id)
+        if owner is container:
+            proof = self._located.get(container.id)
+            if proof and proof.holds() and not container.sandbox_key:
+                # A listing tells all but the namespace, and costs no call for each container.
+                return replace(container, sandbox_key=proof.path)
+            if not container.sandbox_key:
+                # Podman 4.3 tells here only that it shares a namespace.
+                owner = netns_owner(engine, engine.inspect(container.id))
+        if owner.id != container.id:
+            self.tied |= {container.id, owner.id}
             return owner
-        proof = self._located.get(container.id)
-        if proof and proof.holds() and not container.sandbox_key:
-            # A listing tells all but the namespace, and costs no call for each container.
-            return replace(container, sandbox_key=proof.path)
-        owner = container if container.sandbox_key else engine.inspect(container.id)
         if proof := netns.Proof.of(owner.sandbox_key):
             self._located[container.id] = proof
         return owner

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
+from ipaddress import ip_network
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
@@ -11,8 +13,9 @@ import pytest
 from lib import checks, doctor, netfilter
 from lib.case import Case, Served
 from lib.errors import CallError, EngineError, OldEngineError, StaleSocketError
-from lib.model import Client, Finding
+from lib.model import Client, Endpoint, Finding, Route
 from lib.settings import Settings
+from tests.fakes import CREATED, FACES, GATEWAY, OTHER, WG_NET
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -132,6 +135,24 @@ def test_a_proxy_that_lists_no_networks_is_no_failure() -> None:
 
     (finding,) = checks.overlaps(case)
     assert (finding.level, finding.mend) == ("warn", ("let the proxy pass GET /networks",))
+
+
+def test_a_network_whose_name_is_told_for_its_id_is_the_same_to_all_checks() -> None:
+    """As by Podman 4.3."""
+    point = Endpoint("wg-net", "wg-net", (FACES[0],))
+    attached = replace(CREATED, running=True, endpoints=(point,))
+    site = SimpleNamespace(
+        network=WG_NET, sidecar=SimpleNamespace(gateway=attached), links=lambda _: (), place=""
+    )
+    (finding,) = checks.address(cast("Case", site))
+    assert finding.seen == f"no interface of dovecot has the address {FACES[0].ip}"
+
+    wide = Route(ip_network("192.0.0.0/16"), None, 0)
+    client = Client("dovecot", "c1", "", (wide,))
+    served = checks._served(client, attached, GATEWAY)
+    assert served.addresses == {4: FACES[0].ip}
+    assert list(checks._conflicts(served, [WG_NET, OTHER])) == []
+    assert list(checks._conflicts(served, [replace(WG_NET, name="third")])) != []
 
 
 ANSWER = bytes.fromhex(

@@ -38,7 +38,11 @@ def sharing(name: str, label: str, layer: str = "") -> Container:
 
 
 def served(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, layer: str, *others: Container
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    layer: str,
+    *others: Container,
+    listing: tuple[Container, ...] | None = None,
 ) -> sidecar.Sidecar:
     """Find our place where only the writable layer tells us from the others."""
     cgroup, mountinfo = tmp_path / "cgroup", tmp_path / "mountinfo"
@@ -55,7 +59,7 @@ def served(
     monkeypatch.setattr(sidecar, "CGROUP", cgroup)
     monkeypatch.setattr(sidecar, "MOUNTINFO", mountinfo)
     gateway = container(GATEWAY, "wg-net", "/proc/self/ns/net")
-    engine = cast("Engine", StandInEngine((gateway, *others)))
+    engine = cast("Engine", StandInEngine((gateway, *others), listing=listing))
     return sidecar.find(engine, Settings())
 
 
@@ -95,3 +99,15 @@ def test_gateway_is_not_we_where_our_own_file_and_its_namespace_are_told_of_us_t
 
     assert found.gateway.id == GATEWAY
     assert (found.own, found.network) == (we, "second")
+
+
+def test_we_are_found_although_the_listing_does_not_tell_whose_namespace_is_shared(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As by Podman 4.3."""
+    both = container("client", "wg-net", "/run/netns/1"), sharing("we", "second", "/layers/2")
+    listing = tuple(replace(one, network_mode="") for one in both)
+
+    found = served(monkeypatch, tmp_path, "/layers/2", *both, listing=listing)
+
+    assert (found.own, found.network) == (both[1], "second")
