@@ -19,7 +19,7 @@ from tests.lab import images, install
 from tests.lab.engine import Engine, run
 from tests.lab.errors import LabError
 from tests.lab.podman import Podman
-from tests.lab.rootfs import PODMAN, rootfs
+from tests.lab.rootfs import PACKAGES, podman, rootfs
 
 ALL = "tests/e2e"
 SHORT = tuple(f"{ALL}/test_{what}.py" for what in ("routes", "fastpath", "lifecycle"))
@@ -44,7 +44,7 @@ class Setup:
         data_root: where its data is, see `Engine`.
         exec_root: where its run-time files are.
         swarm: networks are overlay networks of a swarm of this one engine, which have no IPv6.
-        podman: it is Podman, not Docker; it has its own `storage`, `overlay`.
+        podman: it is Podman, not Docker, with that runtime; it has its own `storage`, `overlay`.
     """
 
     suite: str = ""
@@ -54,14 +54,14 @@ class Setup:
     data_root: str = "docker"
     exec_root: str = "/var/run/docker"
     swarm: bool = False
-    podman: bool = False
+    podman: str = ""
 
     def root(self) -> Path | None:
         """Its root file system, made if need be; LabError if it cannot be had on this machine."""
         if self.cgroup == 1 and MACHINE_CGROUP == 2:
             raise LabError(seen="this machine has no cgroup v1", hint="boot it with one")
         if self.suite:
-            return rootfs(self.suite, *([PODMAN] if self.podman else []))
+            return rootfs(self.suite, podman(self.podman) if self.podman else PACKAGES)
         install.ensure()
         return None
 
@@ -69,7 +69,7 @@ class Setup:
         """What to run on it, as words for pytest; in short without what no engine changes."""
         if not (short or self.swarm or self.podman):
             return (ALL,)
-        left_out = NO_ENGINE + NO_OVERLAY * self.swarm + NO_PODMAN * self.podman
+        left_out = NO_ENGINE + NO_OVERLAY * self.swarm + NO_PODMAN * bool(self.podman)
         # The README's Compose file has a bridge network, and Docker's directory of namespaces.
         as_in_readme = self.suite and not (self.swarm or self.podman)
         compose = (f"{ALL}/test_compose.py",) if as_in_readme else ()
@@ -92,7 +92,7 @@ class Setup:
     def _engine(self) -> Engine:
         root = self.root()
         if self.podman and root:
-            return Podman(root)
+            return Podman(root, self.podman)
         config: dict[str, object] = {"default-cgroupns-mode": self.cgroupns}
         if self.storage == "containerd":
             config["features"] = {"containerd-snapshotter": True}
@@ -119,9 +119,9 @@ SETUPS = {
     "sid-containerd": Setup("sid", storage="containerd"),
     "sid-roots": Setup("sid", data_root="elsewhere/data", exec_root="/run/elsewhere"),
     "sid-swarm": Setup("sid", swarm=True),
-    # Not bookworm's Podman 4.3: there a sidecar must be told its gateway (the README's limits), and
-    # its crun fails where the machine does not let it raise a limit.
-    "podman": Setup("trixie", storage="overlay", podman=True),
+    # Bookworm's crun fails where the machine does not let it raise a limit (RLIM_MEMLOCK).
+    "podman-4": Setup("bookworm", storage="overlay", podman="runc"),
+    "podman": Setup("trixie", storage="overlay", podman="crun"),
 }
 """By the name that `--engine` takes."""
 

@@ -14,6 +14,7 @@ log_driver = "k8s-file"
 [engine]
 cgroup_manager = "cgroupfs"
 events_logger = "file"
+runtime = "%s"
 [network]
 network_backend = "netavark"
 """
@@ -55,22 +56,27 @@ class Podman(Engine):
     """A private Podman, in a cgroup v2 hierarchy.
 
     Args:
-        rootfs: a root file system with `rootfs.PODMAN`.
+        rootfs: a root file system with `rootfs.podman()`.
+        runtime: what runs its containers, `crun` or `runc`.
     """
 
     program = "podman"
     daemons = ("podman",)
     namespaces = (*Engine.namespaces, "--cgroup")
 
-    def __init__(self, rootfs: Path) -> None:
+    def __init__(self, rootfs: Path, runtime: str) -> None:
         super().__init__(rootfs=rootfs, exec_root="/run", cgroup_v2=True, socket_activation=False)
+        self._runtime = runtime
 
     def _prefix(self) -> tuple[str, ...]:
         private = ("unshare", "--mount", "--propagation", "private")
         return (*private, "sh", "-c", OWN_CGROUP, "lab-cgroup", self.state.name)
 
     def _write_configuration(self) -> None:
-        files = {"containers.conf": CONTAINERS, "storage.conf": STORAGE % (self.state / "podman")}
+        files = {
+            "containers.conf": CONTAINERS % self._runtime,
+            "storage.conf": STORAGE % (self.state / "podman"),
+        }
         for name, text in files.items():
             (self.state / name).write_text(text, encoding="utf-8")
             # Where each `podman` finds them, also those that it starts itself.

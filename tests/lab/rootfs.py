@@ -18,10 +18,14 @@ from tests.lab.images import cache
 SUITES = {"trixie": "Docker 26.1", "sid": "Docker 28 or newer"}
 BASE = ("iproute2", "iptables", "mount", "procps")
 PACKAGES = ("docker-compose", "docker.io", *BASE)
-PODMAN = ("aardvark-dns", "crun", "netavark", "nftables", "podman", *BASE)
 COMPOSE = "usr/libexec/docker/cli-plugins/docker-compose"
 """Where the package has Compose; it runs outside of that tree too (Go, no libraries but libc)."""
 SECONDS = 900
+
+
+def podman(runtime: str) -> tuple[str, ...]:
+    """Podman's packages, with what runs its containers: `crun` or `runc`."""
+    return "aardvark-dns", runtime, "netavark", "nftables", "podman", *BASE
 
 
 def rootfs(suite: str, packages: Sequence[str] = PACKAGES) -> Path:
