@@ -253,7 +253,7 @@ class Survey:
                 # A listing tells all but the namespace, and costs no call for each container.
                 return replace(container, sandbox_key=proof.path)
             if not container.sandbox_key:
-                # Podman 4.3 tells here only that it shares a namespace.
+                # That it shares a namespace, Podman 4.3 tells in an inspection only.
                 owner = netns_owner(engine, engine.inspect(container.id))
         if owner.id != container.id:
             self.tied |= {container.id, owner.id}
