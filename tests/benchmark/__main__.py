@@ -117,7 +117,8 @@ def panels(figures: list[Figure]) -> list[plot.Panel]:
     """What can be drawn: starts that were measured with and without the fast path."""
     return [
         plot.Panel(
-            f"{figure.part.removeprefix(intime.PART)[2:]}: {figure.name.replace('dst', 'destinations')}",
+            f"{figure.part.removeprefix(intime.PART)[2:]}: "
+            + figure.name.replace("dst", "destinations"),
             [round(value, 3) for value in figure.values],
             cast("list[float]", figure.details["off_ms"]),
             (figure.share or 0.0, cast("float", figure.details["off_share"])),
