@@ -57,11 +57,11 @@ class Engine:
         """Connect; raise EngineError if no engine answers, StaleSocketError if none ever will."""
         try:
             with _our_errors(_HINT):
-                self._client = _client()
-                version = self._client.version()
-                self.api_version = str(self._client.api_version)
+                version = _client(OLDEST_API).version(api_version=False)
+                self.api_version = str(version["ApiVersion"])
                 self.is_newer_than_tried = version_lt(NEWEST_API, self.api_version)
                 self._check_version()
+                self._client = _client(self.api_version)
         except EngineError as error:
             _check_socket(error)
             raise
@@ -124,7 +124,7 @@ class Engine:
         """
         with _our_errors():
             self._close_stream()
-            client = _client()
+            client = _client(self.api_version)
             stream = client.events(since=since, filters=_FILTERS, decode=True)
             self._stream = client, stream
             # docker-py would take the error of a refused stream for its end.
@@ -135,7 +135,6 @@ class Engine:
 
     def _check_version(self) -> None:
         if version_lt(self.api_version, OLDEST_API):
-            self._client.close()
             reason = f"the engine is too old: API {self.api_version}, and {OLDEST_API} is needed"
             raise OldEngineError(reason, "update it to Docker 20.10 or newer")
 
@@ -154,8 +153,10 @@ class Engine:
             return False
 
 
-def _client() -> docker.APIClient:
-    client = docker.APIClient(version="auto", timeout=TIMEOUT, **kwargs_from_env())
+def _client(api_version: str) -> docker.APIClient:
+    client = docker.APIClient(version=api_version, timeout=TIMEOUT, **kwargs_from_env())
+    # Each call would look through the environment for a proxy, which no local socket has.
+    client.trust_env = not client.base_url.startswith("http+docker:")
     # The SDK would keep a connection open for each of the last 25 URLs, and trip over one that a
     # proxy has closed meanwhile.
     client.headers["Connection"] = "close"

@@ -1,4 +1,4 @@
-"""Runs command lines in one long-lived shell; the only importer of `sh`.
+"""Runs command lines in long-lived shells; the only importer of `sh`.
 
 A shell that lives on costs a command a sixth of what a start of its own would, nothing is forked
 later from a process with threads, and what the log prints is what ran, to the letter. It knows
@@ -7,6 +7,7 @@ nothing of routes.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import secrets
@@ -22,7 +23,7 @@ import sh
 from lib.model import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
 LIMIT = 5.0
 """Seconds that one command may take before it is killed."""
@@ -36,22 +37,17 @@ ENDED = 125
 MAX_OUTPUT = 1 << 24
 """Bytes that one command may print."""
 
-_BATCH, _PIPE, _OVERHEAD = 32, 1 << 15, 64
-"""What is sent at once: commands, characters in all, characters added to each command."""
+_AHEAD = 1 << 15
+"""Bytes sent to a shell before it answers: half of what a pipe takes."""
 
 _END = 1.0
 """Seconds that a killed process gets to end."""
 
+_SET_CHILD_SUBREAPER = 36
+"""For prctl(2), from Linux 3.4 on."""
+
 _SHOWN = 1000
 """Characters kept of what a killed command printed."""
-
-
-class _BrokenError(Exception):
-    """The shell is of no use any more; the outcome is that of the command that it ran."""
-
-    def __init__(self, outcome: Outcome) -> None:
-        super().__init__(outcome.output)
-        self.outcome = outcome
 
 
 class Shell:
@@ -60,6 +56,8 @@ class Shell:
     def __init__(self, limit: float = LIMIT, width: int = 1) -> None:
         """Start the processes; do so before other threads exist."""
         self._processes = [_Process(limit) for _ in range(width)]
+        _adopt_orphans()
+        _start(self._processes)
 
     def run(self, commands: Sequence[str]) -> Iterator[Outcome]:
         """Run command lines and yield how each ended, in their order, as it ends.
@@ -69,12 +67,16 @@ class Shell:
         goes on.
         """
         width = len(self._processes)
-        outcomes = [
-            process.run(commands[place::width], self._wait)
-            for place, process in enumerate(self._processes)
-        ]
+        for place, process in enumerate(self._processes):
+            process.take(commands[place::width])
         for place in range(len(commands)):
-            yield next(outcomes[place % width])
+            process = self._processes[place % width]
+            while not process.done:
+                if process.is_speaking:
+                    # Also when it is late: who reads the outcomes may have been away for long.
+                    self._wait(max(0.0, process.rest))
+                process.give_up()
+            yield process.done.popleft()
 
     def close(self) -> None:
         """End the processes and whatever they still run."""
@@ -92,150 +94,154 @@ class Shell:
 
 
 class _Process:
-    """One `sh` that reads commands from a pipe."""
+    """One `sh` that reads commands from a pipe, and what it has to run."""
 
     def __init__(self, limit: float) -> None:
+        """It is to be started yet."""
         self._limit = limit
-        self._group = 0
-        self.answers = self._commands = -1
-        self._buffer = b""
-        self._since = 0.0
-        """When (monotonic seconds) the command began that runs."""
-        self._done: deque[tuple[int, bytes, float]] = deque()
-        """Exit code, output and seconds of commands that ended."""
-        self._start()
+        self.group = 0
+        """The shell's process id, and that of its process group; 0 if there is none."""
+        self.commands = self.answers = -1
+        self._waiting: deque[str] = deque()
+        self._sent: deque[str] = deque()
+        """The first of these runs."""
+        self.done: deque[Outcome] = deque()
 
     @property
     def is_speaking(self) -> bool:
         """Whether an answer may come."""
-        return self._group != 0 and not self._ended and len(self._buffer) <= MAX_OUTPUT
+        return not self._ended and len(self._buffer) <= MAX_OUTPUT
 
-    def run(self, commands: Sequence[str], wait: Callable[[float], None]) -> Iterator[Outcome]:
-        """Start on the commands at once; what is returned yields how each ended.
+    @property
+    def rest(self) -> float:
+        """Seconds that the command that runs has left."""
+        return self._since + self._limit - time.monotonic()
 
-        `wait` waits at most that many seconds for any process, and has it take its answers in.
-        """
-        self._wait = wait
-        batches = list(_batches(commands))
-        if batches:
-            self._begin(batches[0])
-        return self._outcomes(batches)
+    def begin(self, group: int, commands: int, answers: int) -> None:
+        """Take note of a new shell, and of where it takes commands and gives answers."""
+        self.group, self.commands, self.answers = group, commands, answers
+        self._marker = secrets.token_hex(8)
+        self._end = re.compile(rb"%b (\d+)\n" % self._marker.encode())
+        self._buffer, self._ended = b"", False
+
+    def take(self, commands: Sequence[str]) -> None:
+        """Start on commands."""
+        if not self.group or self._sent or self.done:
+            # Something interrupted us: what the shell answers would belong to other commands.
+            self._renew()
+            self._waiting.clear()
+            self.done.clear()
+        self._waiting.extend(commands)
+        self._send()
 
     def take_in(self) -> None:
         """Read what there is, and note which commands have ended by now."""
         chunk, now = os.read(self.answers, 1 << 16), time.monotonic()
         self._ended = not chunk
         self._buffer += chunk
-        while end := self._ends.search(self._buffer):
+        while self._sent and (end := self._end.search(self._buffer)):
             output, self._buffer = self._buffer[: end.start()], self._buffer[end.end() :]
-            self._done.append((int(end[1]), output, now - self._since))
-            self._since = now
+            self._note(int(end[1]), output, now)
+        self._send()
+
+    def give_up(self) -> None:
+        """Kill a shell that will not answer, and have another run the rest."""
+        if self.done:
+            return
+        if self._ended:
+            exit_code, reason = ENDED, "the shell ended before the command did"
+        elif len(self._buffer) > MAX_OUTPUT:
+            exit_code, reason = TIMED_OUT, f"printed more than {MAX_OUTPUT} bytes, killed"
+        elif self.rest <= 0:
+            exit_code, reason = TIMED_OUT, f"no answer within {self._limit:g} s, killed"
+        else:
+            return
+        self._note(exit_code, self._buffer[:_SHOWN], time.monotonic(), reason)
+        self._waiting.extendleft(reversed(self._sent))
+        self._renew()
+        self._send()
 
     def close(self) -> None:
-        self._usable = False
-        if self._group:
-            os.close(self._commands)
+        """End the shell and whatever it still runs."""
+        if self.group:
+            os.close(self.commands)
             os.close(self.answers)
             with suppress(ProcessLookupError):
-                os.killpg(self._group, signal.SIGKILL)
-            self._reap()
-            self._group = 0
+                os.killpg(self.group, signal.SIGKILL)
+            _reap(self.group)
+            self.group = 0
 
-    def _start(self) -> None:
-        self._usable = True
-        self._marker = secrets.token_hex(8)
-        self._ends = re.compile(rb"%b (\d+)\n" % self._marker.encode())
-        self._buffer, self._ended = b"", False
-        self._done.clear()
-        commands, self._commands = os.pipe()
-        self.answers, answers = os.pipe()
-        with open(commands, "rb") as stdin, open(answers, "wb") as stdout:  # noqa: PTH123 - no paths
-            self._process = sh.Command("sh")(
-                _in=stdin,
-                _out=stdout,
-                _err_to_out=True,
-                _bg=True,
-                _bg_exc=False,
-                _tty_out=False,
-                _new_session=True,
-                _env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
-            )
-        self._group = self._process.pid
+    def _renew(self) -> None:
+        self.close()
+        self._sent.clear()
+        _start([self])
 
-    def _reap(self) -> None:
-        """Take leave of the shell and, as the first process of a container, of its orphans."""
-        with suppress(sh.ErrorReturnCode, sh.TimeoutException):
-            self._process.wait(timeout=_END)
-        deadline = time.monotonic() + _END
-        with suppress(ChildProcessError):
-            while time.monotonic() < deadline:
-                if os.waitpid(-self._group, os.WNOHANG) == (0, 0):
-                    time.sleep(_END / 100)
-
-    def _outcomes(self, batches: Sequence[Sequence[str]]) -> Iterator[Outcome]:
-        for number, batch in enumerate(batches):
-            if number:
-                self._begin(batch)
-            yield from self._finish(batch)
-
-    def _begin(self, commands: Sequence[str]) -> None:
-        if not self._usable:
-            self.close()  # Something interrupted us in mid-command.
-            self._start()
-        # Whatever interrupts us from here on leaves answers that belong to no later command.
-        self._usable = False
-        self._since = time.monotonic()
-        self._send(commands)
-
-    def _finish(self, commands: Sequence[str]) -> list[Outcome]:
-        outcomes: list[Outcome] = []
-        while True:
-            try:
-                outcomes.extend(self._receive(command) for command in commands[len(outcomes) :])
-            except _BrokenError as broken:
-                outcomes.append(broken.outcome)
-                self.close()
-            else:
-                self._usable = True
-            if len(outcomes) == len(commands):
-                return outcomes
-            self._begin(commands[len(outcomes) :])
-
-    def _send(self, commands: Sequence[str]) -> None:
-        lines = "".join(f"{command}\necho {self._marker} $?\n" for command in commands)
+    def _send(self) -> None:
+        """Keep the shell busy, but send no more than fits into a pipe: that would block."""
+        if not self._sent:
+            self._since = time.monotonic()
+        ahead = sum(map(self._size, self._sent))
+        lines = ""
+        while self._waiting and (not ahead or ahead + self._size(self._waiting[0]) <= _AHEAD):
+            self._sent.append(self._waiting.popleft())
+            ahead += self._size(self._sent[-1])
+            lines += self._line(self._sent[-1])
         with suppress(BrokenPipeError):  # The answers end then too, which is noticed.
-            os.write(self._commands, lines.encode())
+            os.write(self.commands, lines.encode())
 
-    def _receive(self, command: str) -> Outcome:
-        def outcome(exit_code: int, output: bytes, seconds: float, remark: str = "") -> Outcome:
-            text = f"{output.decode(errors='replace')}\n{remark}".strip()
-            return Outcome(command, exit_code, text, seconds * 1000)
+    def _line(self, command: str) -> str:
+        return f"{command}\necho {self._marker} $?\n"
 
-        while not self._done:
-            took = time.monotonic() - self._since
-            if self.is_speaking:
-                # Also when it is late: who reads the outcomes may have been away for long.
-                self._wait(max(0.0, self._limit - took))
-            if self._ended:
-                exit_code, reason = ENDED, "the shell ended before the command did"
-            elif len(self._buffer) > MAX_OUTPUT:
-                exit_code, reason = TIMED_OUT, f"printed more than {MAX_OUTPUT} bytes, killed"
-            elif took >= self._limit:
-                exit_code, reason = TIMED_OUT, f"no answer within {self._limit:g} s, killed"
-            else:
-                continue
-            if not self._done:
-                raise _BrokenError(outcome(exit_code, self._buffer[:_SHOWN], took, reason))
-        return outcome(*self._done.popleft())
+    def _size(self, command: str) -> int:
+        return len(self._line(command))
+
+    def _note(self, exit_code: int, output: bytes, now: float, remark: str = "") -> None:
+        """Take note of how the command ended that ran."""
+        text = f"{output.decode(errors='replace')}\n{remark}".strip()
+        seconds, self._since = now - self._since, now
+        self.done.append(Outcome(self._sent.popleft(), exit_code, text, seconds * 1000))
 
 
-def _batches(commands: Sequence[str]) -> Iterator[Sequence[str]]:
-    """Split commands into what fits into a pipe, so that sending never blocks for an answer."""
-    start, size = 0, 0
-    for position, command in enumerate(commands):
-        size += len(command) + _OVERHEAD
-        if position > start and (size > _PIPE or position - start >= _BATCH):
-            yield commands[start:position]
-            start, size = position, len(command) + _OVERHEAD
-    if start < len(commands):
-        yield commands[start:]
+def _start(processes: Sequence[_Process]) -> None:
+    """Start a shell for each, all with one call of `sh`: each takes milliseconds.
+
+    They are orphans from their first moment on, so each is the first of a session of its own: to
+    kill it with all that it runs.
+    """
+    lines, pipes = [], []
+    for _ in processes:
+        stdin, commands = os.pipe()
+        answers, stdout = os.pipe()
+        pipes.append((stdin, commands, answers, stdout))
+        # `sh` hands down no file descriptors, and a shell knows those above 9 by no number.
+        ours = f"/proc/{os.getpid()}/fd"
+        lines.append(f"setsid sh <{ours}/{stdin} >{ours}/{stdout} 2>&1 & echo $!")
+    groups = sh.Command("sh")(
+        "-c",
+        "\n".join(lines),
+        _tty_out=False,
+        _env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
+    )
+    for process, group, (stdin, commands, answers, stdout) in zip(
+        processes, str(groups).split(), pipes, strict=True
+    ):
+        os.close(stdin)
+        os.close(stdout)
+        process.begin(int(group), commands, answers)
+
+
+def _adopt_orphans() -> None:
+    """Be who waits for the shells' ends, as the first process of a container is anyway.
+
+    No process id of theirs is given again before that, so what is killed is theirs.
+    """
+    ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _reap(group: int) -> None:
+    """Wait for the ends of a killed group's processes; who does not end is left behind."""
+    deadline = time.monotonic() + _END
+    with suppress(ChildProcessError):
+        while time.monotonic() < deadline:
+            if os.waitpid(-group, os.WNOHANG) == (0, 0):
+                time.sleep(_END / 100)
