@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-_SHORTEST, _OF_AGE = 0.001, 0.05
+_SHORTEST, _OF_AGE = 0.005, 0.1
 """Seconds between two questions, at least, and as a part of the time since the last namespace
 appeared: what takes the engine long in the beginning takes it long in the end."""
 
