@@ -105,6 +105,8 @@ class _Process:
         self._waiting: deque[str] = deque()
         self._sent: deque[str] = deque()
         """The first of these runs."""
+        self._ahead = 0
+        """Bytes of those."""
         self.done: deque[Outcome] = deque()
 
     @property
@@ -174,32 +176,34 @@ class _Process:
     def _renew(self) -> None:
         self.close()
         self._sent.clear()
+        self._ahead = 0
         _start([self])
 
     def _send(self) -> None:
         """Keep the shell busy, but send no more than fits into a pipe: that would block."""
         if not self._sent:
             self._since = time.monotonic()
-        ahead = sum(map(self._size, self._sent))
         lines = ""
-        while self._waiting and (not ahead or ahead + self._size(self._waiting[0]) <= _AHEAD):
+        while self._waiting:
+            line = self._line(self._waiting[0])
+            if self._sent and self._ahead + len(line) > _AHEAD:
+                break
             self._sent.append(self._waiting.popleft())
-            ahead += self._size(self._sent[-1])
-            lines += self._line(self._sent[-1])
+            self._ahead += len(line)
+            lines += line
         with suppress(BrokenPipeError):  # The answers end then too, which is noticed.
             os.write(self.commands, lines.encode())
 
     def _line(self, command: str) -> str:
         return f"{command}\necho {self._marker} $?\n"
 
-    def _size(self, command: str) -> int:
-        return len(self._line(command))
-
     def _note(self, exit_code: int, output: bytes, now: float, remark: str = "") -> None:
         """Take note of how the command ended that ran."""
         text = f"{output.decode(errors='replace')}\n{remark}".strip()
         seconds, self._since = now - self._since, now
-        self.done.append(Outcome(self._sent.popleft(), exit_code, text, seconds * 1000))
+        command = self._sent.popleft()
+        self._ahead -= len(self._line(command))
+        self.done.append(Outcome(command, exit_code, text, seconds * 1000))
 
 
 def _start(processes: Sequence[_Process]) -> None:
