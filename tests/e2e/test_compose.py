@@ -1,4 +1,7 @@
-"""The README's Compose files, run by Compose as they stand. Only the images are our own."""
+"""The README's Compose files, run by Compose as they stand. Only the images are our own.
+
+And, as the README says it, the directory of namespaces is the one that the engine has.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import yaml
 
 from tests.e2e.look import await_routes, routes
 from tests.lab import images
-from tests.lab.engine import poll
+from tests.lab.engine import Docker, poll
 from tests.lab.engines import SETUPS
 from tests.lab.rootfs import COMPOSE, rootfs
 from tests.lab.site import Container
@@ -40,7 +43,8 @@ class Project:
         self.folder = folder
         self.program = rootfs(suite) / COMPOSE
         folder.mkdir()
-        (folder / "compose.yaml").write_text(json.dumps(content))
+        text = json.dumps(content).replace(Docker.netns, engine.netns)
+        (folder / "compose.yaml").write_text(text)
 
     def run(self, *words: str) -> str:
         """Run `docker compose` there and return what it printed on standard output."""

@@ -15,7 +15,6 @@ from tests.lab.engine import run
 from tests.lab.errors import LabError
 from tests.lab.images import cache
 
-SUITES = {"trixie": "Docker 26.1", "sid": "Docker 28 or newer"}
 BASE = ("iproute2", "iptables", "mount", "procps")
 PACKAGES = ("docker-compose", "docker.io", *BASE)
 COMPOSE = "usr/libexec/docker/cli-plugins/docker-compose"
