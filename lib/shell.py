@@ -99,9 +99,9 @@ class _Process:
     def __init__(self, limit: float) -> None:
         """It is to be started yet."""
         self._limit = limit
-        self.group = 0
+        self._group = 0
         """The shell's process id, and that of its process group; 0 if there is none."""
-        self.commands = self.answers = -1
+        self._commands = self.answers = -1
         self._waiting: deque[str] = deque()
         self._sent: deque[str] = deque()
         """The first of these runs."""
@@ -121,14 +121,14 @@ class _Process:
 
     def begin(self, group: int, commands: int, answers: int) -> None:
         """Take note of a new shell, and of where it takes commands and gives answers."""
-        self.group, self.commands, self.answers = group, commands, answers
+        self._group, self._commands, self.answers = group, commands, answers
         self._marker = secrets.token_hex(8)
         self._end = re.compile(rb"%b (\d+)\n" % self._marker.encode())
         self._buffer, self._ended = b"", False
 
     def take(self, commands: Sequence[str]) -> None:
         """Start on commands."""
-        if not self.group or self._sent or self.done:
+        if not self._group or self._sent or self.done:
             # Something interrupted us: what the shell answers would belong to other commands.
             self._renew()
             self._waiting.clear()
@@ -165,13 +165,13 @@ class _Process:
 
     def close(self) -> None:
         """End the shell and whatever it still runs."""
-        if self.group:
-            os.close(self.commands)
+        if self._group:
+            os.close(self._commands)
             os.close(self.answers)
             with suppress(ProcessLookupError):
-                os.killpg(self.group, signal.SIGKILL)
-            _reap(self.group)
-            self.group = 0
+                os.killpg(self._group, signal.SIGKILL)
+            _reap(self._group)
+            self._group = 0
 
     def _renew(self) -> None:
         self.close()
@@ -192,7 +192,7 @@ class _Process:
             self._ahead += len(line)
             lines += line
         with suppress(BrokenPipeError):  # The answers end then too, which is noticed.
-            os.write(self.commands, lines.encode())
+            os.write(self._commands, lines.encode())
 
     def _line(self, command: str) -> str:
         return f"{command}\necho {self._marker} $?\n"
@@ -209,8 +209,8 @@ class _Process:
 def _start(processes: Sequence[_Process]) -> None:
     """Start a shell for each, all with one call of `sh`: each takes milliseconds.
 
-    They are orphans from their first moment on, so each is the first of a session of its own: to
-    kill it with all that it runs.
+    Each is the first process of a session, to be killed with all that it runs. Who starts them ends
+    at once, so they are orphans, which we adopt.
     """
     lines, pipes = [], []
     for _ in processes:
