@@ -128,7 +128,7 @@ class _Process:
 
     def take(self, commands: Sequence[str]) -> None:
         """Start on commands."""
-        if not self._group or self._sent or self.done:
+        if not self._group or self._waiting or self._sent or self.done:
             # Something interrupted us: what the shell answers would belong to other commands.
             self._renew()
             self._waiting.clear()
@@ -191,8 +191,9 @@ class _Process:
             self._sent.append(self._waiting.popleft())
             self._ahead += len(line)
             lines += line
-        with suppress(BrokenPipeError):  # The answers end then too, which is noticed.
-            os.write(self._commands, lines.encode())
+        if lines:
+            with suppress(BrokenPipeError):  # The answers end then too, which is noticed.
+                os.write(self._commands, lines.encode())
 
     def _line(self, command: str) -> str:
         return f"{command}\necho {self._marker} $?\n"
@@ -212,13 +213,13 @@ def _start(processes: Sequence[_Process]) -> None:
     Each is the first process of a session, to be killed with all that it runs. Who starts them ends
     at once, so they are orphans, which we adopt.
     """
+    # `sh` hands down no file descriptors, and a shell knows those above 9 by no number.
+    ours = f"/proc/{os.getpid()}/fd"
     lines, pipes = [], []
     for _ in processes:
         stdin, commands = os.pipe()
         answers, stdout = os.pipe()
         pipes.append((stdin, commands, answers, stdout))
-        # `sh` hands down no file descriptors, and a shell knows those above 9 by no number.
-        ours = f"/proc/{os.getpid()}/fd"
         lines.append(f"setsid sh <{ours}/{stdin} >{ours}/{stdout} 2>&1 & echo $!")
     groups = sh.Command("sh")(
         "-c",
