@@ -37,8 +37,8 @@ _GIVEN_BACK = (
 
 def plan(settings: Settings) -> int:
     """Print the commands of a pass, and as comments what there is to say beside them."""
-    with closing(Engine()) as engine, closing(Shell()) as shell:
-        findings = look(engine, shell, settings)
+    with closing(Engine()) as engine:
+        findings = look(engine, settings)
     for comment in view.comments(view.rows(findings)):
         print(comment)
     tasks = [task for space in findings.spaces for task in space.tasks()]
@@ -54,8 +54,8 @@ def plan(settings: Settings) -> int:
 
 def status(settings: Settings) -> int:
     """Print the state of every destination."""
-    with closing(Engine()) as engine, closing(Shell()) as shell:
-        findings = look(engine, shell, settings)
+    with closing(Engine()) as engine:
+        findings = look(engine, settings)
     rows = view.rows(findings)
     if not rows:
         complain(*_NO_CLIENT)
@@ -70,7 +70,7 @@ def status(settings: Settings) -> int:
 def withdraw(settings: Settings) -> int:
     """Delete the routes that are there as this gateway's clients are given them."""
     with closing(Engine()) as engine, closing(Shell()) as shell:
-        findings = look(engine, shell, settings)
+        findings = look(engine, settings)
         tasks = [
             space.task(Step("del", route), client)
             for space in findings.spaces

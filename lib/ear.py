@@ -5,54 +5,31 @@ Of its messages only what tells of addresses is read, and that the main table ha
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import os
 import socket
 import struct
 from ipaddress import ip_address
-from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
+from lib import netlink, tables
 from lib.errors import NetnsError
-from lib.netns import OWN
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from lib.model import Address
-
-_LIBC = ctypes.CDLL(None, use_errno=True)
-_NEW_NET = 0x40000000
-"""`CLONE_NEWNET`, for setns(2)."""
 
 _GROUPS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
 """Of rtnetlink(7): links, addresses and routes of both IP versions."""
 
-_HEADER, _ATTRIBUTE = struct.Struct("IHH"), struct.Struct("HH")
-"""Size, kind and flags of a message; size and kind of an attribute of it."""
-
-_BODY = 24
-"""Where the attributes of a message on an address begin: `nlmsghdr`, `ifaddrmsg`."""
-
-_NEW_ADDRESS, _ADDRESS, _NEW_ROUTE = 20, (1, 2), 24
-"""`RTM_NEWADDR`; of its attributes, `IFA_ADDRESS` and `IFA_LOCAL`; `RTM_NEWROUTE`."""
-
-_TABLE, _MAIN = 20, 254
-"""Where the table of a message on a route is (`nlmsghdr`, `rtmsg`), and `RT_TABLE_MAIN`."""
-
-_LIST_ADDRESSES = struct.pack("IHHII8x", _BODY, 22, 0x301, 0, 0)
-"""`RTM_GETADDR` with `NLM_F_REQUEST` and `NLM_F_DUMP`."""
-
-_LISTED = 0x2
-"""`NLM_F_MULTI`: it was there when that was asked for, and so may be the routes."""
+# linux/rtnetlink.h, linux/if_addr.h
+_NEW_ADDRESS, _GET_ADDRESS = 20, 22
+_ADDRESS = struct.Struct("=BBBBI")
+"""`ifaddrmsg`."""
+_OWN = {1, 2}
+"""`IFA_ADDRESS` and `IFA_LOCAL`."""
 
 
 class Ear:
-    """Hears, in a namespace, that addresses and routes come.
-
-    The calling thread is in that namespace for as long as it takes to open the socket.
-    """
+    """Hears, in a namespace, that addresses and routes come."""
 
     def __init__(self, path: str) -> None:
         """Listen from now on; raise NetnsError if that cannot be."""
@@ -62,18 +39,13 @@ class Ear:
         """Whether there may be a neighbour: the kernel puts an address's network into the main
         table once its link is up."""
         try:
-            with Path(path).open("rb") as there, OWN.open("rb") as here:
-                _enter(there)
-                try:
-                    self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)
-                finally:
-                    _enter(here)
+            self._socket = netlink.connect(socket.NETLINK_ROUTE, path)
         except OSError as error:
             reason = f"cannot listen in {path}: {error.strerror}"
             raise NetnsError(reason) from error
         self._socket.setblocking(False)  # noqa: FBT003
         self._socket.bind((0, _GROUPS))
-        self._socket.send(_LIST_ADDRESSES)
+        self._socket.send(netlink.request(_GET_ADDRESS, bytes(_ADDRESS.size)))
 
     def fileno(self) -> int:
         """Return the descriptor that is readable when there is news."""
@@ -84,14 +56,13 @@ class Ear:
         anything = False
         while data := self._receive():
             anything = True
-            while data:
-                size, kind, flags = _HEADER.unpack_from(data)
-                if kind == _NEW_ADDRESS:
-                    self.addresses.update(_addresses(data[_BODY:size]))
-                is_route = kind == _NEW_ROUTE and data[_TABLE] == _MAIN
-                if is_route or flags & _LISTED:
+            for message in netlink.messages(data):
+                if message.kind == _NEW_ADDRESS:
+                    values = dict(netlink.attributes(message.body[_ADDRESS.size :]))
+                    self.addresses.update(ip_address(values[kind]) for kind in _OWN & values.keys())
+                # What has addresses when it is asked for them may have routes too.
+                if tables.is_in_main(message) or message.is_listed:
                     self.is_up = any(not address.is_loopback for address in self.addresses)
-                data = data[_aligned(size) :]
         return anything
 
     def close(self) -> None:
@@ -101,26 +72,9 @@ class Ear:
     def _receive(self) -> bytes:
         while True:
             try:
-                return self._socket.recv(1 << 16)
+                return self._socket.recv(netlink.BUFFER)
             except BlockingIOError:
                 return b""
             except OSError as error:
                 if error.errno != errno.ENOBUFS:  # Some was lost, others will come.
                     raise
-
-
-def _addresses(attributes: bytes) -> Iterator[Address]:
-    while attributes:
-        size, kind = _ATTRIBUTE.unpack_from(attributes)
-        if kind in _ADDRESS:
-            yield ip_address(attributes[_ATTRIBUTE.size : size])
-        attributes = attributes[_aligned(size) :]
-
-
-def _aligned(size: int) -> int:
-    return (size + 3) & ~3
-
-
-def _enter(namespace: BinaryIO) -> None:
-    if _LIBC.setns(namespace.fileno(), _NEW_NET):
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))

@@ -1,4 +1,4 @@
-"""The `ip` dialect: steps to words, and the text of `ip route show` to routes.
+"""The `ip` dialect: steps to words, and the texts that the doctor reads.
 
 Pure. Only what BusyBox and iproute2 both understand is used, and their answers are read alike.
 Failures are told by the exit code; texts differ and are for people.
@@ -8,33 +8,20 @@ from __future__ import annotations
 
 import re
 import shlex
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from lib.model import DEFAULT_METRIC, IPV4, IPV6, Address, Link, Lookup, Network, Route
+from lib.model import DEFAULT_METRIC, IPV4, IPV6, Address, Link, Lookup, Route
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lib.model import Step
 
-_KINDS = {
-    "unicast",
-    "unreachable",
-    "blackhole",
-    "prohibit",
-    "throw",
-    "local",
-    "broadcast",
-    "anycast",
-    "multicast",
-    "nat",
-}
 _INET = {"inet", "inet6"}
 _REJECTING = {"unreachable", "blackhole", "prohibit", "throw"}
 _IP = {IPV4: ("ip",), IPV6: ("ip", "-6")}
-_DEFAULT = {IPV4: ip_network("0.0.0.0/0"), IPV6: ip_network("::/0")}
 
 
 def command(netns: str, step: Step, source: Address | None = None) -> str:
@@ -42,24 +29,22 @@ def command(netns: str, step: Step, source: Address | None = None) -> str:
 
     With a source address the kernel refuses it in any namespace that does not hold that address.
     """
-    words = ["route", step.verb, *_route(step.route), *(("src", str(source)) if source else ())]
-    if step.verb == "del" and step.route.dst.version == IPV6:
+    version = step.route.dst.version
+    words = [*_IP[version], "route", step.verb, *_route(step.route)]
+    if source:
+        words += ["src", str(source)]
+    if step.verb == "del" and version == IPV6:
         # The kernel deletes the first route that is like it in what is said.
         if "metric" not in words:
             words += ["metric", str(step.route.metric)]
         if step.route.kind in _REJECTING:  # It does not compare the type.
             words += ["dev", "lo"]
-    return _in_netns(netns, step.route.dst.version, *words)
+    return shlex.join(("nsenter", f"--net={netns}", *words))
 
 
 def text(route: Route) -> str:
     """Return a route in the words of a command."""
     return " ".join(_route(route))
-
-
-def show_command(netns: str, version: int) -> str:
-    """Return the command line that lists the main table of that IP version (4 or 6)."""
-    return _in_netns(netns, version, "route", "show")
 
 
 def parse_addresses(text: str) -> frozenset[Address]:
@@ -118,22 +103,6 @@ def parse_neighbours(text: str) -> dict[Address, tuple[str, str]]:
     }
 
 
-def parse(text: str, version: int) -> tuple[Route, ...]:
-    """Return the routes that `ip [-6] route show` printed, in its order.
-
-    A line that is no route, such as the second line of a multipath route, is passed over; a
-    multipath route has no gateway here, so that it never equals a wanted one.
-    """
-    parsed = (
-        _parse_line(line.split(), version) for line in text.splitlines() if not line[:1].isspace()
-    )
-    return tuple(route for route in parsed if route)
-
-
-def _in_netns(netns: str, version: int, *words: str) -> str:
-    return shlex.join(("nsenter", f"--net={netns}", *_IP[version], *words))
-
-
 def _route(route: Route) -> Iterator[str]:
     if route.kind not in {"unicast", "connected"}:
         yield route.kind
@@ -143,34 +112,6 @@ def _route(route: Route) -> Iterator[str]:
         yield from ("via", str(route.gateway))
     if route.metric != DEFAULT_METRIC[route.dst.version]:
         yield from ("metric", str(route.metric))
-
-
-def _parse_line(words: list[str], version: int) -> Route | None:
-    kind = words.pop(0) if words and words[0] in _KINDS else "unicast"
-    dst = _network(words[0], version) if words else None
-    if dst is None:
-        return None
-    after = dict(pairwise(words))
-    if kind == "unicast" and "dev" in after and "via" not in after:
-        kind = "connected"
-    via = after.get("via", "")
-    metric = after.get("metric", "")
-    return Route(
-        dst=dst,
-        gateway=_address(after.get(via, "") if via.startswith("inet") else via),
-        # BusyBox prints the kernel's unsigned metric as a signed number.
-        metric=int(metric) % 2**32 if metric.lstrip("-").isdigit() else DEFAULT_METRIC[version],
-        kind=kind,
-    )
-
-
-def _network(word: str, version: int) -> Network | None:
-    if word == "default":
-        return _DEFAULT[version]
-    try:
-        return ip_network(word)
-    except ValueError:
-        return None
 
 
 def _address(word: str) -> Address | None:

@@ -14,8 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lib import netlink
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
+
+    from lib.netlink import Message
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -26,14 +30,11 @@ _FORWARD, _DROP = 2, 0
 
 # linux/netlink.h, linux/netfilter/nfnetlink.h, linux/netfilter/nf_tables.h.
 _NETLINK_NETFILTER = 12
-_REQUEST_DUMP = 0x1 | 0x300
-_ERROR, _DONE = 2, 3
-_SUBSYSTEM = 10 << 8
-_NEW_CHAIN, _GET_CHAIN = _SUBSYSTEM | 3, _SUBSYSTEM | 4
+_GET_CHAIN = 10 << 8 | 4
+"""Of the subsystem nf_tables."""
+_GENERAL = 4
+"""Size of `nfgenmsg`, which begins with the family."""
 _TABLE, _NAME, _HOOK, _POLICY, _USE, _HOOK_NUMBER = 1, 3, 4, 5, 6, 1
-_HEADER = struct.Struct("=IHHII")
-_ATTRIBUTE = struct.Struct("=HH")
-_TYPE_MASK = 0x3FFF
 
 # linux/netfilter_ipv4/ip_tables.h and ip6_tables.h; the numbers are the same in both.
 _GET_INFO, _GET_ENTRIES = 64, 65
@@ -67,12 +68,12 @@ def forward_chains() -> tuple[Chain, ...]:
     return (*_nftables(), *legacy)
 
 
-def parse_chains(message: bytes) -> Iterator[Chain]:
+def parse_chains(messages: Iterable[Message]) -> Iterator[Chain]:
     """Yield the forward chains among the answers of nf_tables (`NFT_MSG_NEWCHAIN`)."""
-    for kind, body in _messages(message):
-        family = _FAMILIES.get(body[0]) if kind == _NEW_CHAIN else None
-        values = dict(_attributes(body[4:])) if family else {}
-        hook = dict(_attributes(values.get(_HOOK, b"")))
+    for message in messages:
+        family = _FAMILIES.get(message.body[0])
+        values = dict(netlink.attributes(message.body[_GENERAL:])) if family else {}
+        hook = dict(netlink.attributes(values.get(_HOOK, b"")))
         if family and hook and _number(hook[_HOOK_NUMBER]) == _FORWARD:
             yield Chain(
                 family,
@@ -84,35 +85,8 @@ def parse_chains(message: bytes) -> Iterator[Chain]:
 
 
 def _nftables() -> Iterator[Chain]:
-    request = _HEADER.pack(_HEADER.size + 4, _GET_CHAIN, _REQUEST_DUMP, 1, 0) + bytes(4)
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER) as kernel:
-        kernel.settimeout(2)
-        kernel.sendto(request, (0, 0))
-        ended = False
-        while not ended:
-            answer = kernel.recv(1 << 17)
-            yield from parse_chains(answer)
-            ended = any(_ends(kind, body) for kind, body in _messages(answer))
-
-
-def _ends(kind: int, body: bytes) -> bool:
-    if kind == _ERROR and (number := -struct.unpack_from("=i", body)[0]):
-        raise OSError(number, os.strerror(number))
-    return kind == _DONE
-
-
-def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
-    while len(data) >= _HEADER.size:
-        length, kind, *_ = _HEADER.unpack_from(data)
-        yield kind, data[_HEADER.size : length]
-        data = data[(length + 3) & ~3 :]
-
-
-def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    while len(data) >= _ATTRIBUTE.size:
-        length, kind = _ATTRIBUTE.unpack_from(data)
-        yield kind & _TYPE_MASK, data[_ATTRIBUTE.size : length]
-        data = data[(length + 3) & ~3 :]
+    with netlink.connect(_NETLINK_NETFILTER) as kernel:
+        yield from parse_chains(netlink.dump(kernel, _GET_CHAIN, bytes(_GENERAL)))
 
 
 def _number(data: bytes) -> int:

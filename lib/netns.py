@@ -18,7 +18,8 @@ from lib.errors import NetnsError, NetnsGoneError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-OWN = Path("/proc/self/ns/net")
+OWN = Path("/proc/thread-self/ns/net")
+"""The namespace that this thread is in. Another may just be in that of a container."""
 _HOST = "default"
 """The engine's name for the host's own namespace, beside those of the containers."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lib import iproute, netfilter, prerequisites
+from lib import iproute, netfilter, prerequisites, tables
 from lib.case import fail, host_of, lacking, need, ok, some, warn
 from lib.model import IPV4, IPV6, Step
 
@@ -209,12 +209,7 @@ def _given_by_engine(case: Case) -> set[str]:
 
 
 def _default_gateways(case: Case) -> set[Address | None]:
-    return {
-        route.gateway
-        for version, words in ((IPV4, ("ip",)), (IPV6, ("ip", "-6")))
-        for route in iproute.parse(case.run(case.place, *words, "route", "show").output, version)
-        if route.dst.prefixlen == 0
-    }
+    return {route.gateway for route in tables.read(case.place) if route.dst.prefixlen == 0}
 
 
 def back(case: Case) -> Iterator[Finding]:

@@ -42,7 +42,7 @@ class Reconciler:
     def __init__(self, shell: Shell, settings: Settings) -> None:
         self._shell = shell
         self._reporting = Reporting()
-        self.survey = Survey(shell, settings, self._reporting.failure)
+        self.survey = Survey(settings, self._reporting.failure)
         self._given: dict[str, dict[Network, tuple[Route, Client]]] = {}
         self._early: dict[str, tuple[Client, float]] = {}
         self.pending: frozenset[str] = frozenset()

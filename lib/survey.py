@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from lib import desired, iproute, netns, sidecar
+from lib import desired, iproute, netns, sidecar, tables
 from lib.errors import CallError, GoneError, NetnsError, NotReadyError
 from lib.model import NETWORKS_LABEL, Client, Failure, Gateway, Refusal, Route, Snapshot
 from lib.plan import directly_reached, plan
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from lib.engine import Engine
     from lib.model import Container, Desired, Network, Outcome, Step
     from lib.settings import Settings
-    from lib.shell import Shell
 
 log = structlog.get_logger()
 
@@ -114,9 +113,8 @@ def netns_owner(engine: Engine, container: Container) -> Container:
 class Survey:
     """Looks; remembers who the gateway is and whose namespace is whose."""
 
-    def __init__(self, shell: Shell, settings: Settings, fail: Callable[[Failure], None]) -> None:
+    def __init__(self, settings: Settings, fail: Callable[[Failure], None]) -> None:
         """Tell `fail` what fails for one container; it keeps no other from being looked at."""
-        self._shell = shell
         self._settings = settings
         self._fail = fail
         self._sidecar: sidecar.Sidecar | None = None
@@ -267,38 +265,36 @@ class Survey:
         try:
             netns.check(space.path)
         except NetnsError as error:
-            values = {"netns": space.path, "reason": error.reason} | hint(error.hint)
-            for client in _each_once(space.wanted.values()):
-                if _is_there(engine, client):
-                    named = {"container": client.container} | values
-                    self._fail(Failure("client.failed", client.container_id, "netns", named))
+            self._fail_entry(engine, space, error)
             return False
         return True
 
     def read(self, engine: Engine, spaces: Iterable[Namespace]) -> list[Namespace]:
         """Read the routes that are there; leave out the namespaces where that fails."""
-        entered = list(spaces)
-        asked = [
-            (space, version, iproute.show_command(space.path, version))
-            for space in entered
-            for version in sorted({route.dst.version for route in space.wanted | space.given})
-        ]
-        unread = set()
-        outcomes = self._shell.run([command for *_, command in asked])
-        for (space, version, _), outcome in zip(asked, outcomes, strict=True):
-            space.actual += iproute.parse(outcome.output, version)
-            if outcome.exit_code:
-                unread.add(space.path)
-                for client in space.clients():
-                    self.fail_command(engine, client, outcome, netns=space.path)
-        return [space for space in entered if space.path not in unread]
+        read = []
+        for space in spaces:
+            try:
+                space.actual = tables.read(space.path)
+                read.append(space)
+            except NetnsError as error:
+                if self.can_enter(engine, space):  # It did not just end.
+                    self._fail_entry(engine, space, error)
+        return read
+
+    def _fail_entry(self, engine: Engine, space: Namespace, error: NetnsError) -> None:
+        """Tell that a namespace cannot be entered, unless its clients ended under it."""
+        values = {"netns": space.path, "reason": error.reason}
+        values |= hint(error.hint or _advice(error.reason))
+        for client in _each_once(space.wanted.values()):
+            if _is_there(engine, client):
+                named = {"container": client.container} | values
+                self._fail(Failure("client.failed", client.container_id, "netns", named))
 
     def fail_command(self, engine: Engine, client: Client, outcome: Outcome, **values: str) -> None:
         """Tell of a failed command, unless it failed because the container ended under it."""
         if not _is_namespace(values["netns"]) or not _is_there(engine, client):
             log.debug("client.gone", **who(client), command=outcome.command, reason=outcome.output)
             return
-        advice = next((advice for text, advice in _HINTS.items() if text in outcome.output), "")
         named: dict[str, str | int] = {
             "container": client.container,
             **values,
@@ -306,7 +302,7 @@ class Survey:
             "exit_code": outcome.exit_code,
             "stderr": outcome.output,
             "reason": f"the command ended with exit code {outcome.exit_code}",
-            **hint(advice),
+            **hint(_advice(outcome.output)),
         }
         self._fail(Failure("route.failed", client.container_id, outcome.command, named))
 
@@ -323,13 +319,13 @@ class Findings:
     failures: list[Failure]
 
 
-def look(engine: Engine, shell: Shell, settings: Settings) -> Findings:
+def look(engine: Engine, settings: Settings) -> Findings:
     """Look at everything once, as a first pass would.
 
     Raises NotReadyError if there is no gateway, EngineError if the engine does not answer.
     """
     failures: list[Failure] = []
-    survey = Survey(shell, settings, failures.append)
+    survey = Survey(settings, failures.append)
     gateway = survey.find_gateway(engine)
     wanted = survey.wanted(engine, survey.containers(engine))
     spaces = [s for s in gather(wanted.clients).values() if survey.can_enter(engine, s)]
@@ -343,6 +339,10 @@ def _without_addresses(gateway: Gateway) -> Gateway:
 
 def _each_once(clients: Iterable[Client]) -> Iterable[Client]:
     return {client.container_id: client for client in clients}.values()
+
+
+def _advice(output: str) -> str:
+    return next((advice for text, advice in _HINTS.items() if text in output), "")
 
 
 def _is_namespace(path: str) -> bool:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 DST = "198.51.100.0/24"
 CAPABILITIES = {"NET_ADMIN": 12, "SYS_ADMIN": 21}
+FAILS = {"NET_ADMIN": ("route.failed", "stderr"), "SYS_ADMIN": ("client.failed", "reason")}
+EXAMPLE = "/var/run/docker/netns/8f4e2b7c91d0"
 
 
 def test_it_works_with_two_capabilities_and_under_the_default_profiles(
@@ -50,8 +52,10 @@ def test_what_fails_without_a_capability(
     client = lab.client("client", network, networks=DST)
 
     await_event(sidecar, "prerequisite.missing", level="error")
-    failed = await_event(sidecar, "route.failed", container=client.name)
-    assert said[capability] in failed["stderr"]
+    event, key = FAILS[capability]
+    failed = await_event(sidecar, event, container=client.name)
+    assert said[capability].replace(EXAMPLE, failed["netns"]) in failed[key]
+    assert failed["hint"].endswith("cap_add: [NET_ADMIN, SYS_ADMIN]")
     assert events(sidecar, "route.replaced") == []
     assert routes(client) == {}
 

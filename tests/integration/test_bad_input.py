@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lib import desired, iproute
+from lib import desired, iproute, tables
 from lib.model import NETWORKS_LABEL, Client, Container, Endpoint, Gateway, Snapshot
 from lib.plan import plan
 from lib.shell import Shell
@@ -78,9 +78,7 @@ def wanted(netns: Path, label: str, addresses: tuple[str, ...] = BOTH) -> Client
 def serve(shell: Shell, client: Namespace, label: str, addresses: tuple[str, ...] = BOTH) -> Client:
     """Do what a pass does for one client: read, plan, run."""
     decided = wanted(client.path, label, addresses)
-    shown = shell.run([iproute.show_command(str(client.path), version) for version in (4, 6)])
-    tables = [iproute.parse(shown_.output, v) for v, shown_ in zip((4, 6), shown, strict=True)]
-    steps = plan(decided.routes, [known for table in tables for known in table])
+    steps = plan(decided.routes, tables.read(decided.netns))
     for outcome in shell.run([iproute.command(decided.netns, step) for step in steps]):
         assert (outcome.exit_code, outcome.output) == (0, ""), outcome.command
     return decided

@@ -435,7 +435,7 @@ def test_the_commands_to_paste_are_those_of_the_log_line() -> None:
     pasted = "".join(blocks("sh")).replace("\\\n    ", "")
 
     assert f"docker exec wgroutemgr {line['command']}\n" in pasted
-    assert f"docker exec wgroutemgr {iproute.show_command(line['netns'], 4)}\n" in pasted
+    assert f"docker exec wgroutemgr nsenter --net={line['netns']} ip route show\n" in pasted
 
 
 # --- links and paths ----------------------------------------------------------------------------

@@ -14,7 +14,6 @@ from tests.fakes import CREATED, FACES, GATEWAY, StandInEngine
 
 if TYPE_CHECKING:
     from lib.engine import Engine
-    from lib.shell import Shell
 
 LOST = replace(GATEWAY, addresses=(), lost=frozenset({4, 6}))
 
@@ -30,7 +29,7 @@ LOST = replace(GATEWAY, addresses=(), lost=frozenset({4, 6}))
 def test_an_address_that_did_not_come_back_with_the_gateway_stays_lost(
     network_id: str, lost: set[int]
 ) -> None:
-    survey = Survey(cast("Shell", None), Settings(), lambda _: None)
+    survey = Survey(Settings(), lambda _: None)
     survey.gateway = LOST
     back = replace(GATEWAY, network_id=network_id, addresses=GATEWAY.addresses[:1])
 
@@ -47,7 +46,7 @@ def test_whose_namespace_is_shared_is_known_whatever_a_listing_tells(told: bool)
     sharing = replace(owner, id="c1", network_mode="container:o1")
     listed = sharing if told else replace(sharing, network_mode="")
     engine = cast("Engine", StandInEngine((owner, sharing), listing=(listed,)))
-    survey = Survey(cast("Shell", None), Settings(), lambda _: None)
+    survey = Survey(Settings(), lambda _: None)
     survey.gateway = GATEWAY
 
     for _ in range(2):

@@ -1,0 +1,120 @@
+"""Talks with the kernel by netlink(7), in any network namespace.
+
+Knows how messages are framed, not what they say.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+
+from lib.netns import OWN
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_NEW_NET = 0x40000000
+"""`CLONE_NEWNET`, for setns(2)."""
+
+_HEADER, _ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=HH")
+"""Size, kind, flags, sequence number and port of a message; size and kind of an attribute."""
+
+_KIND = 0x3FFF
+"""Of an attribute's kind, without `NLA_F_NESTED` and `NLA_F_NET_BYTEORDER`."""
+
+# linux/netlink.h
+_REQUEST_DUMP = 0x1 | 0x300
+_LISTED = 0x2
+"""`NLM_F_MULTI`."""
+_ENDS = {2, 3}
+"""`NLMSG_ERROR` and `NLMSG_DONE`, which begin with an error number below zero, or zero."""
+
+_LIMIT = 2.0
+"""Seconds to wait for an answer of the kernel, which has them at once."""
+
+BUFFER = 1 << 17
+"""Bytes to receive at most: more than the kernel puts together."""
+
+
+class Message(NamedTuple):
+    """What the kernel says of one thing."""
+
+    kind: int
+    flags: int
+    body: bytes
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether it was there when that was asked for; it is no news."""
+        return bool(self.flags & _LISTED)
+
+
+def connect(protocol: int, path: str = "") -> socket.socket:
+    """Open a socket in the namespace of a file, in ours if none is named.
+
+    The calling thread is in that namespace for as long as it takes to open the socket. Raises
+    OSError if that cannot be.
+    """
+    if not path:
+        return _socket(protocol)
+    with Path(path).open("rb") as there, OWN.open("rb") as here:
+        _enter(here)  # Who may not come back must not go.
+        _enter(there)
+        try:
+            return _socket(protocol)
+        finally:
+            _enter(here)
+
+
+def request(kind: int, body: bytes) -> bytes:
+    """Return the message that asks for all things of a kind."""
+    return _HEADER.pack(_HEADER.size + len(body), kind, _REQUEST_DUMP, 0, 0) + body
+
+
+def dump(kernel: socket.socket, kind: int, body: bytes) -> Iterator[Message]:
+    """Ask for all things of a kind, and yield them; raise OSError if the kernel refuses."""
+    kernel.settimeout(_LIMIT)
+    kernel.send(request(kind, body))
+    while True:
+        for message in messages(kernel.recv(BUFFER)):
+            if message.kind in _ENDS:
+                if number := -struct.unpack_from("=i", message.body)[0]:
+                    raise OSError(number, os.strerror(number))
+                return
+            yield message
+
+
+def messages(data: bytes) -> Iterator[Message]:
+    """Take apart what was received."""
+    at = 0
+    while at < len(data):
+        size, kind, flags, _, _ = _HEADER.unpack_from(data, at)
+        yield Message(kind, flags, data[at + _HEADER.size : at + size])
+        at += _aligned(size)
+
+
+def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield kind and value of each attribute."""
+    at = 0
+    while at < len(data):
+        size, kind = _ATTRIBUTE.unpack_from(data, at)
+        yield kind & _KIND, data[at + _ATTRIBUTE.size : at + size]
+        at += _aligned(size)
+
+
+def _socket(protocol: int) -> socket.socket:
+    return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
+
+
+def _aligned(size: int) -> int:
+    return (size + 3) & ~3
+
+
+def _enter(namespace: BinaryIO) -> None:
+    if _LIBC.setns(namespace.fileno(), _NEW_NET):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
