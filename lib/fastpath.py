@@ -107,7 +107,7 @@ class _Look:
         found = []
         for arrival in self.arrivals:
             is_news = arrival.hear()
-            if not arrival.attempt and known.listed >= arrival.since:
+            if not arrival.attempt and known.asked >= arrival.since:
                 arrival.attempt = self._begin(arrival, known)
                 is_news = True
             if arrival.attempt and arrival.ear.is_up and is_news:
@@ -119,7 +119,7 @@ class _Look:
         since = time.monotonic() - CALM
         strangers = [one for one in self.arrivals if not one.attempt and one.heard > since]
         return any(
-            known.listed < arrival.since or known.is_on_network(arrival.addresses)
+            known.asked < arrival.since or known.is_on_network(arrival.addresses)
             for arrival in strangers
         ) or len(known.starting() - self._served.keys()) < len(strangers)
 
@@ -143,8 +143,8 @@ class _Look:
         From Docker 28 on networks are attached one by one, and a route that overlaps one still to
         come makes the start itself fail. Without an address of its IP version there is no proof.
         """
-        key = known.holder(arrival.addresses)
-        if not key:
+        key, subnets = known.holder(arrival.addresses), known.attached.others
+        if not key or not (others := known.other_networks(key, self.gateway)) <= subnets.keys():
             return None
         self._served[key] = arrival.path
         container, faces = known.candidates[key], known.faces(key)
@@ -152,8 +152,7 @@ class _Look:
         as_if = replace(container, running=True, sandbox_key=arrival.path, endpoints=(point,))
         wanted = desired.compute(Snapshot(((as_if, as_if),)), self.gateway)
         sources: dict[int, Address] = {face.version: face.ip for face in faces}
-        names = {point.network for point in container.endpoints}
-        avoid = [subnet for name in names for subnet in known.others.get(name, ())]
+        avoid = [subnet for name in others for subnet in subnets[name]]
         early = [
             route
             for client in wanted.clients
@@ -285,10 +284,12 @@ def _is_over(arrival: _Arrival, known: Known) -> bool:
     """Tell whether all is done in that namespace, or it turned out to be nobody's."""
     if arrival.attempt:
         return not arrival.attempt.commands
-    if known.listed < arrival.since:
+    if known.listing.asked < arrival.since:
         return False
-    is_elsewhere = known.asked > arrival.heard and known.is_on_network(arrival.addresses)
-    return is_elsewhere or not known.candidates
+    if not known.candidates:
+        return True
+    is_anothers = known.is_on_network(arrival.addresses) and not known.holder(arrival.addresses)
+    return is_anothers and known.attached.asked > arrival.heard
 
 
 def _overlaps(route: Route) -> Callable[[Network], bool]:

@@ -17,12 +17,12 @@ from lib.model import (
     Endpoint,
     Outcome,
 )
+from lib.scout import Known, Listing
 from tests.fakes import CREATED, FACES, GATEWAY, OTHER, WG_NET, StandInEngine
 
 if TYPE_CHECKING:
     from lib.ear import Ear
     from lib.engine import Engine
-    from lib.scout import Known
 
 NAMESPACE, ANOTHER = "/proc/self/ns/net", "/run/docker/netns/none"
 
@@ -47,7 +47,8 @@ class SilentEar:
 def ask(*containers: Container, network: DockerNetwork = WG_NET) -> Known:
     """Return what the scout learns where these containers and networks are."""
     engine = cast("Engine", StandInEngine(containers or (CREATED,), on=(network, OTHER)))
-    return scout.ask_addresses(engine, GATEWAY, scout.list_clients(engine, GATEWAY))
+    known = Known(scout.list_clients(engine, GATEWAY), scout.ask_addresses(engine, GATEWAY, {}))
+    return replace(known, attached=scout.ask_others(engine, GATEWAY, known))
 
 
 def look(*addresses: str, path: str = NAMESPACE) -> tuple[_Look, _Arrival]:
@@ -86,6 +87,20 @@ def test_route_that_overlaps_a_network_still_to_come_has_to_wait() -> None:
     (command,) = commands(both)
 
     assert " fd00:8::/64 " in command
+
+
+def test_client_whose_other_networks_are_not_known_yet_has_to_wait() -> None:
+    both = replace(CREATED, endpoints=(*CREATED.endpoints, Endpoint("other", "", ())))
+    found, arrival = look("192.0.2.7")
+    arrival.hear()
+    known = ask(both)
+    too_early = replace(known, attached=replace(known.attached, others={}))
+
+    assert found.due(too_early) == []
+    found.let_go(too_early)
+    assert found.arrivals == [arrival]
+    assert found.lacks(too_early)
+    assert len(found.due(known)) == 1
 
 
 def test_long_list_does_not_keep_others_waiting() -> None:
@@ -145,7 +160,7 @@ def test_what_was_asked_before_a_namespace_appeared_says_nothing_of_it() -> None
     found, arrival = look("192.0.2.7")
 
     assert found.due(before) == []
-    found.let_go(replace(before, candidates={}))
+    found.let_go(replace(before, listing=Listing(before.asked)))
     assert found.arrivals == [arrival]
     assert found.lacks(before)
     assert len(found.due(ask())) == 1
@@ -209,7 +224,7 @@ def test_namespace_is_let_go_when_it_ends_or_takes_too_long(path: str, age: floa
     found, arrival = look(path=path)
     arrival.since -= age
 
-    found.let_go(scout.NOTHING)
+    found.let_go(Known())
 
     assert found.arrivals == []
 
