@@ -265,7 +265,7 @@ class Survey:
         try:
             netns.check(space.path)
         except NetnsError as error:
-            self._fail_entry(engine, space, error)
+            self._fail_entry(engine, space.path, _each_once(space.wanted.values()), error)
             return False
         return True
 
@@ -278,14 +278,16 @@ class Survey:
                 read.append(space)
             except NetnsError as error:
                 if self.can_enter(engine, space):  # It did not just end.
-                    self._fail_entry(engine, space, error)
+                    self._fail_entry(engine, space.path, space.clients(), error)
         return read
 
-    def _fail_entry(self, engine: Engine, space: Namespace, error: NetnsError) -> None:
-        """Tell that a namespace cannot be entered, unless its clients ended under it."""
-        values = {"netns": space.path, "reason": error.reason}
+    def _fail_entry(
+        self, engine: Engine, path: str, clients: Iterable[Client], error: NetnsError
+    ) -> None:
+        """Tell that a namespace cannot be entered, for each of its clients that is still there."""
+        values = {"netns": path, "reason": error.reason}
         values |= hint(error.hint or _advice(error.reason))
-        for client in _each_once(space.wanted.values()):
+        for client in clients:
             if _is_there(engine, client):
                 named = {"container": client.container} | values
                 self._fail(Failure("client.failed", client.container_id, "netns", named))

@@ -62,7 +62,8 @@ def read(path: str = "") -> tuple[Route, ...]:
             said = netlink.dump(kernel, _GET_ROUTE, bytes(_ROUTE.size))
             return tuple(route for message in said if (route := _route(message)))
     except OSError as error:
-        reason = f"cannot read the routes in {path}: {error.strerror or error}"
+        where = path or "our own network namespace"
+        reason = f"cannot read the routes in {where}: {error.strerror or error}"
         raise NetnsError(reason) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import time
 from contextlib import ExitStack
 from dataclasses import replace
@@ -146,6 +147,29 @@ def test_namespace_file_that_is_none_fails_only_its_container(
     (failed,) = [entry for entry in logged if entry["event"] == "client.failed"]
     assert "rslave" in failed["hint"]
     assert served(spaces) == [False, True, True]
+
+
+def test_routes_that_cannot_be_read_are_told_of_and_read_later(
+    reconciler: Reconciler, engine: StandInEngine, spaces: list[Namespace]
+) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free + 1, before[1]))
+    try:
+        with structlog.testing.capture_logs() as logged:
+            assert run(reconciler, engine) == 3
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+    failed = [entry for entry in logged if entry["event"] == "client.failed"]
+    assert [(entry["container"], entry["reason"]) for entry in failed] == [
+        (space.path.name, f"cannot read the routes in {space.path}: Too many open files")
+        for space in spaces
+    ]
+    assert run(reconciler, engine, reconciler.unfinished) == 0
+    assert served(spaces) == [True, True, True]
 
 
 def test_a_pass_with_nothing_to_do_says_and_changes_nothing(
