@@ -143,8 +143,11 @@ class _Look:
         From Docker 28 on networks are attached one by one, and a route that overlaps one still to
         come makes the start itself fail. Without an address of its IP version there is no proof.
         """
-        key, subnets = known.holder(arrival.addresses), known.attached.others
-        if not key or not (others := known.other_networks(key, self.gateway)) <= subnets.keys():
+        key = known.holder(arrival.addresses)
+        if not key:
+            return None
+        others, subnets = known.other_networks(key, self.gateway), known.attached.others
+        if not others <= subnets.keys():
             return None
         self._served[key] = arrival.path
         container, faces = known.candidates[key], known.faces(key)

@@ -74,8 +74,10 @@ def is_in_main(message: Message) -> bool:
 
 def _route(message: Message) -> Route | None:
     """Return the route that a message tells of; None if it is not of this table."""
+    if not is_in_main(message):
+        return None
     family, length, _, _, _, _, _, number, flags = _ROUTE.unpack_from(message.body)
-    if not is_in_main(message) or family not in _NETWORKS or flags & _CLONED:
+    if family not in _NETWORKS or flags & _CLONED:
         return None
     values = dict(netlink.attributes(message.body[_ROUTE.size :]))
     gateway = values.get(_GATEWAY) or values.get(_VIA, b"")[_VIA_ADDRESS:]

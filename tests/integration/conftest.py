@@ -55,6 +55,13 @@ def shell(dialect: str) -> Iterator[Shell]:
 
 
 @pytest.fixture
+def space(tmp_path: Path) -> Iterator[Namespace]:
+    """Make an empty namespace."""
+    with kernel.namespace(tmp_path / "0a1b2c3d4e5f") as space:
+        yield space
+
+
+@pytest.fixture
 def client(tmp_path: Path) -> Iterator[Namespace]:
     """Make a client's namespace with two networks, and everybody else on them."""
     with kernel.client(tmp_path) as client:

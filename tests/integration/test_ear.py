@@ -5,16 +5,12 @@ from __future__ import annotations
 from contextlib import closing
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from lib.ear import Ear
 from lib.errors import NetnsError
 from tests.integration import kernel
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 OWN = Path("/proc/thread-self/ns/net")
 LINK = (
@@ -23,13 +19,6 @@ LINK = (
     "link set w0 addrgenmode none",
     "link set w0 up",
 )
-
-
-@pytest.fixture
-def space(tmp_path: Path) -> Iterator[kernel.Namespace]:
-    """Make an empty namespace."""
-    with kernel.namespace(tmp_path / "0a1b2c3d4e5f") as space:
-        yield space
 
 
 def listening(space: kernel.Namespace) -> closing[Ear]:

@@ -15,8 +15,6 @@ from tests.integration import kernel
 from tests.integration.kernel import DST, DST6, GATEWAY, GATEWAY6, Namespace, ordered, route
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from lib.model import Route
 
 ROOT = Path(__file__).parents[2]
@@ -46,13 +44,6 @@ except errors.NetnsError as error:
     print(error.reason.partition(": ")[2], here, sep=", ")
 child.communicate()
 """
-
-
-@pytest.fixture
-def space(tmp_path: Path) -> Iterator[Namespace]:
-    """Make an empty namespace."""
-    with kernel.namespace(tmp_path / "0a1b2c3d4e5f") as space:
-        yield space
 
 
 def read(space: Namespace) -> list[Route]:
