@@ -35,13 +35,14 @@ import os  # noqa: E402
 
 import structlog  # noqa: E402
 
-from lib import health, prerequisites, settings  # noqa: E402
+from lib import health, settings  # noqa: E402
 from lib.daemon import Daemon  # noqa: E402
-from lib.engine import Engine  # noqa: E402
+from lib.early.service import FastPath  # noqa: E402
+from lib.engine.client import Engine  # noqa: E402
 from lib.errors import WgRouteMgrError  # noqa: E402
-from lib.fastpath import FastPath  # noqa: E402
-from lib.log import configure  # noqa: E402
-from lib.shell import Shell  # noqa: E402
+from lib.kernel import prerequisites  # noqa: E402
+from lib.kernel.shells import Shell  # noqa: E402
+from lib.logs.setup import configure  # noqa: E402
 
 _SWITCH_INTERVAL = 0.0005
 """Seconds after which a thread hands over: a container being started cannot wait for a pass."""
@@ -64,7 +65,7 @@ def main() -> int:
 def _once(chosen: Settings) -> int:
     """Run a command that ends by itself: results to standard output, complaints to the other."""
     # Here, since the daemon needs none of it, and its start is not to wait for it.
-    from lib import commands  # noqa: PLC0415
+    from lib.cli import commands  # noqa: PLC0415
 
     once: dict[str, Callable[[Settings], int]] = {
         "plan": commands.plan,
@@ -113,12 +114,12 @@ def _run(chosen: Settings) -> int:
 
 
 def _doctor(chosen: Settings) -> int:
-    from lib import doctor  # noqa: PLC0415 - as in _once()
-    from lib.case import Case  # noqa: PLC0415
+    from lib.doctor import report  # noqa: PLC0415 - as in _once()
+    from lib.doctor.site import Case  # noqa: PLC0415
 
     shell = Shell()
     try:
-        return doctor.report(Case(chosen, shell, Engine), sys.stdout)
+        return report.report(Case(chosen, shell, Engine), sys.stdout)
     finally:
         shell.close()
 

@@ -16,19 +16,19 @@ from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import structlog
 
-from lib.engine import NEWEST_API, Engine
+from lib.engine.client import NEWEST_API, Engine
 from lib.errors import CallError, EngineError, NotReadyError, StreamEndedError
-from lib.reconciler import Reconciler
-from lib.reporting import hint
+from lib.reconcile.reconciler import Reconciler
+from lib.reconcile.reporting import hint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from lib.fastpath import FastPath
+    from lib.early.service import FastPath
     from lib.health import Health
+    from lib.kernel.shells import Shell
     from lib.model import Event
     from lib.settings import Settings
-    from lib.shell import Shell
 
 log = structlog.get_logger()
 

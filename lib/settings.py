@@ -2,7 +2,7 @@
 
 Pure but for what argparse does with wrong usage: it prints to standard error and exits with code 2,
 as `--help` prints and exits with 0. Precedence: option, variable, the sidecar's label (which
-`lib.sidecar` reads), default.
+`lib.engine.sidecar` reads), default.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ def in_time(arguments: argparse.Namespace, engine: Engine, label: str) -> list[F
     chosen = [scenario for scenario in every if any(text in scenario.name for text in only)]
     on = intime.run(engine, images.PRODUCT, chosen, tell, timelines=arguments.timelines)
     off: dict[str, intime.Result] = {}
-    if arguments.baseline and (arguments.source / "lib" / "fastpath.py").exists():
+    if arguments.baseline and (arguments.source / without.MODULE).exists():
         tell("without the fast path:")
         less = [
             replace(scenario, count=min(scenario.count, BASELINE))

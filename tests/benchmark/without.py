@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tests.lab.engine import Engine
 
 IMAGE = "wgroutemgr:lab-off"
+MODULE = Path("lib/early/service.py")
 ARMS = "def lead_to("
 DISARM = "\n\nFastPath.lead_to = lambda *_: None  # type: ignore[method-assign, assignment]\n"
 DOCKERFILE = f"""
@@ -35,7 +36,7 @@ def product(engine: Engine, source: Path) -> str:
 def copy(source: Path, tree: Path) -> None:
     """Copy what is the program's own, disarmed."""
     shutil.copytree(source / "lib", tree / "lib", ignore=shutil.ignore_patterns("__pycache__"))
-    module = tree / "lib" / "fastpath.py"
+    module = tree / MODULE
     text = module.read_text(encoding="utf-8")
     assert text.count(ARMS) == 1, f"{ARMS!r} does not arm the fast path any more"
     module.write_text(text + DISARM, encoding="utf-8")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lib.engine import Engine as Docker
+from lib.engine.client import Engine as Docker
 from tests.e2e.look import await_event, await_routes, events
 from tests.e2e.sickbed import (
     DST,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lib.engine import Engine
+from lib.engine.client import Engine
 from lib.errors import GoneError
 from tests.fakes import StandInEngine
 

@@ -6,7 +6,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from lib.fastpath import PATIENCE
+from lib.early.service import PATIENCE
 from tests.e2e.look import await_event, await_routes, events, routes
 from tests.lab import images
 from tests.lab.engine import poll

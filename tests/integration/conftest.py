@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lib.shell import Shell
+from lib.kernel.shells import Shell
 from tests.integration import kernel
 
 if TYPE_CHECKING:

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lib import desired, iproute, tables
+from lib.kernel import route_table
+from lib.kernel.shells import Shell
 from lib.model import NETWORKS_LABEL, Client, Container, Endpoint, Gateway, Snapshot
-from lib.plan import plan
-from lib.shell import Shell
+from lib.routing import desired, iproute
+from lib.routing.plan import plan
 from tests.integration.kernel import (
     CLIENT,
     CLIENT6,
@@ -78,7 +79,7 @@ def wanted(netns: Path, label: str, addresses: tuple[str, ...] = BOTH) -> Client
 def serve(shell: Shell, client: Namespace, label: str, addresses: tuple[str, ...] = BOTH) -> Client:
     """Do what a pass does for one client: read, plan, run."""
     decided = wanted(client.path, label, addresses)
-    steps = plan(decided.routes, tables.read(decided.netns))
+    steps = plan(decided.routes, route_table.read(decided.netns))
     for outcome in shell.run([iproute.command(decided.netns, step) for step in steps]):
         assert (outcome.exit_code, outcome.output) == (0, ""), outcome.command
     return decided

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lib import iproute, tables
+from lib.kernel import route_table
 from lib.model import Step
-from lib.plan import plan
+from lib.routing import iproute
+from lib.routing.plan import plan
 from tests.integration import kernel
 from tests.integration.kernel import (
     DST,
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from lib.kernel.shells import Shell
     from lib.model import Outcome, Route
-    from lib.shell import Shell
     from tests.integration.kernel import Entry
 
 # The largest metric that a routing daemon was seen to give (systemd-networkd, for a bad route).
@@ -115,7 +116,7 @@ def run(shell: Shell, client: Namespace, *steps: Step) -> list[Outcome]:
 
 def table(client: Namespace, version: int) -> list[Route]:
     """Return a table, read as the product does; it must be what iproute2 says."""
-    found = tables.read(str(client.path))
+    found = route_table.read(str(client.path))
     routes = ordered(known for known in found if known.dst.version == version)
     assert routes == client.routes(version)
     return routes
@@ -450,7 +451,7 @@ BOTH = {
 
 def converge(shell: Shell, client: Namespace, wanted: list[Route]) -> None:
     """Do what a pass does: read, plan, run."""
-    steps = plan(wanted, tables.read(str(client.path)))
+    steps = plan(wanted, route_table.read(str(client.path)))
     outcomes = run(shell, client, *steps)
     assert [(outcome.exit_code, outcome.output) for outcome in outcomes] == [(0, "")] * len(steps)
 
@@ -471,7 +472,7 @@ def test_one_pass_makes_it_right_and_leaves_the_second_nothing_to_do(
         ours = [known for known in client.routes(version) if known.dst == route_.dst]
         assert ours == [route_]
     assert [entry for entry in client.entries() if entry.dst not in destinations] == strangers
-    assert plan(wanted, tables.read(str(client.path))) == ()
+    assert plan(wanted, route_table.read(str(client.path))) == ()
 
 
 def test_link_local_gateway_is_replaced_and_deleted(shell: Shell, client: Namespace) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lib.ear import Ear
 from lib.errors import NetnsError
+from lib.kernel.addresses import Ear
 from tests.integration import kernel
 
 OWN = Path("/proc/thread-self/ns/net")

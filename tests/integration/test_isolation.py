@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, cast
 import pytest
 import structlog
 
+from lib.kernel.shells import Shell
 from lib.model import NETWORKS_LABEL, Container, Endpoint, Route
-from lib.reconciler import Reconciler
+from lib.reconcile.reconciler import Reconciler
 from lib.settings import Settings
-from lib.shell import Shell
 from tests.fakes import StandInEngine
 from tests.integration import kernel
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from lib.engine import Engine
+    from lib.engine.client import Engine
     from tests.integration.kernel import Namespace
 
 DST = "203.0.113.0/24"

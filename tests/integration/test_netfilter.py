@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 READ = (
-    "import json, dataclasses; from lib import netfilter; "
+    "import json, dataclasses; from lib.kernel import netfilter; "
     "print(json.dumps([dataclasses.astuple(chain) for chain in netfilter.forward_chains()]))"
 )
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lib import netns
-from lib.ear import Ear
 from lib.errors import NetnsError, NetnsGoneError
+from lib.kernel import namespaces
+from lib.kernel.addresses import Ear
 from tests.integration import kernel
 
 if TYPE_CHECKING:
@@ -45,16 +45,16 @@ def bound(source: Path, target: Path) -> Iterator[None]:
 
 def refusal(path: Path) -> NetnsError:
     with pytest.raises(NetnsError) as caught:
-        netns.check(str(path))
+        namespaces.check(str(path))
     assert str(path.parent) in caught.value.reason + caught.value.hint
     return caught.value
 
 
 def test_namespace_of_another_is_accepted(folder: Path) -> None:
     with kernel.namespace(folder / "0a1b2c3d4e5f"):
-        netns.check(str(folder / "0a1b2c3d4e5f"))
+        namespaces.check(str(folder / "0a1b2c3d4e5f"))
 
-        assert not netns.is_own(str(folder / "0a1b2c3d4e5f"))
+        assert not namespaces.is_own(str(folder / "0a1b2c3d4e5f"))
 
 
 def test_namespace_beside_those_of_others_is_accepted(folder: Path) -> None:
@@ -63,8 +63,8 @@ def test_namespace_beside_those_of_others_is_accepted(folder: Path) -> None:
         kernel.namespace(folder / "5f4e3d2c1b0a"),
         bound(OWN, folder / "default"),
     ):
-        netns.check(str(folder / "0a1b2c3d4e5f"))
-        netns.check(str(folder / "5f4e3d2c1b0a"))
+        namespaces.check(str(folder / "0a1b2c3d4e5f"))
+        namespaces.check(str(folder / "5f4e3d2c1b0a"))
 
 
 def test_our_own_namespace_is_refused_under_any_name(folder: Path) -> None:
@@ -73,8 +73,8 @@ def test_our_own_namespace_is_refused_under_any_name(folder: Path) -> None:
 
         assert type(error) is NetnsError
         assert error.reason.endswith("is our own network namespace")
-        assert netns.is_own(str(folder / "0a1b2c3d4e5f"))
-        assert netns.is_own(str(OWN))
+        assert namespaces.is_own(str(folder / "0a1b2c3d4e5f"))
+        assert namespaces.is_own(str(OWN))
 
 
 def test_namespace_of_the_host_is_refused_under_any_name(folder: Path) -> None:
@@ -114,7 +114,7 @@ def test_file_without_its_mount_wants_slave_propagation(folder: Path) -> None:
     assert type(error) is NetnsError
     assert "is no namespace" in error.reason
     assert f"-v {folder}:{folder}:ro,rslave" in error.hint
-    assert not netns.is_own(str(folder / "0a1b2c3d4e5f"))
+    assert not namespaces.is_own(str(folder / "0a1b2c3d4e5f"))
 
 
 def test_mount_that_does_not_follow_later_ones_is_told_apart(folder: Path, tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_mount_that_does_not_follow_later_ones_is_told_apart(folder: Path, tmp_p
     try:
         subprocess.run(["mount", "--make-private", view], check=True)
         with kernel.namespace(folder / "0a1b2c3d4e5f"):
-            netns.check(str(folder / "0a1b2c3d4e5f"))
+            namespaces.check(str(folder / "0a1b2c3d4e5f"))
             error = refusal(view / "0a1b2c3d4e5f")
     finally:
         subprocess.run(["umount", view], check=True)
@@ -137,16 +137,16 @@ def test_mount_that_does_not_follow_later_ones_is_told_apart(folder: Path, tmp_p
 @pytest.mark.parametrize("path", ["", "/", "/dev/null", "/proc/self/status", "/etc/passwd/x"])
 def test_anything_else_is_refused(path: str) -> None:
     with pytest.raises(NetnsError):
-        netns.check(path)
+        namespaces.check(path)
 
-    assert not netns.is_own(path)
+    assert not namespaces.is_own(path)
 
 
 def test_checking_leaves_no_descriptor(folder: Path) -> None:
     with kernel.namespace(folder / "0a1b2c3d4e5f"):
         before = len(list(Path("/proc/self/fd").iterdir()))
         for _ in range(100):
-            netns.check(str(folder / "0a1b2c3d4e5f"))
+            namespaces.check(str(folder / "0a1b2c3d4e5f"))
 
         assert len(list(Path("/proc/self/fd").iterdir())) == before
 
@@ -173,40 +173,40 @@ def resident(space: kernel.Namespace) -> Iterator[int]:
 def test_namespace_is_where_the_engine_says_while_that_is_mounted(folder: Path) -> None:
     key = str(folder / "0a1b2c3d4e5f")
 
-    assert netns.locate(key, os.getpid(), "") == key
-    assert netns.locate("", os.getpid(), "") == ""
+    assert namespaces.locate(key, os.getpid(), "") == key
+    assert namespaces.locate("", os.getpid(), "") == ""
 
 
 def test_namespace_is_at_its_process_if_that_is_the_containers() -> None:
     cgroup = Path("/proc/self/cgroup").read_text().strip()
     pid = os.getpid()
 
-    assert netns.locate(KEY, pid, cgroup) == f"/proc/{pid}/ns/net"
-    assert netns.locate(KEY, pid, "0" * 64) == KEY  # The number was given again.
-    assert netns.locate(KEY, 0, cgroup) == KEY
+    assert namespaces.locate(KEY, pid, cgroup) == f"/proc/{pid}/ns/net"
+    assert namespaces.locate(KEY, pid, "0" * 64) == KEY  # The number was given again.
+    assert namespaces.locate(KEY, 0, cgroup) == KEY
 
 
 def test_namespace_at_a_process_is_accepted_until_that_ends(folder: Path) -> None:
     with kernel.namespace(folder / "0a1b2c3d4e5f") as space:
         with resident(space) as pid:
             path = f"/proc/{pid}/ns/net"
-            proof = netns.Proof.of(path)
-            netns.check(path)
+            proof = namespaces.Proof.of(path)
+            namespaces.check(path)
 
             assert proof
             assert proof.holds()
             assert not replace(proof, born="0").holds()  # Another process has that number.
-            assert netns.is_at_process(path)
-            assert not netns.is_at_process(str(space.path))
+            assert namespaces.is_at_process(path)
+            assert not namespaces.is_at_process(str(space.path))
 
         assert not proof.holds()
         with pytest.raises(NetnsGoneError):
-            netns.check(path)
+            namespaces.check(path)
 
 
 def test_namespace_of_the_host_is_refused_at_a_process_too(folder: Path) -> None:
     """Of a process in the host's namespace, while we are in another."""
-    script = "from lib import netns; netns.check('/proc/1/ns/net')"
+    script = "from lib.kernel import namespaces; namespaces.check('/proc/1/ns/net')"
     with kernel.namespace(folder / "0a1b2c3d4e5f") as space:
         done = subprocess.run(
             [kernel.NSENTER, f"--net={space.path}", sys.executable, "-c", script],
@@ -223,7 +223,7 @@ def test_namespace_of_the_host_is_refused_at_a_process_too(folder: Path) -> None
 
 def test_namespace_is_told_of_once_when_it_is_one(folder: Path) -> None:
     with kernel.namespace(folder / "before"):
-        watch = netns.Watch(folder)
+        watch = namespaces.Watch(folder)
         assert watch.appeared() == set()
 
         (folder / "file").touch()
@@ -237,7 +237,7 @@ def test_namespace_is_told_of_once_when_it_is_one(folder: Path) -> None:
 
 
 def test_wait_ends_with_a_mount_or_with_news_from_inside(folder: Path) -> None:
-    watch = netns.Watch(folder)
+    watch = namespaces.Watch(folder)
     watch.wait(seconds=0.01)
     with kernel.namespace(folder / "0a1b2c3d4e5f") as space, closing(Ear(str(space.path))) as ear:
         assert took(watch) < 1  # It was mounted.
@@ -249,16 +249,16 @@ def test_wait_ends_with_a_mount_or_with_news_from_inside(folder: Path) -> None:
     assert took(watch) < 1  # It was unmounted.
 
 
-def took(watch: netns.Watch, *ears: Ear, seconds: float = 5.0) -> float:
+def took(watch: namespaces.Watch, *ears: Ear, seconds: float = 5.0) -> float:
     begun = time.monotonic()
     watch.wait(ears, seconds)
     return time.monotonic() - begun
 
 
 def test_directory_that_is_removed_holds_no_namespaces(folder: Path) -> None:
-    watch = netns.Watch(folder)
+    watch = namespaces.Watch(folder)
     folder.rmdir()
 
     assert watch.appeared() == set()
     with pytest.raises(NetnsError, match=f"cannot watch {folder}"):
-        netns.Watch(folder)
+        namespaces.Watch(folder)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
-from lib.shell import ENDED, TIMED_OUT, Shell
+from lib.kernel.shells import ENDED, TIMED_OUT, Shell
 from tests.integration.kernel import poll
 
 if TYPE_CHECKING:
@@ -381,7 +381,7 @@ def test_exception_in_mid_command_leaves_no_old_answer_for_the_next_run(shell: S
 
 COUNT = """
 import json, os, sys, threading, time
-from lib.shell import Shell
+from lib.kernel.shells import Shell
 
 def children():
     for name in filter(str.isdigit, os.listdir("/proc")):
@@ -469,7 +469,7 @@ def test_close_after_the_shell_was_killed_ends_what_it_still_ran(tmp_path: Path)
 @pytest.mark.parametrize("command", ["true", "sleep 0.3"], ids=["idle", "in mid-command"])
 def test_the_shell_ends_when_its_owner_is_killed(command: str) -> None:
     script = (
-        "from lib.shell import Shell; shell = Shell();"
+        "from lib.kernel.shells import Shell; shell = Shell();"
         "print(next(shell.run(['echo $$'])).output, flush=True);"
         f"list(shell.run([{command!r}])); input()"
     )

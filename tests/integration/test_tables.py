@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lib import tables
 from lib.errors import NetnsError
+from lib.kernel import route_table
 from tests.integration import kernel
 from tests.integration.kernel import DST, DST6, GATEWAY, GATEWAY6, Namespace, ordered, route
 
@@ -28,7 +28,8 @@ BIG = (
 
 TRY_TO_GO = """
 import os, subprocess
-from lib import errors, tables
+from lib import errors
+from lib.kernel import route_table
 
 def place(process):
     return os.stat(f"/proc/{process}/ns/net").st_ino
@@ -38,7 +39,7 @@ child = subprocess.Popen(["unshare", "--net", "cat"], stdin=subprocess.PIPE)
 while place(child.pid) == own:
     pass
 try:
-    tables.read(f"/proc/{child.pid}/ns/net")
+    route_table.read(f"/proc/{child.pid}/ns/net")
 except errors.NetnsError as error:
     here = "still here" if place("thread-self") == own else "lost"
     print(error.reason.partition(": ")[2], here, sep=", ")
@@ -47,17 +48,17 @@ child.communicate()
 
 
 def read(space: Namespace) -> list[Route]:
-    return ordered(tables.read(str(space.path)))
+    return ordered(route_table.read(str(space.path)))
 
 
 def test_a_new_namespace_has_no_routes(space: Namespace) -> None:
-    assert tables.read(str(space.path)) == ()
+    assert route_table.read(str(space.path)) == ()
 
 
 def test_without_a_path_ours_are_read() -> None:
     own = Namespace(OWN)
 
-    assert ordered(tables.read()) == ordered([*own.routes(4), *own.routes(6)])
+    assert ordered(route_table.read()) == ordered([*own.routes(4), *own.routes(6)])
 
 
 def test_more_routes_than_one_answer_holds(space: Namespace) -> None:
@@ -66,7 +67,7 @@ def test_more_routes_than_one_answer_holds(space: Namespace) -> None:
 
     space.ip(*(f"route add {dst} via 192.0.2.1" for dst in many))
 
-    found = [one for one in tables.read(str(space.path)) if one.gateway]
+    found = [one for one in route_table.read(str(space.path)) if one.gateway]
     assert ordered(found) == ordered(route(dst, "192.0.2.1") for dst in many)
 
 
@@ -144,7 +145,7 @@ def test_what_is_no_namespace_cannot_be_read(tmp_path: Path, kind: str, why: str
         path.touch()
 
     with pytest.raises(NetnsError) as caught:
-        tables.read(str(path))
+        route_table.read(str(path))
 
     assert caught.value.reason == f"cannot read the routes in {path}: {why}"
     assert OWN.stat().st_ino == own

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lib.daemon import Stream
-    from lib.engine import Engine
-    from lib.fastpath import FastPath
-    from lib.shell import Shell
+    from lib.early.service import FastPath
+    from lib.engine.client import Engine
+    from lib.kernel.shells import Shell
 
 DAY = 86_400.0
 

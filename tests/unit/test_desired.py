@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib import desired
 from lib.model import (
     Client,
     Container,
@@ -21,6 +20,7 @@ from lib.model import (
     Skipped,
     Snapshot,
 )
+from lib.routing import desired
 
 WG_NET = "net-wg"
 GATEWAY = Gateway(

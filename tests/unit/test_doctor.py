@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from lib import checks, doctor, netfilter, netlink
-from lib.case import Case, Served
+from lib.doctor import checks, report
+from lib.doctor.site import Case, Served
 from lib.errors import CallError, EngineError, OldEngineError, StaleSocketError
+from lib.kernel import netfilter, netlink
 from lib.model import Client, Endpoint, Finding, Route
 from lib.settings import Settings
 from tests.fakes import CREATED, FACES, GATEWAY, OTHER, WG_NET
@@ -20,9 +21,9 @@ from tests.fakes import CREATED, FACES, GATEWAY, OTHER, WG_NET
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from lib.engine import Engine
+    from lib.engine.client import Engine
+    from lib.kernel.shells import Shell
     from lib.model import DockerNetwork
-    from lib.shell import Shell
 
 GONE = "the engine did not answer as it should"
 
@@ -52,7 +53,7 @@ class Terminal(io.StringIO):
 
 def told(out: io.StringIO, settings: Settings | None = None) -> tuple[int, list[str]]:
     case = Case(settings or Settings(), cast("Shell", None), no_engine)
-    code = doctor.report(case, out)
+    code = report.report(case, out)
     return code, out.getvalue().splitlines()
 
 
@@ -66,7 +67,7 @@ def test_what_builds_on_a_failed_check_is_skipped(monkeypatch: pytest.MonkeyPatc
     assert lines[2] == "skip  sidecar       cannot be told without the engine"
     done = {"engine", "capabilities", "namespaces"}
     skipped = {line.split()[1] for line in lines if line.startswith("skip")}
-    assert skipped == set(doctor.CHECKS) - done - {"container", "route", "neighbour"}
+    assert skipped == set(report.CHECKS) - done - {"container", "route", "neighbour"}
 
 
 @pytest.mark.parametrize(
@@ -92,7 +93,7 @@ def test_one_client_has_checks_of_its_own() -> None:
     _, lines = told(io.StringIO(), Settings(container="dovecot"))
     checks = {line.split()[1] for line in lines[:-1] if line[0] != " "}
 
-    assert checks == set(doctor.CHECKS) - {"clients"}
+    assert checks == set(report.CHECKS) - {"clients"}
     assert lines[-1].endswith("; dovecot: its packet stops at: engine")
 
 
@@ -107,7 +108,7 @@ def test_colour_is_for_terminals_without_no_color(monkeypatch: pytest.MonkeyPatc
 
 def test_an_error_with_a_hint_is_a_finding_with_its_mend() -> None:
     case = Case(Settings(), cast("Shell", None), stale_engine)
-    name, finding = next(doctor.examine(case))
+    name, finding = next(report.examine(case))
 
     assert (name, finding) == ("engine", Finding("fail", GONE, ("restart",)))
 
@@ -115,7 +116,7 @@ def test_an_error_with_a_hint_is_a_finding_with_its_mend() -> None:
 def test_a_finding_is_one_line_and_its_mend_below() -> None:
     finding = Finding("warn", "two\nlines", ("first", "second"))
 
-    assert list(doctor.lines("mtu", finding)) == [
+    assert list(report.lines("mtu", finding)) == [
         "warn  mtu           two lines",
         "      first",
         "      second",

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from lib import engine
-from lib.engine import NEWEST_API, OLDEST_API, Engine
+from lib.engine import client
+from lib.engine.client import NEWEST_API, OLDEST_API, Engine
 from lib.errors import EngineError
 from lib.model import Event
 
@@ -41,7 +41,7 @@ def test_every_version_of_the_api_is_between_the_two_named() -> None:
 
 
 def test_a_container_is_the_same_from_every_version(answers: Answers) -> None:
-    found, listed = engine._inspected(answers["inspect"]), engine._listed(answers["list"])
+    found, listed = client._inspected(answers["inspect"]), client._listed(answers["list"])
 
     assert (found.name, found.running, found.network_mode) == ("client", True, "wg-net")
     assert found.labels == {"wgroutemgr.networks": "10.9.0.0/16,2001:db8:51::/48"}
@@ -56,7 +56,7 @@ def test_a_container_is_the_same_from_every_version(answers: Answers) -> None:
 
 
 def test_a_network_is_the_same_from_every_version(answers: Answers) -> None:
-    found = engine._network(answers["network"])
+    found = client._network(answers["network"])
 
     assert (found.name, found.driver, found.internal) == ("wg-net", "bridge", False)
     assert found.subnets == (ip_network("192.168.67.0/24"), ip_network("fd00:67::/64"))
@@ -64,7 +64,7 @@ def test_a_network_is_the_same_from_every_version(answers: Answers) -> None:
     (identifier,) = answers["network"]["Containers"]
     assert found.interfaces == {identifier: addresses}
     answers["network"]["Containers"] = {"ep-1": answers["network"]["Containers"][identifier]}
-    assert engine._network(answers["network"]).interfaces == {"client": addresses}
+    assert client._network(answers["network"]).interfaces == {"client": addresses}
 
 
 def modern(event: Answers) -> Answers:
@@ -76,14 +76,14 @@ def test_events_are_understood_without_the_fields_that_newer_versions_dropped(
     answers: Answers,
 ) -> None:
     network, container = answers["network"]["Id"], answers["inspect"]["Id"]
-    found = [engine._event(event) for event in answers["events"]]
+    found = [client._event(event) for event in answers["events"]]
 
-    assert found == [engine._event(modern(event)) for event in answers["events"]]
+    assert found == [client._event(modern(event)) for event in answers["events"]]
     assert any("status" in event for event in answers["events"])
     assert Event("start", container, "client") in found
     assert Event("destroy", container, "renamed") in found
     assert Event("connect", container, network_id=network) in found
-    assert {event.action for event in found if event} == {*engine._FILTERS["event"]}
+    assert {event.action for event in found if event} == {*client._FILTERS["event"]}
     assert {event.container_id for event in found if event} == {container}
 
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from lib import fastpath, scout
-from lib.fastpath import CALM, CROWD, MOST, PATIENCE, _Arrival, _Look
+from lib.early import lookup, service
+from lib.early.lookup import Known, Listing
+from lib.early.service import CALM, CROWD, MOST, PATIENCE, _Arrival, _Look
 from lib.model import (
     NETWORKS_LABEL,
     Container,
@@ -17,12 +18,11 @@ from lib.model import (
     Endpoint,
     Outcome,
 )
-from lib.scout import Known, Listing
 from tests.fakes import CREATED, FACES, GATEWAY, OTHER, WG_NET, StandInEngine
 
 if TYPE_CHECKING:
-    from lib.ear import Ear
-    from lib.engine import Engine
+    from lib.engine.client import Engine
+    from lib.kernel.addresses import Ear
 
 NAMESPACE, ANOTHER = "/proc/self/ns/net", "/run/docker/netns/none"
 
@@ -47,8 +47,8 @@ class SilentEar:
 def ask(*containers: Container, network: DockerNetwork = WG_NET) -> Known:
     """Return what the scout learns where these containers and networks are."""
     engine = cast("Engine", StandInEngine(containers or (CREATED,), on=(network, OTHER)))
-    known = Known(scout.list_clients(engine, GATEWAY), scout.ask_addresses(engine, GATEWAY, {}))
-    return replace(known, attached=scout.ask_others(engine, GATEWAY, known))
+    known = Known(lookup.list_clients(engine, GATEWAY), lookup.ask_addresses(engine, GATEWAY, {}))
+    return replace(known, attached=lookup.ask_others(engine, GATEWAY, known))
 
 
 def look(*addresses: str, path: str = NAMESPACE) -> tuple[_Look, _Arrival]:
@@ -230,7 +230,7 @@ def test_namespace_is_let_go_when_it_ends_or_takes_too_long(path: str, age: floa
 
 
 def test_a_crowd_is_left_to_the_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fastpath, "Ear", lambda _: SilentEar())
+    monkeypatch.setattr(service, "Ear", lambda _: SilentEar())
     found = _Look(GATEWAY, {})
 
     found.take_up(f"{NAMESPACE}{n}" for n in range(CROWD - 1))

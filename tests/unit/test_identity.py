@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib import identity
+from lib.engine import identity
 
 SAMPLES = Path(__file__).parent.parent / "data" / "proc"
 OWN = "0123456789abcdef" * 4

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib import iproute
 from lib.model import Link, Lookup, Route, Step
+from lib.routing import iproute
 
 NETNS = "/var/run/docker/netns/0a1b2c3d4e5f"
 

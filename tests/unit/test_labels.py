@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib import iproute, labels
 from lib.model import Network, Route, Step
+from lib.routing import iproute, labels
 
 
 def networks(*texts: str) -> tuple[Network, ...]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import structlog
 
-from lib.log import MAX_LINE, configure
+from lib.logs.setup import MAX_LINE, configure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

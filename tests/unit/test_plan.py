@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib.model import Route, Step
-from lib.plan import directly_reached, plan
+from lib.routing.plan import directly_reached, plan
 
 
 def route(dst: str, gateway: str | None = None, metric: int = 0, kind: str = "unicast") -> Route:

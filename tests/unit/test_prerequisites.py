@@ -6,8 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from lib import prerequisites
-from lib.prerequisites import NETNS_DIRECTORY, capabilities, directory, mount_of, parse_mounts
+from lib.kernel import prerequisites
+from lib.kernel.prerequisites import (
+    NETNS_DIRECTORY,
+    capabilities,
+    directory,
+    mount_of,
+    parse_mounts,
+)
 
 SAMPLES = Path(__file__).parent.parent / "data" / "proc"
 REAL = Path("/run/docker/netns")

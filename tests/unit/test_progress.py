@@ -6,7 +6,7 @@ from itertools import count
 
 import structlog
 
-from lib.progress import told
+from lib.logs.progress import told
 
 
 def lines(seconds: float, items: int) -> list[tuple[int, int]]:

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
+from lib.early.lookup import Known, Scout
 from lib.errors import EngineError
 from lib.model import Endpoint
-from lib.scout import Known, Scout
 from tests.fakes import CREATED, GATEWAY, OTHER, WG_NET, StandInEngine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from lib.engine import Engine
+    from lib.engine.client import Engine
     from lib.model import Container, DockerNetwork
 
 SECONDS = 5.0

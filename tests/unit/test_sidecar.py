@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from lib import sidecar
+from lib.engine import sidecar
 from lib.model import Container
 from lib.settings import DEFAULT_NETWORK, Settings
 from tests.fakes import StandInEngine
@@ -15,7 +15,7 @@ from tests.fakes import StandInEngine
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from lib.engine import Engine
+    from lib.engine.client import Engine
 
 GATEWAY, OURS = "fedcba9876543210" * 4, "0123456789abcdef" * 4
 

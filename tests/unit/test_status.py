@@ -8,10 +8,10 @@ from typing import cast
 
 import pytest
 
-from lib import status
+from lib.cli import tables
+from lib.cli.tables import Row
 from lib.model import Client, Desired, Failure, Gateway, Refusal, Route, Skipped
-from lib.status import Row
-from lib.survey import Findings, Namespace, Survey
+from lib.reconcile.survey import Findings, Namespace, Survey
 
 GATEWAY = Gateway("wireguard", "gw", "wg-net", "net", (ip_address("192.0.2.129"),))
 NETNS = "/var/run/docker/netns/one"
@@ -36,7 +36,7 @@ def found(
 ) -> list[Row]:
     spaces = [Namespace(NETNS, actual=actual)] if entered else []
     desired = Desired(clients, skipped)
-    return status.rows(Findings(cast("Survey", None), GATEWAY, desired, spaces, list(failures)))
+    return tables.rows(Findings(cast("Survey", None), GATEWAY, desired, spaces, list(failures)))
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_lost_gateway_is_never_ok() -> None:
 
     assert (there.gateway, there.state) == ("unreachable", "unreachable")
     assert (stale.gateway, stale.state) == ("unreachable", "wrong")
-    assert there.state not in status.FINE
+    assert there.state not in tables.FINE
 
 
 def test_refused_and_flagged_entries() -> None:
@@ -111,7 +111,7 @@ def test_only_an_expected_skip_is_fine() -> None:
 
     assert (first.container, first.state, first.hint) == ("a", "refused", "remove the label")
     assert (second.container, second.state) == ("b", "skipped")
-    assert {"ok", "skipped"} == status.FINE
+    assert {"ok", "skipped"} == tables.FINE
 
 
 def test_what_cannot_be_looked_at_is_unknown() -> None:
@@ -144,12 +144,12 @@ HOSTILE = "a\nreboot\r\x1b[31m\u2028\u202e"
 def test_no_text_breaks_a_line() -> None:
     rows = [Row(HOSTILE, "id", HOSTILE, HOSTILE, HOSTILE, HOSTILE, "ok", HOSTILE, HOSTILE)]
 
-    lines = [*status.comments(rows), *status.table(rows, colour=False)]
+    lines = [*tables.comments(rows), *tables.table(rows, colour=False)]
 
     assert len(lines) == 3
     assert all(line.isprintable() for line in lines)
     assert lines[0].startswith(r"# a\nreboot\r\x1b[31m\u2028\u202e: ")
-    assert json.loads(status.document(rows, GATEWAY))["routes"][0]["reason"] == HOSTILE
+    assert json.loads(tables.document(rows, GATEWAY))["routes"][0]["reason"] == HOSTILE
 
 
 def test_only_what_has_a_reason_is_commented_on() -> None:
@@ -159,7 +159,7 @@ def test_only_what_has_a_reason_is_commented_on() -> None:
         Row("c", "3", state="skipped", reason="is not attached to wg-net"),
     ]
 
-    assert list(status.comments(rows)) == [
+    assert list(tables.comments(rows)) == [
         "# b: x is no network (write it)",
         "# c: is not attached to wg-net",
     ]
@@ -171,8 +171,8 @@ def test_columns_are_aligned_and_only_states_are_coloured() -> None:
         Row("a-longer-name", "2", state="refused", reason="is odd"),
     ]
 
-    plain = list(status.table(rows, colour=False))
-    coloured = list(status.table(rows, colour=True))
+    plain = list(tables.table(rows, colour=False))
+    coloured = list(tables.table(rows, colour=True))
 
     assert plain[0].split() == [
         *("CONTAINER", "NETWORK", "NAMESPACE", "DESTINATION", "GATEWAY", "STATE", "REASON")

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from lib.model import Endpoint
+from lib.reconcile.survey import Survey
 from lib.settings import Settings
-from lib.survey import Survey
 from tests.fakes import CREATED, FACES, GATEWAY, StandInEngine
 
 if TYPE_CHECKING:
-    from lib.engine import Engine
+    from lib.engine.client import Engine
 
 LOST = replace(GATEWAY, addresses=(), lost=frozenset({4, 6}))
 

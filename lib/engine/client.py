@@ -17,8 +17,8 @@ from docker.errors import APIError, DockerException, NotFound
 from docker.utils import kwargs_from_env, version_lt
 from requests.exceptions import ReadTimeout
 
-from lib import netns
 from lib.errors import CallError, EngineError, GoneError, OldEngineError, StaleSocketError
+from lib.kernel import namespaces
 from lib.model import Container, DockerNetwork, Endpoint, Event, Interface
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ def _inspected(answer: dict[str, Any]) -> Container:
         running=bool(answer["State"]["Running"]),
         labels=answer["Config"].get("Labels") or {},
         network_mode=answer["HostConfig"].get("NetworkMode") or "",
-        sandbox_key=netns.locate(
+        sandbox_key=namespaces.locate(
             settings.get("SandboxKey") or "", answer["State"].get("Pid") or 0, answer["Id"]
         ),
         endpoints=_endpoints(settings),

@@ -12,7 +12,7 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
-from lib.netns import OWN
+from lib.kernel.namespaces import OWN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,11 +11,11 @@ import sys
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from lib import status as view
-from lib.engine import Engine
+from lib.cli import tables as view
+from lib.engine.client import Engine
+from lib.kernel.shells import Shell
 from lib.model import NETWORKS_LABEL, Step
-from lib.shell import Shell
-from lib.survey import VANISHED, look
+from lib.reconcile.survey import VANISHED, look
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

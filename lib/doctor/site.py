@@ -9,17 +9,18 @@ import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
-from lib import iproute, netns
+from lib.kernel import namespaces
 from lib.model import Finding, Lookup
+from lib.routing import iproute
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from lib.engine import Engine
+    from lib.engine.client import Engine
+    from lib.engine.sidecar import Sidecar
+    from lib.kernel.shells import Shell
     from lib.model import Address, Client, DockerNetwork, Gateway, Link, Network, Outcome
     from lib.settings import Settings
-    from lib.shell import Shell
-    from lib.sidecar import Sidecar
 
 T = TypeVar("T")
 
@@ -76,12 +77,12 @@ class Case:
     def namespace(self) -> str:
         """The gateway's namespace file, which is there."""
         key = need(self.sidecar, "the gateway").gateway.sandbox_key
-        return need(netns.Proof.of(key), "the gateway's namespace file").path
+        return need(namespaces.Proof.of(key), "the gateway's namespace file").path
 
     @property
     def place(self) -> str:
         """The gateway's namespace file, or nothing where we are in it ourselves."""
-        return "" if netns.is_own(self.namespace) else self.namespace
+        return "" if namespaces.is_own(self.namespace) else self.namespace
 
     def run(self, place: str, *words: str) -> Outcome:
         """Run a reading command in a namespace, in ours if none is named."""

@@ -9,8 +9,8 @@ import os
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from lib import checks, passage
-from lib.case import Case, SkippedError
+from lib.doctor import checks, path
+from lib.doctor.site import Case, SkippedError
 from lib.errors import WgRouteMgrError
 from lib.model import Finding
 
@@ -25,7 +25,7 @@ _SIDECAR: Mapping[str, Check] = {
     "sidecar": checks.own_container,
     "gateway": checks.gateway,
     "capabilities": checks.capabilities,
-    "namespaces": checks.namespaces,
+    "namespaces": checks.netns_directory,
     "commands": checks.commands,
     "network": checks.network,
     "address": checks.address,
@@ -33,17 +33,17 @@ _SIDECAR: Mapping[str, Check] = {
 _ALL_CLIENTS: Mapping[str, Check] = {"clients": checks.clients}
 _ONE_CLIENT: Mapping[str, Check] = {
     "container": checks.container,
-    "route": passage.route,
-    "neighbour": passage.neighbour,
+    "route": path.route,
+    "neighbour": path.neighbour,
 }
 _GATEWAY: Mapping[str, Check] = {
     "overlaps": checks.overlaps,
-    "forwarding": passage.forwarding,
-    "rp_filter": passage.rp_filter,
-    "firewall": passage.firewall,
-    "tunnel": passage.tunnel,
-    "back": passage.back,
-    "mtu": passage.mtu,
+    "forwarding": path.forwarding,
+    "rp_filter": path.rp_filter,
+    "firewall": path.firewall,
+    "tunnel": path.tunnel,
+    "back": path.back,
+    "mtu": path.mtu,
 }
 CHECKS: Mapping[str, Check] = {**_SIDECAR, **_ALL_CLIENTS, **_ONE_CLIENT, **_GATEWAY}
 """All checks by the names under which they report."""

@@ -12,13 +12,13 @@ import sys
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import TYPE_CHECKING
 
-from lib import netlink
 from lib.errors import NetnsError
+from lib.kernel import netlink
 from lib.model import Route
 
 if TYPE_CHECKING:
+    from lib.kernel.netlink import Message
     from lib.model import Network
-    from lib.netlink import Message
 
 # linux/rtnetlink.h
 _NEW_ROUTE, _GET_ROUTE = 24, 26

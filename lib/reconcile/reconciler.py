@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from lib.logs.progress import told
 from lib.model import Client, Gateway, Report, Route
-from lib.progress import told
-from lib.reporting import Reporting, who
-from lib.survey import VANISHED, Namespace, Survey, Task, gather
+from lib.reconcile.reporting import Reporting, who
+from lib.reconcile.survey import VANISHED, Namespace, Survey, Task, gather
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from lib.engine import Engine
+    from lib.engine.client import Engine
+    from lib.kernel.shells import Shell
     from lib.model import Container, Event, Network, Outcome
     from lib.settings import Settings
-    from lib.shell import Shell
 
 log = structlog.get_logger()
 

@@ -1,6 +1,6 @@
 """Finds out who we are: our gateway and our own container.
 
-Proposals come from `lib.identity`; the engine confirms the container and the kernel the namespace.
+Proposals come from `identity`; the engine confirms the container and the kernel the namespace.
 Nothing is written.
 """
 
@@ -10,15 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lib import identity, netns
+from lib.engine import identity
 from lib.errors import GoneError, NotReadyError
+from lib.kernel import namespaces
 from lib.model import NETWORK_LABEL
 from lib.settings import DEFAULT_NETWORK
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from lib.engine import Engine
+    from lib.engine.client import Engine
     from lib.model import Container
     from lib.settings import Settings
 
@@ -44,7 +45,7 @@ def find(engine: Engine, settings: Settings) -> Sidecar:
     gateway = (
         _named(engine, settings.gateway) if settings.gateway else _netns_owner(engine, mountinfo)
     )
-    sharing = not settings.gateway or netns.is_own(gateway.sandbox_key)
+    sharing = not settings.gateway or namespaces.is_own(gateway.sandbox_key)
     own = _own(engine, gateway if sharing else None, CGROUP.read_text(), mountinfo)
     label = own.labels.get(NETWORK_LABEL, "").strip() if own else ""
     return Sidecar(gateway, own, settings.network or label or DEFAULT_NETWORK)
@@ -83,10 +84,10 @@ def _netns_owner(engine: Engine, mountinfo: str) -> Container:
     """
     likely = tuple(_owners(engine, identity.netns_owner_ids(mountinfo)))
     for container in likely:
-        if netns.is_own(container.sandbox_key):
+        if namespaces.is_own(container.sandbox_key):
             return container
     for container in _owners(engine, (other.id for other in engine.containers())):
-        if netns.is_own(container.sandbox_key):
+        if namespaces.is_own(container.sandbox_key):
             return container
     if len(likely) == 1:
         # The gateway restarted or stopped after our start: our namespace is dead, its owner known.

@@ -12,17 +12,19 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lib import desired, identity, netns, prerequisites, sidecar
-from lib.case import SHOWN, Served, fail, lacking, need, ok, some, warn
-from lib.engine import NEWEST_API
+from lib.doctor.site import SHOWN, Served, fail, lacking, need, ok, some, warn
+from lib.engine import identity, sidecar
+from lib.engine.client import NEWEST_API
 from lib.errors import CallError, EngineError, GoneError, OldEngineError, StaleSocketError
+from lib.kernel import namespaces, prerequisites
 from lib.model import IPV6, NETWORKS_LABEL, Client, Gateway, Snapshot
-from lib.survey import netns_owner
+from lib.reconcile.survey import netns_owner
+from lib.routing import desired
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from lib.case import Case
+    from lib.doctor.site import Case
     from lib.model import Container, DockerNetwork, Finding, Network
 
 _BRIDGE_FILTER = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
@@ -83,7 +85,7 @@ def gateway(case: Case) -> Iterator[Finding]:
         return
     owners = identity.netns_owner_ids(sidecar.MOUNTINFO.read_text())
     how = "mountinfo" if container.id in owners else "the engine's list"
-    if netns.is_own(case.namespace):
+    if namespaces.is_own(case.namespace):
         yield ok(f"{container.name}, known by {how}; its network namespace is ours")
     else:
         name = case.sidecar.own.name if case.sidecar and case.sidecar.own else "SIDECAR"
@@ -98,7 +100,7 @@ def capabilities(_: Case) -> Iterator[Finding]:
     yield prerequisites.capabilities()
 
 
-def namespaces(case: Case) -> Iterator[Finding]:
+def netns_directory(case: Case) -> Iterator[Finding]:
     """The directory is mounted, follows the host, and holds namespaces.
 
     A namespace's file is on another device than plain files (namespaces(7), nsfs). Up to Docker 27
@@ -106,16 +108,16 @@ def namespaces(case: Case) -> Iterator[Finding]:
     gpmCleanupPeriod).
     """
     found = case.sidecar.gateway.sandbox_key if case.sidecar else ""
-    is_there = found and not netns.is_at_process(found)
+    is_there = found and not namespaces.is_at_process(found)
     path = Path(found).parent if is_there else prerequisites.NETNS_DIRECTORY
     verdict = prerequisites.directory(path)
     if verdict.level != "ok" or not path.is_dir():
         yield verdict
         return
-    device = netns.OWN.stat().st_dev
+    device = namespaces.OWN.stat().st_dev
     files = [file.stat().st_dev == device for file in path.iterdir() if file.exists()]
     seen = f"{verdict.seen}; namespaces in it: {sum(files)}"
-    if found and not netns.Proof.of(found):
+    if found and not namespaces.Proof.of(found):
         yield fail(f"{path} lacks the gateway's namespace", *prerequisites.mount_lines(path))
     elif files and not any(files):
         yield fail(seen, *prerequisites.mount_lines(path))

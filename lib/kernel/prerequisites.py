@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lib import netns
+from lib.kernel import namespaces
 from lib.model import Finding
 
 if TYPE_CHECKING:
@@ -95,11 +95,11 @@ def sees_host_processes(own: str | None = None, first: str | None = None) -> boo
 
 def through_processes(path: Path, status: str | None = None) -> Finding:
     """Tell whether namespaces can be entered through processes, without that directory."""
-    found = _capabilities(_PTRACE, netns.PTRACE, status or _STATUS.read_text())
+    found = _capabilities(_PTRACE, namespaces.PTRACE, status or _STATUS.read_text())
     seen = f"there is no directory {path}"
     if found.level == "ok":
         return Finding("ok", f"{seen}: namespaces are entered through processes (pid: host)")
-    mend = (*mount_lines(path), f"or, where that cannot be: {netns.PTRACE}")
+    mend = (*mount_lines(path), f"or, where that cannot be: {namespaces.PTRACE}")
     return Finding("fail", f"{seen}, and {found.seen}", mend)
 
 

@@ -12,18 +12,20 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from lib import desired, iproute, netns, sidecar, tables
+from lib.engine import sidecar
 from lib.errors import CallError, GoneError, NetnsError, NotReadyError
+from lib.kernel import namespaces, route_table
+from lib.kernel.prerequisites import CAP_ADD
+from lib.logs.progress import told
 from lib.model import NETWORKS_LABEL, Client, Failure, Gateway, Refusal, Route, Snapshot
-from lib.plan import directly_reached, plan
-from lib.prerequisites import CAP_ADD
-from lib.progress import told
-from lib.reporting import hint, who
+from lib.reconcile.reporting import hint, who
+from lib.routing import desired, iproute
+from lib.routing.plan import directly_reached, plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from lib.engine import Engine
+    from lib.engine.client import Engine
     from lib.model import Container, Desired, Network, Outcome, Step
     from lib.settings import Settings
 
@@ -120,7 +122,7 @@ class Survey:
         self._sidecar: sidecar.Sidecar | None = None
         self.gateway: Gateway | None = None
         """Where clients are led, as far as it is known."""
-        self._located: dict[str, netns.Proof] = {}
+        self._located: dict[str, namespaces.Proof] = {}
         self.tied: set[str] = set()
         """Ids of containers that share a namespace, and of those whose namespace it is."""
 
@@ -128,7 +130,7 @@ class Survey:
     def netns_directory(self) -> Path | None:
         """Where the engine keeps the files of namespaces, as far as it is known and mounted."""
         key = self._sidecar.gateway.sandbox_key if self._sidecar else ""
-        return Path(key).parent if key and not netns.is_at_process(key) else None
+        return Path(key).parent if key and not namespaces.is_at_process(key) else None
 
     def find_gateway(self, engine: Engine) -> Gateway:
         """Return the gateway as it is now; NotReadyError while there was none yet."""
@@ -256,14 +258,14 @@ class Survey:
         if owner.id != container.id:
             self.tied |= {container.id, owner.id}
             return owner
-        if proof := netns.Proof.of(owner.sandbox_key):
+        if proof := namespaces.Proof.of(owner.sandbox_key):
             self._located[container.id] = proof
         return owner
 
     def can_enter(self, engine: Engine, space: Namespace) -> bool:
         """Tell whether a namespace is there, and is one that may be written."""
         try:
-            netns.check(space.path)
+            namespaces.check(space.path)
         except NetnsError as error:
             self._fail_entry(engine, space.path, _each_once(space.wanted.values()), error)
             return False
@@ -274,7 +276,7 @@ class Survey:
         read = []
         for space in spaces:
             try:
-                space.actual = tables.read(space.path)
+                space.actual = route_table.read(space.path)
                 read.append(space)
             except NetnsError as error:
                 if self.can_enter(engine, space):  # It did not just end.
@@ -349,7 +351,7 @@ def _advice(output: str) -> str:
 
 def _is_namespace(path: str) -> bool:
     try:
-        netns.check(path)
+        namespaces.check(path)
     except NetnsError:
         return False
     return True

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lib import iproute, netfilter, prerequisites, tables
-from lib.case import fail, host_of, lacking, need, ok, some, warn
+from lib.doctor.site import fail, host_of, lacking, need, ok, some, warn
+from lib.kernel import netfilter, prerequisites, route_table
 from lib.model import IPV4, IPV6, Step
+from lib.routing import iproute
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from lib.case import Case, Served
+    from lib.doctor.site import Case, Served
     from lib.model import Address, Finding, Gateway, Route
 
 _STRICT = 1
@@ -209,7 +210,7 @@ def _given_by_engine(case: Case) -> set[str]:
 
 
 def _default_gateways(case: Case) -> set[Address | None]:
-    return {route.gateway for route in tables.read(case.place) if route.dst.prefixlen == 0}
+    return {route.gateway for route in route_table.read(case.place) if route.dst.prefixlen == 0}
 
 
 def back(case: Case) -> Iterator[Finding]:

@@ -11,8 +11,8 @@ import struct
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
-from lib import netlink, tables
 from lib.errors import NetnsError
+from lib.kernel import netlink, route_table
 
 if TYPE_CHECKING:
     from lib.model import Address
@@ -61,7 +61,7 @@ class Ear:
                     values = dict(netlink.attributes(message.body[_ADDRESS.size :]))
                     self.addresses.update(ip_address(values[kind]) for kind in _OWN & values.keys())
                 # What has addresses when it is asked for them may have routes too.
-                if tables.is_in_main(message) or message.is_listed:
+                if route_table.is_in_main(message) or message.is_listed:
                     self.is_up = any(not address.is_loopback for address in self.addresses)
         return anything
 

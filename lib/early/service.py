@@ -22,21 +22,22 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from lib import desired, iproute, netns
-from lib.ear import Ear
+from lib.early.lookup import Scout
 from lib.errors import NetnsError
+from lib.kernel import namespaces
+from lib.kernel.addresses import Ear
 from lib.model import Client, Endpoint, Snapshot, Step
-from lib.reporting import who
-from lib.scout import Scout
+from lib.reconcile.reporting import who
+from lib.routing import desired, iproute
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from lib.engine import Engine
+    from lib.early.lookup import Known
+    from lib.engine.client import Engine
+    from lib.kernel.shells import Shell
     from lib.model import Address, Gateway, Network, Outcome, Route
-    from lib.scout import Known
-    from lib.shell import Shell
 
 log = structlog.get_logger()
 
@@ -99,7 +100,7 @@ class _Look:
                 self.arrivals.append(_Arrival(path, Ear(path)))
             except NetnsError as error:
                 log.debug("watch.failed", netns=path, reason=error.reason)
-        for key in [key for key, path in self._served.items() if not netns.is_namespace(path)]:
+        for key in [key for key, path in self._served.items() if not namespaces.is_namespace(path)]:
             del self._served[key]  # It ended, and may be started again.
 
     def due(self, known: Known) -> list[_Attempt]:
@@ -127,7 +128,7 @@ class _Look:
         """Look no longer where all is done, or nothing is to be expected."""
         now = time.monotonic()
         for arrival in tuple(self.arrivals):
-            is_late = now - arrival.since > PATIENCE or not netns.is_namespace(arrival.path)
+            is_late = now - arrival.since > PATIENCE or not namespaces.is_namespace(arrival.path)
             if is_late or _is_over(arrival, known):
                 arrival.close()
                 self.arrivals.remove(arrival)
@@ -175,7 +176,7 @@ class FastPath:
         self._shell = shell
         self._scout = Scout(connect)
         self._gateway: Gateway | None = None
-        self._watch: netns.Watch | None = None
+        self._watch: namespaces.Watch | None = None
         self._given: queue.SimpleQueue[Client] = queue.SimpleQueue()
         self._served: dict[str, str] = {}
 
@@ -184,7 +185,7 @@ class FastPath:
         self._gateway = gateway
         if gateway and directory and not self._watch:
             try:
-                self._watch = netns.Watch(directory)
+                self._watch = namespaces.Watch(directory)
             except NetnsError as error:
                 log.debug("watch.failed", reason=error.reason)
                 return
@@ -205,7 +206,7 @@ class FastPath:
             if paths and gateway and gateway.addresses:
                 self._look_at(self._watch, gateway, paths)
 
-    def _look_at(self, watch: netns.Watch, gateway: Gateway, paths: Iterable[str]) -> None:
+    def _look_at(self, watch: namespaces.Watch, gateway: Gateway, paths: Iterable[str]) -> None:
         """Look at new namespaces until each is served, somebody else's, or too old."""
         look = _Look(gateway, self._served)
         try:

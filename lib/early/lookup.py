@@ -21,7 +21,7 @@ from lib.model import NETWORKS_LABEL
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from lib.engine import Engine
+    from lib.engine.client import Engine
     from lib.model import Address, Container, Gateway, Interface, Network
 
 log = structlog.get_logger()

@@ -9,14 +9,14 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from lib import iproute
-from lib.plan import plan
+from lib.routing import iproute
+from lib.routing.plan import plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from lib.model import Client, Failure, Gateway, Route
-    from lib.survey import Findings, Namespace
+    from lib.reconcile.survey import Findings, Namespace
 
 FINE = {"ok", "skipped"}
 """The states that ask for nothing."""

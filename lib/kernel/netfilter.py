@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lib import netlink
+from lib.kernel import netlink
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from lib.netlink import Message
+    from lib.kernel.netlink import Message
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lib import labels
 from lib.model import DEFAULT_METRIC, NETWORKS_LABEL, Client, Desired, Refusal, Route, Skipped
+from lib.routing import labels
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

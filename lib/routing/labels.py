@@ -1,7 +1,7 @@
 """Label text to destinations, and a reason for every entry that is not one.
 
 Pure, and total: any text whatsoever gives an answer, never an exception. What depends on the
-networks that the client is attached to is decided in `lib.desired`.
+networks that the client is attached to is decided in `lib.routing.desired`.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from lib import ecs
+from lib.logs import ecs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

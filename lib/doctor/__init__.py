@@ -1,0 +1,1 @@
+"""Checks every prerequisite and follows a packet. It may only read."""

@@ -1,0 +1,4 @@
+"""From a label to command lines: labels, desired routes, plan, words of `ip`.
+
+Pure: no engine, no process, no clock, no thread, no log.
+"""
