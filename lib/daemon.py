@@ -1,61 +1,49 @@
-"""Runs for ever: events, the timer and lost connections, each of which only triggers a pass.
+"""Runs for ever: waits for the next event or deadline, runs a pass, tells the health.
 
-A second thread reads the event stream and enqueues; everything else happens in the main thread,
-which a signal ends by an exception. Nothing here knows what a pass does.
+A thread of the event stream enqueues; everything else happens in the main thread, which a signal
+ends by an exception. Nothing here knows what a pass does, or when one is due.
 """
 
 from __future__ import annotations
 
 import math
-import queue
-import random
-import threading
 import time
-from dataclasses import asdict
+from contextlib import closing
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import structlog
 
 from lib.engine.client import NEWEST_API, Engine
-from lib.errors import CallError, EngineError, NotReadyError, StreamEndedError
+from lib.errors import EngineError, StreamEndedError
 from lib.reconcile.reconciler import Reconciler
+from lib.reconcile.report import Lost, Unknown, Why
 from lib.reconcile.reporting import hint
+from lib.schedule import Schedule, delay, delays
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
-    from lib.early.service import FastPath
+    from lib.engine.events import EventStream
     from lib.health import Health
-    from lib.kernel.shells import Shell
-    from lib.model import Event
+    from lib.kernel.access import Kernel
+    from lib.model import EarlyClient, Gateway
+    from lib.reconcile.report import Report, Scope
     from lib.settings import Settings
 
 log = structlog.get_logger()
 
-_OVERLAP = 2
-"""Seconds before now from which on events are asked for, so that none is lost between listing and
+_OVERLAP_SECONDS = 2
+"""Before now, from which on events are asked for, so that none is lost between listing and
 listening."""
 
-_PROBATION = 1.0
-"""Seconds that a new connection must last until it is believed."""
+_PROBATION_SECONDS = 1.0
+"""That a new connection must last until it is believed: one that ends at once would be tried too
+often."""
 
-_CALM = 60.0
-"""Seconds without an end of the stream after which the next one is worth a warning: a proxy may cut
-every idle stream."""
-
-_ATTACHING = {"connect", "disconnect"}
-_SETTLING = 0.3
-"""Seconds to wait for more events after one of a network (mostly, the container is starting) or
-the start of a container that has its routes already: others may be starting, and need the time."""
-
-_LONGEST_SETTLING = 1.0
-"""Seconds after which they have waited enough, whatever else happens."""
-
-_SECOND_LOOK = 3.0
-"""Seconds after which a route that was there already is looked at once more: longer than another
-sidecar settles."""
-
-_FIRST_DELAY, _LONGEST_DELAY = 0.5, 30.0
+_CALM_SECONDS = 60.0
+"""Without an end of the stream, after which the next one is worth a warning: a proxy may cut every
+idle stream."""
 
 
 class Clock(Protocol):
@@ -74,54 +62,82 @@ class Clock(Protocol):
         ...
 
 
-def delays(interval: float) -> Iterator[float]:
-    """Yield seconds to wait before each further try: doubled up to that limit, with jitter.
+class Early(Protocol):
+    """Routes before the first instruction, as far as the daemon knows of them."""
 
-    Never longer than half a minute either.
-    """
-    longest = min(interval, _LONGEST_DELAY)
-    delay = _FIRST_DELAY
-    while True:
-        yield min(delay, longest) * random.uniform(0.8, 1.0)  # noqa: S311 - no secret
-        delay = min(delay * 2, longest)
+    def lead_to(self, gateway: Gateway | None, directory: Path | None) -> None:
+        """Take the gateway and the directory of namespaces as they are now."""
+        ...
+
+    def taken(self) -> Iterator[EarlyClient]:
+        """Yield, once each, what clients were given."""
+        ...
 
 
-class Stream:
-    """The engine's events, read by a thread that only enqueues: a slow reader slows the engine."""
+class Connection:
+    """Whether the engine is there, and what was logged of that."""
 
-    def __init__(self, engine: Engine, since: int) -> None:
-        """Listen from a moment on, in seconds of Unix time."""
-        self._queue: queue.SimpleQueue[Event | EngineError] = queue.SimpleQueue()
-        self._events = engine.events(since)
-        threading.Thread(target=self._listen, name="events", daemon=True).start()
+    def __init__(self, interval: float, clock: Clock) -> None:
+        self._interval = interval
+        self._clock = clock
+        self._delays = delays(interval)
+        self._logged: bool | None = None
+        """What was said last."""
+        self._since = self._ended_at = -math.inf
+        self.trouble = ""
+        """Why there is none; kept until a new one has lasted for a while."""
 
-    def read(self, seconds: float) -> list[Event]:
-        """Return the events that came, after waiting for one at most that long.
+    @property
+    def probation(self) -> float:
+        """Seconds until this connection is believed; infinite if it is already."""
+        if not self.trouble:
+            return math.inf
+        return max(0.0, self._since + _PROBATION_SECONDS - self._clock.monotonic())
 
-        Raises StreamEndedError when there will be no more, CallError if there never were any.
-        """
-        try:
-            batch = [self._queue.get(timeout=seconds)]
-        except queue.Empty:
-            return []
-        while not self._queue.empty():
-            batch.append(self._queue.get())
-        for event in batch:
-            if isinstance(event, EngineError):
-                raise event
-        return [event for event in batch if not isinstance(event, EngineError)]
+    def begin(self, engine: Engine) -> None:
+        """Take note of a new connection."""
+        self._since = self._clock.monotonic()
+        if not self.trouble:
+            self._log_connected(engine)
 
-    def _listen(self) -> None:
-        end: EngineError = StreamEndedError("the engine ended the event stream")
-        try:
-            for event in self._events:
-                self._queue.put(event)
-        except CallError as error:
-            end = error  # Refused, as by a proxy.
-        except EngineError as error:
-            log.debug("stream.ended", reason=error.reason)
-        finally:
-            self._queue.put(end)
+    def believe(self, engine: Engine) -> None:
+        """Take note that this one lasts."""
+        self.trouble = ""
+        self._delays = delays(self._interval)
+        self._log_connected(engine)
+
+    def end(self, error: EngineError) -> None:
+        """Take note that it ended, or that there was none."""
+        now = self._clock.monotonic()
+        if not isinstance(error, StreamEndedError):
+            self.trouble = error.reason
+            self._log_lost(error)
+            return
+        if now - self._ended_at > _CALM_SECONDS:
+            self._log_lost(error)
+        if now - self._since >= _PROBATION_SECONDS:
+            self.trouble = ""
+            self._delays = delays(self._interval)
+        self._ended_at = now
+
+    def pause(self) -> None:
+        """Wait before the next try."""
+        self._clock.sleep(next(self._delays))
+
+    def _log_lost(self, error: EngineError) -> None:
+        if self._logged is not False:
+            log.warning("engine.lost", reason=error.reason, **hint(error.hint))
+        self._logged = False
+
+    def _log_connected(self, engine: Engine) -> None:
+        if not self._logged:
+            log.info(
+                "engine.connected",
+                version=engine.version,
+                api_version=engine.api_version,
+                **hint(f"tried up to API {NEWEST_API} only" * engine.is_newer_than_tried),
+            )
+        self._logged = True
 
 
 class Daemon:
@@ -130,168 +146,112 @@ class Daemon:
     def __init__(  # noqa: PLR0913 - the last two are for tests
         self,
         settings: Settings,
-        shell: Shell,
-        fastpath: FastPath,
+        kernel: Kernel,
+        early: Early,
         health: Health,
         *,
         connect: Callable[[], Engine] = Engine,
         clock: Clock = time,
     ) -> None:
-        self._interval = settings.resync_interval
-        self._reconciler = Reconciler(shell, settings)
-        self._fastpath = fastpath
         self._health = health
+        self._early = early
         self._connect = connect
         self._clock = clock
-        self._retries = delays(self._interval)
-        self._reconnects = delays(self._interval)
-        self._retry_at = math.inf
+        self._connection = Connection(settings.resync_interval, clock)
+        self._schedule = Schedule(settings.resync_interval)
+        self._reconciler = Reconciler(
+            kernel,
+            settings,
+            lambda tries: delay(tries, settings.resync_interval),
+            announce=early.lead_to,
+            clock=clock.monotonic,
+        )
         self._trigger = "startup"
-        self._lost = ""
-        self._awaited = ""
-        self._connected: bool | None = None
-        """What was said last of the engine."""
-        self._ended_at = -math.inf
-        self._listening_since = math.inf
 
     def run(self) -> NoReturn:
         """Serve, and connect again whenever the engine goes away."""
         self._health.tell("has just been started")
         while True:
             try:
-                engine = self._connect()
-                try:
+                with closing(self._connect()) as engine:
                     self._serve(engine)
-                finally:
-                    engine.close()
-            except StreamEndedError as error:
-                self._take_end(error)
             except EngineError as error:
-                self._lost = error.reason
-                self._health.tell(self._lost)
-                self._tell_lost(error)
-            self._clock.sleep(next(self._reconnects))
+                self._connection.end(error)
+                if self._connection.trouble:
+                    self._health.tell(self._connection.trouble)
+            self._connection.pause()
 
     def _serve(self, engine: Engine) -> NoReturn:
-        if not self._lost:
-            self._tell_connected(engine)
+        """Run passes when they are due, for as long as the engine and its event stream are there."""
+        self._connection.begin(engine)
+        self._schedule.begin(self._trigger)
         stream = self._listen(engine)
-        self._pass(engine, self._trigger, None)
-        self._trigger = "reconnect"
-        resync_at = self._clock.monotonic() + self._interval
-        while True:
-            now = self._clock.monotonic()
-            self._health.tell(self._trouble(), resync_at, now)
-            pause = max(0.0, min(resync_at, self._retry_at) - now)
-            events = stream.read(min(pause, _PROBATION) if self._lost else pause)
-            self._take_note()
-            events = self._settled(stream, events)
-            events = [event for event in events if self._reconciler.concerns(event)]
-            if self._lost:
-                # The connection has lasted; before, one that ends at once would be tried too often.
-                self._lost = ""
-                self._reconnects = delays(self._interval)
-                self._tell_connected(engine)
-            if events:
-                concerned = frozenset(event.container_id for event in events)
-                self._pass(engine, events[0].action, concerned)
-            elif self._clock.monotonic() >= resync_at:
-                # A stream can hang without ending, so it is believed for no longer than this.
-                stream = self._listen(engine)
-                self._pass(engine, "resync", None)
-                resync_at = self._clock.monotonic() + self._interval
-            elif self._clock.monotonic() >= self._retry_at:
-                self._pass(engine, "retry", self._reconciler.unfinished or None)
-
-    def _settled(self, stream: Stream, events: list[Event]) -> list[Event]:
-        """Add what comes until nothing does, as long as all of it can wait."""
-        until = self._clock.monotonic() + _LONGEST_SETTLING
-        more = events
-        while more and not any(map(self._is_urgent, more)) and self._clock.monotonic() < until:
-            more = stream.read(_SETTLING)
-            self._take_note()
-            events = events + more
-        return events
-
-    def _listen(self, engine: Engine) -> Stream:
-        self._listening_since = self._clock.monotonic()
-        return Stream(engine, int(self._clock.time()) - _OVERLAP)
-
-    def _pass(self, engine: Engine, trigger: str, only: frozenset[str] | None) -> None:
-        begun = self._clock.monotonic()
-        self._take_note()
         try:
-            report = self._reconciler.run(engine, trigger, only)
-            survey = self._reconciler.survey
-            self._fastpath.lead_to(survey.gateway, survey.netns_directory)
-        except NotReadyError as error:
-            if error.reason != self._awaited:
-                log.warning("gateway.awaited", reason=error.reason, **hint(error.hint))
-            self._awaited = error.reason
-            self._fastpath.lead_to(None, None)
-            self._schedule_retry(trigger)
-            return
-        self._awaited = ""
-        tell = log.info if report.changed or trigger == "startup" else log.debug
-        duration = round((self._clock.monotonic() - begun) * 1000, 1)
-        tell("pass.finished", trigger=trigger, **asdict(report), duration_ms=duration)
-        if self._reconciler.pending:
-            self._retry_at = self._clock.monotonic()
-        elif self._reconciler.failing:
-            self._schedule_retry(trigger)
-        elif self._reconciler.adopted:
-            self._retry_at = min(self._retry_at, self._clock.monotonic() + _SECOND_LOOK)
-        else:
-            self._retry_at = math.inf
-            self._retries = delays(self._interval)
+            while True:
+                if scope := self._schedule.take(self._clock.monotonic()):
+                    if scope.trigger == "resync":
+                        # A stream can hang without ending, so it is believed for no longer.
+                        stream.close()
+                        stream = self._listen(engine)
+                    self._pass(engine, scope)
+                self._wait(engine, stream)
+        finally:
+            stream.close()
 
-    def _take_note(self) -> None:
-        for client in self._fastpath.given():
-            self._reconciler.gave(client)
+    def _listen(self, engine: Engine) -> EventStream:
+        return engine.listen(int(self._clock.time()) - _OVERLAP_SECONDS)
 
-    def _is_urgent(self, event: Event) -> bool:
-        gateway = self._reconciler.survey.gateway
-        if gateway and event.container_id == gateway.container_id:
-            return True
-        return event.action not in _ATTACHING and not self._reconciler.was_early(event.container_id)
-
-    def _schedule_retry(self, trigger: str) -> None:
-        """Set the time of the next try, unless one is due already: events must not put it off."""
-        if trigger == "retry" or self._retry_at == math.inf:
-            self._retry_at = self._clock.monotonic() + next(self._retries)
-
-    def _take_end(self, error: StreamEndedError) -> None:
-        """Tell of a stream that ended, unless another did shortly before: then it is no news."""
+    def _wait(self, engine: Engine, stream: EventStream) -> None:
+        """Wait until events come or something is due."""
         now = self._clock.monotonic()
-        if now - self._ended_at > _CALM:
-            self._tell_lost(error)
-        if now - self._listening_since >= _PROBATION:
-            self._lost = ""
-            self._reconnects = delays(self._interval)
-        self._ended_at = now
+        pause = min(self._schedule.next_at() - now, self._connection.probation)
+        events = stream.read(max(0.0, pause))
+        self._take_early()
+        if self._connection.probation <= 0:
+            self._connection.believe(engine)
+        concerned = [event for event in events if self._reconciler.concerns(event)]
+        urgent = any(map(self._reconciler.is_urgent, concerned))
+        self._schedule.add(concerned, self._clock.monotonic(), urgent=urgent)
 
-    def _tell_lost(self, error: EngineError) -> None:
-        if self._connected is not False:
-            log.warning("engine.lost", reason=error.reason, **hint(error.hint))
-        self._connected = False
+    def _take_early(self) -> None:
+        for client in self._early.taken():
+            self._reconciler.take_early(client)
 
-    def _tell_connected(self, engine: Engine) -> None:
-        if not self._connected:
-            log.info(
-                "engine.connected",
-                version=engine.version,
-                api_version=engine.api_version,
-                **hint(f"tried up to API {NEWEST_API} only" * engine.is_newer_than_tried),
-            )
-        self._connected = True
+    def _pass(self, engine: Engine, scope: Scope) -> None:
+        begun = self._clock.monotonic()
+        self._take_early()
+        report = self._reconciler.run(engine, scope)
+        now = self._clock.monotonic()
+        self._schedule.finish(report, now)
+        self._trigger = "reconnect"
+        if not isinstance(report.gateway, Unknown):
+            _log_pass(report, now - begun)
+        trouble = self._connection.trouble or _trouble(report)
+        self._health.tell(trouble, self._schedule.full_at, now)
 
-    def _trouble(self) -> str:
-        """Return what keeps clients from their routes; nothing if they have them."""
-        reconciler, gateway = self._reconciler, self._reconciler.survey.gateway
-        if self._lost or self._awaited:
-            return self._lost or self._awaited
-        if gateway and gateway.lost:
-            return f"the gateway {gateway.container} is lost, see gateway.lost in the log"
-        if failing := sorted(reconciler.failing):
-            return f"{len(failing)} of the clients fail, such as {failing[0][:12]}, see the log"
-        return "routes are still to be set" if reconciler.pending else ""
+
+def _log_pass(report: Report, seconds: float) -> None:
+    trigger = report.scope.trigger
+    tell = log.info if report.changed or trigger == "startup" else log.debug
+    tell(
+        "pass.finished",
+        trigger=trigger,
+        clients=report.clients,
+        routes=report.routes,
+        changed=report.changed,
+        refused=report.refused,
+        failed=len(report.failing),
+        duration_ms=round(seconds * 1000, 1),
+    )
+
+
+def _trouble(report: Report) -> str:
+    """Return what keeps clients from their routes; nothing if they have them."""
+    if isinstance(report.gateway, Unknown):
+        return report.gateway.reason
+    if isinstance(report.gateway, Lost):
+        return f"the gateway {report.gateway.gateway.container} is lost, see gateway.lost in the log"
+    if failing := report.failing:
+        return f"{len(failing)} of the clients fail, such as {failing[0]}, see the log"
+    more = any(work.why is Why.MORE for work in report.unfinished)
+    return "routes are still to be set" if more else ""

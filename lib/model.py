@@ -71,6 +71,11 @@ class Container:
         kind, _, owner = self.network_mode.partition(":")
         return owner if kind == "container" and owner else None
 
+    @property
+    def attached(self) -> frozenset[Network]:
+        """The networks in which it has an address."""
+        return frozenset(face.network for point in self.endpoints for face in point.interfaces)
+
     def endpoint(self, network: str, name: str = "") -> Endpoint | None:
         """Return its attachment to the network of that name or id, or None.
 
@@ -131,6 +136,8 @@ class Step:
 
     verb: Literal["replace", "del"]
     route: Route
+    reason: str = field(default="", compare=False)
+    """Why a route is deleted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +161,15 @@ class Client:
     refusals: tuple[Refusal, ...] = ()
     shared_with: str = ""
     """Name of the container that owns the namespace, where that is another one."""
+
+
+@dataclass(frozen=True, slots=True)
+class EarlyClient:
+    """A client, with the routes that it was given before it ran."""
+
+    client: Client
+    complete: bool
+    """Whether these are all that it asks for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,30 +220,6 @@ class Outcome:
     output: str
     """Standard output and standard error as they came, interleaved."""
     duration_ms: float
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Something that did not work for one container."""
-
-    event: str
-    """Under what name the log has it."""
-    container_id: str
-    about: str
-    """What failed, to tell it from other failures of that container."""
-    values: Mapping[str, str | int]
-    """What the log says of it: `container` and `reason` always, `hint` where there is one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What one pass found and did, in numbers."""
-
-    clients: int = 0
-    routes: int = 0
-    changed: int = 0
-    refused: int = 0
-    failed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

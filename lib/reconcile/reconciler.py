@@ -1,218 +1,187 @@
-"""One pass: a survey (snapshot -> desired -> actual -> plan), then apply -> report.
+"""One pass: where the gateway is, who asks for what, and a visit to each namespace.
 
-Idempotent, and the only way in which routes come about: whatever happens merely triggers a pass.
-Each namespace stands for itself: what fails in one is reported and keeps no other from its routes.
+Idempotent, and the only way in which routes come about after a start: whatever happens merely
+triggers a pass.
 """
 
 from __future__ import annotations
 
 import time
-from collections import Counter
 from typing import TYPE_CHECKING
 
-import structlog
-
 from lib.logs.progress import told
-from lib.model import Client, Gateway, Report, Route
-from lib.reconcile.reporting import Reporting, who
-from lib.reconcile.survey import VANISHED, Namespace, Survey, Task, gather
+from lib.reconcile import failures
+from lib.reconcile.clients import Clients
+from lib.reconcile.gateway import GatewayTracker
+from lib.reconcile.ledger import Ledger
+from lib.reconcile.namespace import Namespace, Visitor, gather
+from lib.reconcile.report import Found, Lost, Report, Scope, Unknown
+from lib.reconcile.reporting import Reporting
+from lib.routing import desired
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from lib.engine.client import Engine
-    from lib.kernel.shells import Shell
-    from lib.model import Container, Event, Network, Outcome
+    from lib.kernel.access import Kernel
+    from lib.model import Container, Desired, EarlyClient, Event, Gateway
+    from lib.reconcile.clients import Located
     from lib.settings import Settings
-
-log = structlog.get_logger()
-
-MAX_STEPS = 100
-"""Steps in one namespace in one pass; the next pass goes on where this one ended."""
-
-_EARLY = 30.0
-"""Seconds after which a client that was given routes early should run."""
-
-_DONE = {"replace": "route.replaced", "del": "route.deleted"}
 
 
 class Reconciler:
-    """Makes what is be what the labels ask for; remembers what it gave, to take it back."""
+    """Makes what is be what the labels ask for."""
 
-    def __init__(self, shell: Shell, settings: Settings) -> None:
-        self._shell = shell
+    def __init__(
+        self,
+        kernel: Kernel,
+        settings: Settings,
+        delay: Callable[[int], float],
+        *,
+        announce: Callable[[Gateway | None, Path | None], None] = lambda *_: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Wait `delay(tries)` seconds after failed tries; `announce` tells of the gateway."""
+        self._kernel = kernel
+        self._clock = clock
+        self._gateway = GatewayTracker(settings, clock, announce)
+        self._clients = Clients(kernel)
+        self._ledger = Ledger(delay)
         self._reporting = Reporting()
-        self.survey = Survey(settings, self._reporting.failure)
-        self._given: dict[str, dict[Network, tuple[Route, Client]]] = {}
-        self._early: dict[str, tuple[Client, float]] = {}
-        self.pending: frozenset[str] = frozenset()
-        """Ids of containers that want more steps than one pass does."""
-        self.adopted: frozenset[str] = frozenset()
-        """Ids of containers where `unreachable` was found and left: it may be another sidecar's,
-        whose network they have just left, and about to be taken back."""
+        self._complete: set[str] = set()
+        """Ids of containers that were given all their routes early, and have not started yet."""
 
-    @property
-    def failing(self) -> frozenset[str]:
-        """Ids of containers for which something failed; only a pass of their own tries again."""
-        return self._reporting.failing
-
-    @property
-    def unfinished(self) -> frozenset[str]:
-        """Ids of containers that want a pass soon."""
-        return self.failing | self.pending | self.adopted
-
-    def run(self, engine: Engine, trigger: str, only: frozenset[str] | None = None) -> Report:
-        """Do a pass and return what it came to; `only` limits it to those containers.
-
-        Raises NotReadyError while there was no gateway yet, EngineError if the engine does not
-        answer.
-        """
-        asked_for = only or frozenset()
-        survey = self.survey
-        before = gateway = survey.gateway
-        if not gateway or gateway.lost or not only or only & {gateway.container_id, *survey.tied}:
-            gateway, only = survey.find_gateway(engine), None
-        scope = self._scope(engine, only, asked_for)
-        ids = {container.id for container in scope}
-        self._reporting.begin(ids)
-        self.pending -= ids
-        self.adopted -= ids
-        self._own_up(ids)
-        wanted = survey.wanted(engine, scope, asked_for)
+    def run(self, engine: Engine, scope: Scope) -> Report:
+        """Do a pass; raise EngineError if the engine does not answer."""
+        before = self._gateway.state
+        state = before
+        if scope.is_full or self._concerns_all(scope):
+            state = self._gateway.update(engine)
+            scope = Scope(scope.trigger, scope.ids, is_full=True)
+        if isinstance(state, Unknown):
+            return Report(scope, state, unfinished=self._ledger.unfinished)
+        chosen = self._choose(engine, scope, is_news=state != before)
+        located = self._clients.locate(engine, chosen, scope.ids)
+        wanted = desired.compute(located.snapshot, state.gateway)
         self._reporting.remarks(wanted)
-        spaces = self._add_given(gather(wanted.clients), ids)
-        tasks = self._plan(survey.read(engine, self._enter(engine, spaces)))
-        changed = self._apply(engine, tasks, gateway, trigger)
-        if gateway != before:
-            self.pending |= self.failing  # They must not wait until their next try is due.
+        names = {container.id: container.name for container in chosen}
+        self._note_located(wanted, located, names)
+        changed = self._visit_all(engine, scope, wanted, located, names)
+        self._ledger.finish(names, self._clock())
         return Report(
+            scope,
+            state,
             clients=len(wanted.clients),
             routes=sum(len(client.routes) for client in wanted.clients),
             changed=changed,
-            refused=sum(not entry.served for client in wanted.clients for entry in client.refusals),
-            failed=len(self.failing),
+            refused=sum(not one.served for client in wanted.clients for one in client.refusals),
+            unfinished=self._ledger.unfinished,
         )
 
-    def gave(self, client: Client) -> None:
-        """Take note of routes that a client was given before it ran; passes verify them after."""
-        self._early[client.container_id] = client, time.monotonic() + _EARLY
-
-    def was_early(self, container_id: str) -> bool:
-        """Tell whether a container was given routes before it ran, so that its pass can wait."""
-        return container_id in self._early
+    def take_early(self, early: EarlyClient) -> None:
+        """Take in what a client was given before it ran."""
+        if place := self._kernel.identify(early.client.netns):
+            self._ledger.put_early(place, early.client, self._clock())
+            if early.complete:
+                self._complete.add(early.client.container_id)
 
     def concerns(self, event: Event) -> bool:
         """Tell whether an event can change what should be; the end of most containers cannot."""
-        ends, gateway = event.action in {"die", "destroy"}, self.survey.gateway
-        many = {gateway.container_id if gateway else "", *self.survey.tied}
-        return not ends or event.container_id in many
+        if event.action == "create":
+            return False
+        ends = event.action in {"die", "destroy"}
+        return not ends or event.container_id in {self._gateway_id, *self._clients.sharing}
 
-    def _scope(
-        self, engine: Engine, only: frozenset[str] | None, asked_for: frozenset[str]
-    ) -> list[Container]:
-        """List the containers that a pass is for: of those that failed, only who is asked for."""
-        listed = self.survey.containers(engine, only)
-        present = {container.id for container in listed}
-        if only is None:
-            self._reporting.forget_all_but(present)
-            self.pending &= present
-            self.adopted &= present
-        self._reporting.present(present)
-        left_out = self.failing - asked_for
-        return [container for container in listed if container.id not in left_out]
+    def is_urgent(self, event: Event) -> bool:
+        """Tell whether an event cannot wait for more of its kind.
 
-    def _own_up(self, running: set[str]) -> None:
-        """Count as given what was given early to those that run by now, or never came to run."""
-        now = time.monotonic()
-        for key, (client, until) in tuple(self._early.items()):
-            if key in running or now > until:
-                given = self._given.setdefault(client.netns, {})
-                given.update({route.dst: (route, client) for route in client.routes})
-                del self._early[key]
+        Events of networks can: mostly, the container is starting. So can the start of a container
+        that has its routes already.
+        """
+        if event.container_id == self._gateway_id:
+            return True
+        is_attaching = event.action in {"connect", "disconnect"}
+        return not is_attaching and event.container_id not in self._complete
 
-    def _add_given(self, spaces: dict[str, Namespace], scope: set[str]) -> Iterable[Namespace]:
-        """Add what was given to clients that may not want it any more."""
-        for path, given in self._given.items():
-            space = spaces.setdefault(path, Namespace(path))
-            for route, client in given.values():
-                if client.container_id in scope or not self._reporting.knows(client.container_id):
-                    space.given[route] = client
-        return [space for space in spaces.values() if space.wanted or space.given]
+    @property
+    def _gateway_id(self) -> str:
+        state = self._gateway.state
+        return "" if isinstance(state, Unknown) else state.gateway.container_id
 
-    def _enter(self, engine: Engine, spaces: Iterable[Namespace]) -> Iterator[Namespace]:
-        for space in spaces:
-            if self.survey.can_enter(engine, space):
-                yield space
-            else:
-                self._given.pop(space.path, None)
+    def _concerns_all(self, scope: Scope) -> bool:
+        is_found = isinstance(self._gateway.state, Found)
+        return not is_found or bool(scope.ids & {self._gateway_id, *self._clients.sharing})
 
-    def _plan(self, spaces: Iterable[Namespace]) -> list[Task]:
-        tasks: list[Task] = []
-        pending: set[str] = set()
-        for space in spaces:
-            due = list(space.tasks())
-            tasks += due[:MAX_STEPS]
-            pending.update(task.client.container_id for task in due[MAX_STEPS:])
-            self._tell_direct(space)
-            given = self._given.setdefault(space.path, {})
-            for route in space.given.keys() - set(space.actual):
-                given.pop(route.dst, None)  # It is gone; a like one would be somebody else's.
-            for route, client in space.wanted.items():
-                if route in space.actual:
-                    if route.kind == "unreachable" and given.get(route.dst, (None,))[0] != route:
-                        self.adopted |= {client.container_id}
-                    given[route.dst] = (route, client)
-        self.pending |= pending
-        return tasks
+    def _choose(self, engine: Engine, scope: Scope, *, is_news: bool) -> list[Container]:
+        """List the containers of a pass: of those that failed, only who is due or has changed.
 
-    def _tell_direct(self, space: Namespace) -> None:
-        for client in space.clients():
-            wanted = [route for route, whose in space.wanted.items() if whose is client]
-            self._reporting.direct(client, space.direct(wanted))
+        A gateway that has changed is news for all.
+        """
+        asked = None if scope.is_full else scope.ids
+        listed = self._clients.list(engine, asked)
+        now = self._clock()
+        present = self._ledger.keep((container.id for container in listed), asked, now)
+        self._reporting.keep(present)
+        self._complete -= scope.ids | present
+        if asked is None:
+            self._ledger.keep_namespaces(lambda place: self._kernel.identify(place.path) == place)
+        return [
+            container
+            for container in listed
+            if is_news
+            or container.id in scope.ids
+            or not self._ledger.is_put_off(container.id, now)
+        ]
 
-    def _apply(self, engine: Engine, tasks: Sequence[Task], gateway: Gateway, trigger: str) -> int:
-        done: Counter[Client] = Counter()
-        for task, outcome in told(self._run(tasks), len(tasks), "routes set"):
-            client, route = task.client, task.step.route
-            values = {"dst": str(route.dst), "netns": task.netns}
-            if task.step.verb == "del" and VANISHED in outcome.output:
-                log.debug("route.vanished", **who(client), **values, command=task.command)
-                continue
-            if outcome.exit_code:
-                self.survey.fail_command(engine, client, outcome, **values)
-                continue
-            done[client] += 1
-            self._note(task)
-            log.info(
-                _DONE[task.step.verb],
-                **who(client),
-                network=gateway.network,
-                **values,
-                gateway=str(route.gateway or route.kind),
-                command=task.command,
-                trigger=trigger,
-                duration_ms=round(outcome.duration_ms, 1),
-            )
-        for client in done:
-            shared = {"shared_with": client.shared_with} if client.shared_with else {}
-            log.info("client.routed", **who(client), **shared, routes=len(client.routes))
-        return done.total()
+    def _note_located(
+        self, wanted: Desired, located: Located, names: Mapping[str, str]
+    ) -> None:
+        """Remember who could not be located, and that nothing can fail for who wants nothing."""
+        visited = {client.container_id for client in wanted.clients if client.routes}
+        failed = {failure.container_id for failure in located.failures}
+        for key in names.keys() - visited - failed:
+            self._ledger.keep_failures(key, ())
+        for failure in located.failures:
+            if self._ledger.fail(failure):
+                failures.log_failure(failure)
 
-    def _run(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, Outcome]]:
-        """Run replacements first, then deletions, but none where the replacement failed."""
-        failed = set()
-        for verb in ("replace", "del"):
-            due = [task for task in tasks if task.step.verb == verb and task.target not in failed]
-            outcomes = self._shell.run([task.command for task in due])
-            for task, outcome in zip(due, outcomes, strict=True):
-                if outcome.exit_code:
-                    failed.add(task.target)
-                yield task, outcome
+    def _visit_all(
+        self,
+        engine: Engine,
+        scope: Scope,
+        wanted: Desired,
+        located: Located,
+        names: Mapping[str, str],
+    ) -> int:
+        """Visit each namespace, and return how many routes were changed."""
+        state = self._gateway.state
+        assert isinstance(state, Found | Lost)  # noqa: S101 - else nobody is visited
+        visitor = Visitor(
+            engine,
+            self._kernel,
+            self._ledger,
+            self._reporting,
+            state.gateway.network,
+            scope.trigger,
+        )
+        namespaces = self._namespaces(wanted, located, names)
+        visits = told(namespaces, len(namespaces), "namespaces visited")
+        self._kernel.serve(visitor.visit(namespace) for namespace in visits)
+        return visitor.changed
 
-    def _note(self, task: Task) -> None:
-        """Remember what stands in a namespace because of us."""
-        given, route = self._given[task.netns], task.step.route
-        if task.step.verb == "replace":
-            given[route.dst] = (route, task.client)
-        elif given.get(route.dst, (None,))[0] == route:
-            del given[route.dst]
+    def _namespaces(
+        self, wanted: Desired, located: Located, names: Mapping[str, str]
+    ) -> list[Namespace]:
+        """Return the namespaces where something is wanted, or was put for these and may not be."""
+        found = gather(wanted.clients)
+        for path, namespace in found.items():
+            namespace.identity = located.identities.get(path)
+        for place, given in self._ledger.put_before(names):
+            namespace = found.setdefault(place.path, Namespace(place.path, place))
+            if namespace.identity == place:
+                namespace.given[given.route] = given.client
+        for _, owner in located.snapshot.clients:
+            if owner.sandbox_key in found:
+                found[owner.sandbox_key].attached = owner.attached
+        return list(found.values())

@@ -1,6 +1,6 @@
 """What a pass says of clients: once, and again only when it changes.
 
-Remembers what was said and what fails, by container. Decides nothing but whether a line is news.
+Remembers what was said, by container. Decides nothing but whether a line is news.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import structlog
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Container
 
-    from lib.model import Client, Desired, Failure, Refusal, Skipped
+    from lib.model import Client, Desired, Refusal, Skipped
 
 log = structlog.get_logger()
 
@@ -24,37 +24,13 @@ class Reporting:
     """The memory of one daemon."""
 
     def __init__(self) -> None:
-        self._present: set[str] = set()
         self._remarks: dict[str, object] = {}
         self._direct: dict[str, tuple[Refusal, ...]] = {}
-        self._failures: dict[str, dict[str, str]] = {}
-        self._known_failures: dict[str, dict[str, str]] = {}
 
-    @property
-    def failing(self) -> frozenset[str]:
-        """Ids of the containers for which something failed when last tried."""
-        return frozenset(self._failures)
-
-    def forget_all_but(self, present: Iterable[str]) -> None:
-        """Forget all containers that are not there (any more)."""
-        self._present = set(present)
-        for memory in (self._remarks, self._direct, self._failures):
-            for identifier in memory.keys() - self._present:
-                del memory[identifier]
-
-    def present(self, container_ids: Iterable[str]) -> None:
-        """Take note that these are there."""
-        self._present |= set(container_ids)
-
-    def knows(self, container_id: str) -> bool:
-        """Tell whether a container was there when last asked."""
-        return container_id in self._present
-
-    def begin(self, container_ids: Iterable[str]) -> None:
-        """Start a pass over these containers: what fails again is told from what is mended."""
-        self._known_failures = self._failures
-        seen = frozenset(container_ids)
-        self._failures = {key: said for key, said in self._failures.items() if key not in seen}
+    def keep(self, present: Container[str]) -> None:
+        """Forget all containers but these."""
+        self._remarks = {key: text for key, text in self._remarks.items() if key in present}
+        self._direct = {key: text for key, text in self._direct.items() if key in present}
 
     def remarks(self, wanted: Desired) -> None:
         """Tell what is left out of the wishes, and why."""
@@ -65,17 +41,6 @@ class Reporting:
             if self._is_news(skipped.container_id, skipped):
                 tell = log.debug if skipped.expected else log.warning
                 tell("client.skipped", **who(skipped), reason=skipped.reason, **hint(skipped.hint))
-
-    def failure(self, failure: Failure) -> None:
-        """Remember that something failed for a container, and tell it unless it is known.
-
-        The reason tells two failures of the same thing apart.
-        """
-        reason = str(failure.values["reason"])
-        key, about = failure.container_id, failure.about
-        self._failures.setdefault(key, {})[about] = reason
-        if self._known_failures.get(key, {}).get(about) != reason:
-            log.warning(failure.event, container_id=key[:12], **failure.values)
 
     def direct(self, client: Client, refusals: tuple[Refusal, ...]) -> None:
         """Tell which destinations are left alone because they are connected networks."""
@@ -109,6 +74,6 @@ def _tell_refusals(client: Client) -> None:
 
 
 def _tell_refusal(client: Client, refusal: Refusal) -> None:
-    event = "entry.flagged" if refusal.served else "entry.refused"
+    event = "entry.warned" if refusal.served else "entry.refused"
     values = {"entry": refusal.entry, "reason": refusal.reason} | hint(refusal.hint)
     log.warning(event, **who(client), **values)

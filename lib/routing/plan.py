@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from lib.model import Network, Route
 
+_TAKEN_BACK = "nobody asks for it any more"
+_ANOTHER_WAY = "another way to the same destination"
+
 
 def plan(
     wanted: Iterable[Route], actual: Iterable[Route], given: Iterable[Route] = ()
@@ -32,7 +35,7 @@ def plan(
         present[route.dst].append(route)
     steps = [step for route in wanted for step in _steps(route, present.pop(route.dst, []))]
     unwanted = (route for route in given if route in present.get(route.dst, []))
-    return (*steps, *(Step("del", route) for route in unwanted))
+    return (*steps, *(Step("del", route, _TAKEN_BACK) for route in unwanted))
 
 
 def directly_reached(wanted: Iterable[Route], actual: Iterable[Route]) -> frozenset[Route]:
@@ -56,4 +59,4 @@ def _steps(wanted: Route, same_dst: list[Route]) -> Iterator[Step]:
             # Of several, IPv4 overwrites the first, IPv6 the first of the same kind if any is.
             ipv6 = wanted.dst.version == IPV6
             others.remove(min(same_metric, key=lambda route: ipv6 and route.kind != wanted.kind))
-    yield from (Step("del", route) for route in others)
+    yield from (Step("del", route, _ANOTHER_WAY) for route in others)

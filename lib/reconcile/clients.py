@@ -1,0 +1,98 @@
+"""Who asks for routes, and in whose namespace: asks the engine, remembers namespaces by identity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import structlog
+
+from lib.engine.sharing import netns_owner
+from lib.errors import CallError, GoneError, NotReadyError
+from lib.logs.progress import told
+from lib.model import NETWORKS_LABEL, Snapshot
+from lib.reconcile.report import Failure
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from lib.engine.client import Engine
+    from lib.kernel.access import Kernel
+    from lib.kernel.namespaces import NamespaceId
+    from lib.model import Container
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """Labelled containers with the owners of their namespaces, and those that cannot be told."""
+
+    snapshot: Snapshot
+    identities: Mapping[str, NamespaceId]
+    """Of their namespaces, by path."""
+    failures: tuple[Failure, ...]
+
+
+class Clients:
+    """Lists and locates the labelled containers."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._identities: dict[str, NamespaceId] = {}
+        """By the id of their owners: spares an inspection of each container in each pass."""
+        self.sharing: set[str] = set()
+        """Ids of containers that share a namespace, and of those whose namespace it is."""
+
+    def list(self, engine: Engine, ids: frozenset[str] | None = None) -> tuple[Container, ...]:
+        """List the running containers with the label: all, or those of the ids."""
+        listed = engine.containers(NETWORKS_LABEL, ids=ids)
+        if ids is None:
+            present = {container.id for container in listed} | self.sharing
+            self._identities = {
+                key: self._identities[key] for key in present & self._identities.keys()
+            }
+            self.sharing = set()
+        self.sharing |= {container.id for container in listed if container.shares_netns_of}
+        return listed
+
+    def locate(
+        self, engine: Engine, listed: Sequence[Container], fresh: frozenset[str] = frozenset()
+    ) -> Located:
+        """Pair each container with the owner of its namespace, whose path is known then.
+
+        Those in `fresh` have just changed, which a listing may not show yet. A container that ends
+        meanwhile is left out.
+        """
+        pairs: list[tuple[Container, Container]] = []
+        identities: dict[str, NamespaceId] = {}
+        failures: list[Failure] = []
+        for one in told(listed, len(listed), "clients looked at"):
+            try:
+                container = engine.inspect(one.id) if one.id in fresh else one
+                owner = self._owner(engine, container)
+                pairs.append((container, owner))
+                if identity := self._identities.get(owner.id):
+                    identities[owner.sandbox_key] = identity
+            except GoneError as error:
+                log.debug("client.gone", container=one.name, reason=error.reason)
+            except (CallError, NotReadyError) as error:
+                failures.append(
+                    Failure("client.failed", one.name, one.id, "engine", error.reason, {})
+                )
+        return Located(Snapshot(tuple(pairs)), identities, tuple(failures))
+
+    def _owner(self, engine: Engine, container: Container) -> Container:
+        owner = netns_owner(engine, container)
+        if owner.id == container.id and not container.sandbox_key:
+            known = self._identities.get(container.id)
+            if known and self._kernel.identify(known.path) == known:
+                # A listing tells all but the namespace, and costs no call for each container.
+                return replace(container, sandbox_key=known.path)
+            # That it shares a namespace, Podman 4.3 tells in an inspection only.
+            owner = netns_owner(engine, engine.inspect(container.id))
+        if owner.id != container.id:
+            self.sharing |= {container.id, owner.id}
+        if identity := self._kernel.identify(owner.sandbox_key):
+            self._identities[owner.id] = identity
+        return owner

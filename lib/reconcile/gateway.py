@@ -1,0 +1,185 @@
+"""Who the gateway is and where it is now: one object that tracks it, logs its changes and tells them.
+
+It asks the engine; it touches no route.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from lib.engine import sidecar
+from lib.errors import CallError, GoneError, NotReadyError
+from lib.kernel.namespaces import is_at_process
+from lib.model import Gateway
+from lib.reconcile.report import Found, Lost, Unknown
+from lib.reconcile.reporting import hint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lib.engine.client import Engine
+    from lib.engine.sidecar import Sidecar
+    from lib.model import Container
+    from lib.reconcile.report import GatewayState
+    from lib.settings import Settings
+
+log = structlog.get_logger()
+
+
+class GatewayTracker:
+    """Follows the gateway through restarts and re-creations."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Callable[[], float],
+        announce: Callable[[Gateway | None, Path | None], None] = lambda *_: None,
+    ) -> None:
+        """Tell `announce` of the gateway and of the directory of namespaces, before anyone acts.
+
+        None for the gateway where it is lost or unknown; None for the directory where it is not
+        known, or not mounted here.
+        """
+        self._settings = settings
+        self._clock = clock
+        self._announce = announce
+        self._sidecar: Sidecar | None = None
+        self._container: Container | None = None
+        """The gateway's, as inspected last."""
+        self._last: Gateway | None = None
+        """As it was when it was last found or lost."""
+        self.state: GatewayState = Unknown("the gateway has not been looked for yet")
+
+    def update(self, engine: Engine) -> GatewayState:
+        """Look for the gateway anew, and return its state.
+
+        Raises EngineError if the engine does not answer.
+        """
+        state = self._find(engine)
+        if state != self.state:
+            _log_change(self.state, state)
+        self.state = state
+        self._last = None if isinstance(state, Unknown) else state.gateway
+        key = self._container.sandbox_key if self._container else ""
+        directory = Path(key).parent if key and not is_at_process(key) else None
+        self._announce(state.gateway if isinstance(state, Found) else None, directory)
+        return state
+
+    def _find(self, engine: Engine) -> GatewayState:
+        try:
+            place = self._place(engine)
+        except NotReadyError as error:
+            return Unknown(error.reason, error.hint)
+        try:
+            self._follow(engine, place)
+            return Found(self._with_losses(self._reach(place.network)))
+        except CallError as error:
+            # The engine is well but silent about the gateway, as in a long start or stop.
+            is_first = isinstance(self.state, Unknown)
+            return Unknown(error.reason, error.hint) if is_first else self.state
+        except NotReadyError as error:
+            if self._settings.on_gateway_loss == "keep":
+                return Unknown(error.reason, error.hint)
+            return self._lost(engine, place, error)
+
+    def _place(self, engine: Engine) -> Sidecar:
+        if self._sidecar is None:
+            self._sidecar = found = sidecar.find(engine, self._settings)
+            _log_sidecar(found, self._settings)
+            self._container = found.gateway
+            _log_gateway(found.gateway)
+        return self._sidecar
+
+    def _follow(self, engine: Engine, place: Sidecar) -> None:
+        """Inspect the gateway's container afresh, or the one that took its place."""
+        container = sidecar.follow(engine, self._container or place.gateway)
+        if not self._container or container.id != self._container.id:
+            _log_gateway(container)
+        self._container = container
+
+    def _reach(self, network: str) -> Gateway:
+        """Return the gateway on the network; NotReadyError if it is not there."""
+        container = self._container
+        assert container  # noqa: S101 - it was inspected just now
+        if not container.running:
+            reason = f"the gateway {container.name} is not running"
+            raise NotReadyError(reason, f"docker start {container.name}")
+        endpoint = container.endpoint(network)
+        if endpoint is None or not endpoint.interfaces:
+            reason = f"the gateway {container.name} has no address on the network {network}"
+            raise NotReadyError(reason, f"docker network connect {network} {container.name}")
+        addresses = tuple(interface.ip for interface in endpoint.interfaces)
+        return Gateway(
+            container.name, container.id, endpoint.network, endpoint.network_id, addresses
+        )
+
+    def _lost(self, engine: Engine, place: Sidecar, error: NotReadyError) -> Lost | Unknown:
+        """Return the gateway without addresses, so that what it led to becomes unreachable."""
+        if isinstance(self.state, Lost):
+            return replace(self.state, reason=error.reason, hint=error.hint)
+        gateway = self._last
+        if gateway is None:
+            try:
+                network = engine.network(place.network)
+            except GoneError:
+                advice = f"docker network create {place.network}, or name another by label or --network"
+                return Unknown(f"there is no network {place.network}", advice)
+            versions = frozenset(subnet.version for subnet in network.subnets)
+            container = self._container or place.gateway
+            gateway = Gateway(
+                container.name, container.id, network.name, network.id, (), lost=versions
+            )
+        return Lost(_without_addresses(gateway), error.reason, error.hint, self._clock())
+
+    def _with_losses(self, gateway: Gateway) -> Gateway:
+        """Add the IP versions in which the last gateway on that network had an address."""
+        last = self._last
+        if self._settings.on_gateway_loss == "keep" or not last:
+            return gateway
+        if gateway.network_id != last.network_id:
+            return gateway
+        here = {address.version for address in gateway.addresses}
+        return replace(gateway, lost=_without_addresses(last).lost - here)
+
+
+def _without_addresses(gateway: Gateway) -> Gateway:
+    lost = gateway.lost | {address.version for address in gateway.addresses}
+    return replace(gateway, addresses=(), lost=lost)
+
+
+def _log_change(before: GatewayState, now: GatewayState) -> None:
+    """Log what became of the gateway."""
+    if isinstance(now, Unknown):
+        log.warning("gateway.missing", reason=now.reason, **hint(now.hint))
+        return
+    gateway = now.gateway
+    values = {"container": gateway.container, "network": gateway.network}
+    if isinstance(now, Lost):
+        log.warning("gateway.lost", **values, reason=now.reason, **hint(now.hint))
+        return
+    addresses = [str(address) for address in gateway.addresses]
+    log.info("gateway.ready", **values, gateway=addresses)
+    known = before.gateway.lost if isinstance(before, Found) else frozenset()
+    for version in sorted(gateway.lost - known):
+        reason = f"the gateway has no IPv{version} address on {gateway.network} any more"
+        advice = f"docker restart {gateway.container}"
+        log.warning("gateway.lost", **values, reason=reason, hint=advice)
+
+
+def _log_sidecar(found: Sidecar, settings: Settings) -> None:
+    if found.own:
+        values = {"container": found.own.name, "container_id": found.own.id[:12]}
+        log.info("sidecar.found", **values, network=found.network)
+    elif not settings.network:
+        reason = "our own container was not found, so its label cannot be read"
+        advice = "name the network with --network if it is another one"
+        log.warning("sidecar.unknown", network=found.network, reason=reason, hint=advice)
+
+
+def _log_gateway(gateway: Container) -> None:
+    values = {"container": gateway.name, "container_id": gateway.id[:12]}
+    log.info("gateway.found", **values, netns=gateway.sandbox_key)

@@ -1,0 +1,59 @@
+"""One look at everything, as a first pass would take it, for commands that end. Changes nothing."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lib.errors import NetnsError, NotReadyError
+from lib.reconcile import failures
+from lib.reconcile.clients import Clients
+from lib.reconcile.gateway import GatewayTracker
+from lib.reconcile.namespace import Namespace, gather
+from lib.reconcile.report import Unknown
+from lib.routing import desired
+
+if TYPE_CHECKING:
+    from lib.engine.client import Engine
+    from lib.kernel.access import Kernel
+    from lib.model import Desired, Gateway
+    from lib.reconcile.report import Failure
+    from lib.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What one look at everything found."""
+
+    gateway: Gateway
+    desired: Desired
+    namespaces: list[Namespace]
+    """Those that could be read."""
+    failures: list[Failure]
+
+
+def look(engine: Engine, kernel: Kernel, settings: Settings) -> Findings:
+    """Look at everything once.
+
+    Raises NotReadyError if there is no gateway, EngineError if the engine does not answer.
+    """
+    state = GatewayTracker(settings, time.monotonic).update(engine)
+    if isinstance(state, Unknown):
+        raise NotReadyError(state.reason, state.hint)
+    clients = Clients(kernel)
+    located = clients.locate(engine, clients.list(engine))
+    wanted = desired.compute(located.snapshot, state.gateway)
+    found = Findings(state.gateway, wanted, [], list(located.failures))
+    for namespace in gather(wanted.clients).values():
+        try:
+            kernel.check(namespace.path)
+            namespace.actual = kernel.routes(namespace.path)
+        except NetnsError as error:
+            there = (client for client in namespace.clients if failures.is_there(engine, client))
+            found.failures.extend(
+                failures.of_entry(client, namespace.path, error) for client in there
+            )
+        else:
+            found.namespaces.append(namespace)
+    return found

@@ -1,0 +1,290 @@
+"""One namespace at a time: read its routes, plan, set what differs, remember and log it.
+
+The visit is a conversation with a shell: it yields command lines, and is sent how they ended. What
+ran is remembered and logged before anything else can fail.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import structlog
+
+from lib.errors import NetnsError, NetnsGoneError
+from lib.model import Client, Refusal, Route, Step
+from lib.reconcile import failures
+from lib.reconcile.report import Why
+from lib.reconcile.reporting import hint, who
+from lib.routing import iproute
+from lib.routing.plan import directly_reached, plan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from lib.engine.client import Engine
+    from lib.kernel.access import Kernel
+    from lib.kernel.namespaces import NamespaceId
+    from lib.kernel.shells import Conversation, Outcome
+    from lib.model import Network
+    from lib.reconcile.ledger import Ledger
+    from lib.reconcile.report import Failure
+    from lib.reconcile.reporting import Reporting
+
+log = structlog.get_logger()
+
+MAX_STEPS = 100
+"""Commands in one namespace in one pass, so that no client waits long for another's."""
+
+_DONE = {"replace": "route.replaced", "del": "route.deleted"}
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A step, for whom it is done, and the line that does it."""
+
+    step: Step
+    client: Client
+    command: str
+
+
+@dataclass(slots=True)
+class Namespace:
+    """What is to be in one namespace and for whom, what was put there before, and what is there."""
+
+    path: str
+    identity: NamespaceId | None = None
+    """What it was when its container was located; None if it was not there."""
+    wanted: dict[Route, Client] = field(default_factory=dict)
+    given: dict[Route, Client] = field(default_factory=dict)
+    actual: tuple[Route, ...] = ()
+    attached: frozenset[Network] = frozenset()
+    """The networks to which the engine has attached it."""
+
+    @property
+    def clients(self) -> tuple[Client, ...]:
+        """All for whom it is entered, each once."""
+        everyone = [*self.given.values(), *self.wanted.values()]
+        return tuple({client.container_id: client for client in everyone}.values())
+
+    def tasks(self) -> list[Task]:
+        """Return what makes it right, in order."""
+        whose = self.given | self.wanted
+        returnable = [route for route in self.given if route.dst not in self.attached]
+        steps = plan(self.wanted, self.actual, returnable)
+        return [self.task(step, whose.get(step.route) or self.clients[0]) for step in steps]
+
+    def task(self, step: Step, client: Client) -> Task:
+        """Return what a step means here."""
+        return Task(step, client, iproute.command(self.path, step))
+
+    def kept(self, client: Client) -> tuple[Refusal, ...]:
+        """Tell which of a client's routes stay, since the engine has connected their network since.
+
+        To delete one would leave the container without any way to that network.
+        """
+        reason = "still leads through the gateway: the container was connected to it meanwhile"
+        advice = "docker network disconnect that network, and connect it again"
+        return tuple(
+            Refusal(str(route.dst), reason, advice, served=True)
+            for route, whose in self.given.items()
+            if whose.container_id == client.container_id
+            and route.dst in self.attached
+            and route in self.actual
+        )
+
+    def direct(self, routes: Iterable[Route]) -> tuple[Refusal, ...]:
+        """Tell which of the routes are refused because they would replace a connected network."""
+        reason = "is a network to which the container is connected by itself"
+        advice = "remove it from the label: the container reaches that network directly"
+        found = sorted(str(route.dst) for route in directly_reached(routes, self.actual))
+        return tuple(Refusal(dst, reason, advice) for dst in found)
+
+
+def gather(clients: Iterable[Client]) -> dict[str, Namespace]:
+    """Gather what is wanted by namespace."""
+    namespaces: dict[str, Namespace] = {}
+    for client in clients:
+        for route in client.routes:
+            namespace = namespaces.setdefault(client.netns, Namespace(client.netns))
+            namespace.wanted.setdefault(route, client)
+    return namespaces
+
+
+@dataclass(slots=True)
+class Visitor:
+    """Goes through namespaces in one pass, and counts what it changes."""
+
+    engine: Engine
+    kernel: Kernel
+    ledger: Ledger
+    reporting: Reporting
+    network: str
+    trigger: str
+    changed: int = 0
+
+    def visit(self, namespace: Namespace) -> Conversation:
+        """Read, plan, set, remember. What fails here keeps nobody else from its routes."""
+        try:
+            self.kernel.check(namespace.path)
+            namespace.actual = self.kernel.routes(namespace.path)
+        except NetnsError as error:
+            self._fail_entry(namespace, error)
+            return
+        place = namespace.identity or self.kernel.identify(namespace.path)
+        if place is None:
+            return  # It has just ended.
+        self._take_stock(namespace, place)
+        changed: set[str] = set()
+        failed: set[Network] = set()
+        for tasks in self._choose(namespace):
+            due = [task for task in tasks if task.step.route.dst not in failed]
+            if self.kernel.identify(namespace.path) != place:
+                return  # It has ended, and its path may be that of another.
+            outcomes = yield [task.command for task in due]
+            ended = list(zip(due, outcomes, strict=True))
+            failed |= self._record(namespace, place, ended)
+            changed |= {task.client.container_id for task, outcome in ended if not outcome.exit_code}
+        for client in namespace.clients:
+            if client.container_id in changed:
+                self._log_client(namespace, client)
+
+    # --- before the commands --------------------------------------------------------------------
+
+    def _take_stock(self, namespace: Namespace, place: NamespaceId) -> None:
+        """Compare what we remember with what is there."""
+        actual = set(namespace.actual)
+        for route in namespace.given.keys() - actual:
+            self.ledger.drop(place, route)
+        for route, client in namespace.wanted.items():
+            if route in actual:
+                if route.kind == "unreachable" and not self.ledger.is_ours(place, route):
+                    self.ledger.note(client.container_id, Why.LOOK_AGAIN)
+                self.ledger.put(place, route, client)
+        for client in namespace.clients:
+            wanted = [route for route, whose in namespace.wanted.items() if whose is client]
+            self.reporting.direct(client, (*namespace.direct(wanted), *namespace.kept(client)))
+
+    def _choose(self, namespace: Namespace) -> tuple[list[Task], list[Task]]:
+        """Return the replacements and deletions of this pass.
+
+        What has failed before comes last, and not at all while there is more that was never tried:
+        so each entry that can work is reached, and what fails waits for its time.
+        """
+        tasks = namespace.tasks()
+        for client in namespace.clients:
+            own = [
+                task.command for task in tasks if task.client.container_id == client.container_id
+            ]
+            self.ledger.keep_failures(client.container_id, own)
+        fresh, again = self._by_failure(tasks)
+        chosen = [*fresh, *again][:MAX_STEPS]
+        for task in fresh[MAX_STEPS:]:
+            self.ledger.note(task.client.container_id, Why.MORE)
+        replacements = [task for task in chosen if task.step.verb == "replace"]
+        return replacements, [task for task in chosen if task.step.verb == "del"]
+
+    def _by_failure(self, tasks: Sequence[Task]) -> tuple[list[Task], list[Task]]:
+        """Return the tasks to destinations without a failure, and the others that are due.
+
+        The latter in the order in which they failed; what belongs to one destination stays together.
+        """
+        by_dst: dict[Network, list[Task]] = defaultdict(list)
+        for task in tasks:
+            by_dst[task.step.route.dst].append(task)
+        fresh: list[Task] = []
+        failed: list[tuple[int, list[Task]]] = []
+        for group in by_dst.values():
+            known = list(self.ledger.failures(group[0].client.container_id))
+            ranks = [known.index(task.command) for task in group if task.command in known]
+            if not ranks:
+                fresh += group
+            elif not self.ledger.continues(group[0].client.container_id):
+                failed.append((min(ranks), group))
+        failed.sort(key=lambda ranked: ranked[0])
+        return fresh, [task for _, group in failed for task in group]
+
+    # --- after them -----------------------------------------------------------------------------
+
+    def _record(
+        self, namespace: Namespace, place: NamespaceId, ended: Sequence[tuple[Task, Outcome]]
+    ) -> set[Network]:
+        """Remember and log how commands ended; return the destinations where one failed."""
+        failed: list[tuple[Task, Outcome]] = []
+        for task, outcome in ended:
+            if not outcome.exit_code:
+                self._note_done(namespace, place, task)
+                self._log_done(namespace, task, outcome)
+            elif task.step.verb == "del" and failures.is_vanished(outcome):
+                self.ledger.drop(place, task.step.route)
+                log.debug("route.vanished", **self._values(namespace, task))
+            else:
+                failed.append((task, outcome))
+        self._fail_commands(namespace, failed)
+        return {task.step.route.dst for task, _ in failed}
+
+    def _note_done(self, namespace: Namespace, place: NamespaceId, task: Task) -> None:
+        route = task.step.route
+        if task.step.verb == "replace":
+            self.ledger.put(place, route, task.client)
+            namespace.actual = (*namespace.actual, route)
+        else:
+            self.ledger.drop(place, route)
+        self.ledger.succeed(task.client.container_id, task.command)
+        self.changed += 1
+
+    def _values(self, namespace: Namespace, task: Task) -> dict[str, str]:
+        route = task.step.route
+        values = {"dst": str(route.dst), "netns": namespace.path, "command": task.command}
+        return who(task.client) | values
+
+    def _log_done(self, namespace: Namespace, task: Task, outcome: Outcome) -> None:
+        values = self._values(namespace, task) | {"network": self.network}
+        if task.step.reason:
+            values["reason"] = task.step.reason
+        log.info(
+            _DONE[task.step.verb],
+            **values,
+            gateway=str(task.step.route.gateway or task.step.route.kind),
+            trigger=self.trigger,
+            duration_ms=round(outcome.duration_ms, 1),
+        )
+
+    def _log_client(self, namespace: Namespace, client: Client) -> None:
+        """Sum up a client whose routes changed: how many of those that it asks for are there."""
+        shared = {"shared_with": client.shared_with} if client.shared_with else {}
+        routes = len({*client.routes} & {*namespace.actual})
+        log.info("client.routed", **who(client), **shared, routes=routes)
+
+    def _fail_commands(self, namespace: Namespace, failed: Iterable[tuple[Task, Outcome]]) -> None:
+        """Tell of failed commands, unless they failed because the container ended under them."""
+        is_there: dict[str, bool] = {}
+        for task, outcome in failed:
+            client = task.client
+            if client.container_id not in is_there:
+                is_there[client.container_id] = self._is_there(namespace, client)
+            if is_there[client.container_id]:
+                self._fail(failures.of_command(client, namespace.path, task.step.route, outcome))
+            else:
+                values = self._values(namespace, task)
+                log.debug("client.gone", **values, reason=outcome.output)
+
+    def _fail_entry(self, namespace: Namespace, error: NetnsError) -> None:
+        """Tell that a namespace cannot be entered, for each of its clients that is still there."""
+        if isinstance(error, NetnsGoneError) and namespace.identity:
+            self.ledger.forget_namespace(namespace.identity)
+        for client in namespace.clients:
+            if failures.is_there(self.engine, client):
+                self._fail(failures.of_entry(client, namespace.path, error))
+
+    def _is_there(self, namespace: Namespace, client: Client) -> bool:
+        try:
+            self.kernel.check(namespace.path)
+        except NetnsError:
+            return False
+        return failures.is_there(self.engine, client)
+
+    def _fail(self, failure: Failure) -> None:
+        if self.ledger.fail(failure):
+            failures.log_failure(failure)

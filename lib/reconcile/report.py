@@ -1,0 +1,116 @@
+"""What a pass is asked for and what it answers: values, no behaviour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from lib.model import Gateway
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Which containers a pass is for, and why it runs."""
+
+    trigger: str
+    """As the log has it: an action of the engine's, `startup`, `reconnect`, `resync`, `retry`."""
+    ids: frozenset[str] = frozenset()
+    """Containers that have just changed, or whose unfinished work is due."""
+    is_full: bool = False
+    """Whether it is for all containers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The gateway has an address on the network, though maybe not in each IP version."""
+
+    gateway: Gateway
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The gateway is gone, stopped or off the network: what led to it is unreachable."""
+
+    gateway: Gateway
+    """As it was, without addresses."""
+    reason: str
+    hint: str
+    since: float
+    """Monotonic seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """It cannot be told yet who the gateway is; no client is touched."""
+
+    reason: str
+    hint: str = ""
+
+
+GatewayState = Found | Lost | Unknown
+
+
+class Why(Enum):
+    """Why a container needs another pass."""
+
+    EARLY = "given routes early"
+    """A pass after its start will verify them; until then they are not taken back."""
+    MORE = "more"
+    """It wants more commands than one pass runs for a namespace."""
+    FAILED = "failed"
+    LOOK_AGAIN = "look again"
+    """`unreachable` was found and left: it may be that of another sidecar, whose network the
+    container has just left, and about to be taken back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """Work that one container still needs, and when it is due."""
+
+    container_id: str
+    container: str
+    """Its name."""
+    why: Why
+    due: float
+    """Monotonic seconds."""
+    tries: int = 0
+    """How often it has failed in a row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Something that did not work for one container."""
+
+    event: str
+    """Under what name the log has it."""
+    container: str
+    container_id: str
+    about: str
+    """What failed, to tell it from other failures of that container: a command, or `engine`,
+    `netns`."""
+    reason: str
+    values: Mapping[str, str | int]
+    """What the log says beside that: `hint` where there is one, `netns` where it was reached."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one pass found and did, and what is left to do."""
+
+    scope: Scope
+    """What it was for in the end, which may be more than it was asked for."""
+    gateway: GatewayState
+    clients: int = 0
+    routes: int = 0
+    changed: int = 0
+    refused: int = 0
+    unfinished: tuple[Unfinished, ...] = ()
+
+    @property
+    def failing(self) -> tuple[str, ...]:
+        """Names of the containers for which something failed when last tried, in order."""
+        return tuple(sorted(one.container for one in self.unfinished if one.why is Why.FAILED))

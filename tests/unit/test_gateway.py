@@ -1,0 +1,203 @@
+"""Where the gateway is: found, lost or unknown, told before anybody acts, and logged once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import ip_interface
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import structlog
+
+from lib.model import Container, DockerNetwork, Endpoint, Gateway
+from lib.reconcile.gateway import GatewayTracker
+from lib.reconcile.report import Found, Lost, Unknown
+from lib.settings import Settings
+from tests.fakes import GATEWAY, WG_NET, StandInEngine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+HERE = "/run/docker/netns/1f2e3d4c5b6a"
+POINT = Endpoint("wg-net", "n1", (ip_interface("192.0.2.1/24"), ip_interface("fd::1/64")))
+RUNNING = Container(
+    id="gw",
+    name="wireguard",
+    running=True,
+    labels={},
+    network_mode="wg-net",
+    sandbox_key=HERE,
+    endpoints=(POINT,),
+)
+STOPPED = replace(RUNNING, running=False, sandbox_key="", endpoints=())
+LOST = replace(GATEWAY, addresses=(), lost=frozenset({4, 6}))
+
+
+class Site:
+    """A tracker over an engine that a test changes, and what it announced and logged."""
+
+    def __init__(self, *known: Container, **settings: Any) -> None:  # noqa: ANN401
+        self.engine = StandInEngine(known, on=(WG_NET,))
+        self.announced: list[tuple[Gateway | None, Path | None]] = []
+        self.now = 100.0
+        self.tracker = GatewayTracker(
+            Settings(gateway="wireguard", **settings),
+            lambda: self.now,
+            lambda *said: self.announced.append(said),
+        )
+
+    def update(self, *known: Container) -> Found | Lost | Unknown:
+        if known:
+            self.engine.known = known
+        return self.tracker.update(self.engine)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def logged() -> Callable[[], list[str]]:
+    """Return what tells the events that were logged."""
+    capture = structlog.testing.LogCapture()
+    structlog.configure(processors=[capture])
+    return lambda: [f"{entry['log_level']} {entry['event']}" for entry in capture.entries]
+
+
+def test_a_gateway_that_runs_is_found_and_announced(logged: Callable[[], list[str]]) -> None:
+    site = Site(RUNNING)
+
+    assert site.update() == site.tracker.state == Found(GATEWAY)
+    assert site.announced == [(GATEWAY, Path(HERE).parent)]
+    assert logged() == ["info gateway.found", "info gateway.ready"]
+    assert site.update() == Found(GATEWAY)
+    assert logged() == ["info gateway.found", "info gateway.ready"]
+
+
+def test_a_gateway_found_stopped_is_announced_with_its_directory_once_it_runs() -> None:
+    site = Site(STOPPED)
+
+    assert isinstance(site.update(), Lost)
+    assert site.announced == [(None, None)]
+    assert site.update(RUNNING) == Found(GATEWAY)
+    assert site.announced[1:] == [(GATEWAY, Path(HERE).parent)]
+
+
+def test_a_lost_gateway_keeps_the_time_of_its_loss(logged: Callable[[], list[str]]) -> None:
+    site = Site(RUNNING)
+    site.update()
+    lost = site.update(STOPPED)
+    site.now = 200.0
+
+    assert lost == Lost(
+        LOST, "the gateway wireguard is not running", "docker start wireguard", since=100.0
+    )
+    assert site.update() == lost
+    assert site.announced[1:] == [(None, None)] * 2
+    assert logged()[2:] == ["warning gateway.lost"]
+
+
+def test_a_gateway_that_was_never_there_is_lost_in_the_versions_of_its_network() -> None:
+    assert Site(STOPPED).update() == Lost(
+        LOST, "the gateway wireguard is not running", "docker start wireguard", since=100.0
+    )
+
+
+def test_without_its_network_it_is_unknown() -> None:
+    site = Site(STOPPED)
+    site.engine.on = ()
+    state = site.update()
+
+    assert isinstance(state, Unknown)
+    assert state.reason == "there is no network wg-net"
+
+
+def test_if_routes_are_to_be_kept_a_lost_gateway_is_unknown(
+    logged: Callable[[], list[str]],
+) -> None:
+    site = Site(RUNNING, on_gateway_loss="keep")
+    site.update()
+
+    assert site.update(STOPPED) == Unknown(
+        "the gateway wireguard is not running", "docker start wireguard"
+    )
+    assert site.announced[1:] == [(None, None)]
+    assert logged()[2:] == ["warning gateway.missing"]
+
+
+def test_a_reason_that_changes_is_told_again(logged: Callable[[], list[str]]) -> None:
+    site = Site(RUNNING)
+    site.engine.known = ()
+    for known, reason in (
+        ((), "the engine has no container wireguard, named by --gateway"),
+        ((), "the engine has no container wireguard, named by --gateway"),
+    ):
+        site.engine.known = known
+        state = site.tracker.update(site.engine)  # type: ignore[arg-type]
+        assert isinstance(state, Unknown)
+        assert state.reason == reason
+
+    assert logged() == ["warning gateway.missing"]
+
+
+def test_while_the_engine_is_silent_about_it_the_state_stays() -> None:
+    site = Site(RUNNING)
+    site.update()
+    site.engine.silent_about = "gw"
+
+    assert site.update() == Found(GATEWAY)
+
+
+def test_while_the_engine_is_silent_from_the_start_it_is_unknown() -> None:
+    site = Site(replace(RUNNING, id="wireguard-id"))
+    site.update()
+    fresh = Site(RUNNING)
+    fresh.engine.silent_about = "gw"
+
+    state = fresh.update()
+
+    assert isinstance(state, Unknown)
+    assert state.reason == "the engine was silent for too long"
+
+
+@pytest.mark.parametrize(
+    ("network_id", "lost"),
+    [pytest.param("n1", {6}, id="same network"), pytest.param("n2", set(), id="another network")],
+)
+def test_an_address_that_did_not_come_back_stays_lost(
+    network_id: str, lost: set[int], logged: Callable[[], list[str]]
+) -> None:
+    site = Site(RUNNING)
+    site.update()
+    point = replace(POINT, network_id=network_id, interfaces=POINT.interfaces[:1])
+    state = site.update(replace(RUNNING, endpoints=(point,)))
+
+    assert isinstance(state, Found)
+    assert state.gateway.lost == lost
+    assert site.announced[-1][0] == state.gateway
+    assert logged()[2:] == ["info gateway.ready"] + ["warning gateway.lost"] * len(lost)
+    assert site.update() == state
+    assert len(logged()) == 3 + len(lost)
+
+
+def test_a_lost_version_that_comes_back_is_lost_no_more(logged: Callable[[], list[str]]) -> None:
+    site = Site(RUNNING)
+    site.update()
+    site.update(replace(RUNNING, endpoints=(replace(POINT, interfaces=POINT.interfaces[:1]),)))
+
+    assert site.update(RUNNING) == Found(GATEWAY)
+    assert logged()[4:] == ["info gateway.ready"]
+
+
+def test_a_gateway_made_anew_is_followed_by_its_name(logged: Callable[[], list[str]]) -> None:
+    site = Site(RUNNING)
+    site.update()
+    state = site.update(replace(RUNNING, id="gw2"))
+
+    assert state == Found(replace(GATEWAY, container_id="gw2"))
+    assert logged()[2:] == ["info gateway.found", "info gateway.ready"]
+
+
+def test_the_network_need_not_be_there_for_a_gateway_that_was_found() -> None:
+    site = Site(RUNNING)
+    site.update()
+    site.engine.on = (DockerNetwork("n3", "other", (), {}),)
+
+    assert isinstance(site.update(STOPPED), Lost)
