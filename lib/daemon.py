@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from lib.early.service import FastPath
     from lib.health import Health
-    from lib.kernel.shells import Shell
+    from lib.kernel.shells import Shells
     from lib.model import Event
     from lib.settings import Settings
 
@@ -130,7 +130,7 @@ class Daemon:
     def __init__(  # noqa: PLR0913 - the last two are for tests
         self,
         settings: Settings,
-        shell: Shell,
+        shell: Shells,
         fastpath: FastPath,
         health: Health,
         *,

@@ -196,17 +196,6 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """How one command line ended."""
-
-    command: str
-    exit_code: int
-    output: str
-    """Standard output and standard error as they came, interleaved."""
-    duration_ms: float
-
-
-@dataclass(frozen=True, slots=True)
 class Failure:
     """Something that did not work for one container."""
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from lib.engine.client import Engine
-    from lib.kernel.shells import Shell
-    from lib.model import Container, Event, Network, Outcome
+    from lib.kernel.shells import Outcome, Shells
+    from lib.model import Container, Event, Network
     from lib.settings import Settings
 
 log = structlog.get_logger()
@@ -39,7 +39,7 @@ _DONE = {"replace": "route.replaced", "del": "route.deleted"}
 class Reconciler:
     """Makes what is be what the labels ask for; remembers what it gave, to take it back."""
 
-    def __init__(self, shell: Shell, settings: Settings) -> None:
+    def __init__(self, shell: Shells, settings: Settings) -> None:
         self._shell = shell
         self._reporting = Reporting()
         self.survey = Survey(settings, self._reporting.failure)

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from lib.engine.client import Engine
-    from lib.model import Container, Desired, Network, Outcome, Step
+    from lib.kernel.shells import Outcome
+    from lib.model import Container, Desired, Network, Step
     from lib.settings import Settings
 
 log = structlog.get_logger()
