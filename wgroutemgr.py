@@ -41,7 +41,7 @@ from lib.early.service import FastPath  # noqa: E402
 from lib.engine.client import Engine  # noqa: E402
 from lib.errors import WgRouteMgrError  # noqa: E402
 from lib.kernel import prerequisites  # noqa: E402
-from lib.kernel.shells import Shell  # noqa: E402
+from lib.kernel.shells import Shells  # noqa: E402
 from lib.logs.setup import configure  # noqa: E402
 
 _SWITCH_INTERVAL = 0.0005
@@ -94,7 +94,7 @@ def _run(chosen: Settings) -> int:
     for finding in prerequisites.missing():
         log.error("prerequisite.missing", reason=finding.seen, hint="; ".join(finding.mend))
     sys.setswitchinterval(_SWITCH_INTERVAL)
-    shell, fast_shell, state = Shell(width=_WIDTH), Shell(width=_FAST_WIDTH), health.Health()
+    shell, fast_shell, state = Shells(width=_WIDTH), Shells(width=_FAST_WIDTH), health.Health()
     try:
         Daemon(chosen, shell, FastPath(fast_shell, Engine), state).run()
     except Stopped as stopped:
@@ -117,7 +117,7 @@ def _doctor(chosen: Settings) -> int:
     from lib.doctor import report  # noqa: PLC0415 - as in _once()
     from lib.doctor.site import Case  # noqa: PLC0415
 
-    shell = Shell()
+    shell = Shells()
     try:
         return report.report(Case(chosen, shell, Engine), sys.stdout)
     finally:

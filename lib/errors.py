@@ -57,3 +57,7 @@ class NetnsError(WgRouteMgrError):
 
 class NetnsGoneError(NetnsError):
     """The namespace ended with its container: nobody's fault."""
+
+
+class ShellError(WgRouteMgrError):
+    """No shell can be started: the environment's fault; ends the program at its start."""

@@ -212,17 +212,6 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """How one command line ended."""
-
-    command: str
-    exit_code: int
-    output: str
-    """Standard output and standard error as they came, interleaved."""
-    duration_ms: float
-
-
-@dataclass(frozen=True, slots=True)
 class Link:
     """A network interface of one namespace."""
 

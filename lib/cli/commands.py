@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from lib.cli import tables as view
 from lib.engine.client import Engine
-from lib.kernel.shells import Shell
+from lib.kernel.shells import Shells
 from lib.model import NETWORKS_LABEL, Step
 from lib.reconcile.survey import VANISHED, look
 
@@ -69,7 +69,7 @@ def status(settings: Settings) -> int:
 
 def withdraw(settings: Settings) -> int:
     """Delete the routes that are there as this gateway's clients are given them."""
-    with closing(Engine()) as engine, closing(Shell()) as shell:
+    with closing(Engine()) as engine, closing(Shells()) as shell:
         findings = look(engine, settings)
         tasks = [
             space.task(Step("del", route), client)

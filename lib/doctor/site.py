@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from lib.engine.client import Engine
     from lib.engine.sidecar import Sidecar
-    from lib.kernel.shells import Shell
-    from lib.model import Address, Client, DockerNetwork, Gateway, Link, Network, Outcome
+    from lib.kernel.shells import Outcome, Shells
+    from lib.model import Address, Client, DockerNetwork, Gateway, Link, Network
     from lib.settings import Settings
 
 T = TypeVar("T")
@@ -55,7 +55,7 @@ class Case:
     """What is known so far; None is what no check has found."""
 
     settings: Settings
-    shell: Shell
+    shell: Shells
     connect: Callable[[], Engine]
     engine: Engine | None = None
     sidecar: Sidecar | None = None

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
     from lib.early.lookup import Known
     from lib.engine.client import Engine
-    from lib.kernel.shells import Shell
-    from lib.model import Address, Gateway, Network, Outcome, Route
+    from lib.kernel.shells import Outcome, Shells
+    from lib.model import Address, Gateway, Network, Route
 
 log = structlog.get_logger()
 
@@ -171,7 +171,7 @@ class _Look:
 class FastPath:
     """Watches for new namespaces in a thread of its own, with its own shell and scout."""
 
-    def __init__(self, shell: Shell, connect: Callable[[], Engine]) -> None:
+    def __init__(self, shell: Shells, connect: Callable[[], Engine]) -> None:
         """Nothing is watched until the first `lead_to`."""
         self._shell = shell
         self._scout = Scout(connect)

@@ -6,22 +6,18 @@ that does not exist is not asked for, as the kernel would make it.
 
 from __future__ import annotations
 
-import ctypes
-import os
 import socket
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lib.kernel import netlink
+from lib.kernel import libc, netlink
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from lib.kernel.netlink import Message
-
-_LIBC = ctypes.CDLL(None, use_errno=True)
 
 _FAMILIES = {1: "inet", 2: "ip", 10: "ip6"}
 """Families whose chains see forwarded packets: `NFPROTO_*` of linux/netfilter.h."""
@@ -104,10 +100,14 @@ def _legacy(family: str) -> Iterator[Chain]:
     if not file.exists() or "filter" not in file.read_text().split():
         return
     with socket.socket(address_family, socket.SOCK_DGRAM) as kernel:
-        info = _getsockopt(kernel, level, _GET_INFO, b"filter".ljust(_INFO.size, b"\0"))
+        info = libc.socket_option(
+            kernel.fileno(), level, _GET_INFO, b"filter".ljust(_INFO.size, b"\0")
+        )
         _, _, *offsets, _, size = _INFO.unpack(info)
         head = _GET.pack(b"filter", size)
-        entries = _getsockopt(kernel, level, _GET_ENTRIES, head + bytes(size))[_GET.size :]
+        entries = libc.socket_option(kernel.fileno(), level, _GET_ENTRIES, head + bytes(size))[
+            _GET.size :
+        ]
     at, policy_at = offsets[_FORWARD], offsets[5 + _FORWARD]
     rules = 0
     while at < policy_at:
@@ -116,14 +116,3 @@ def _legacy(family: str) -> Iterator[Chain]:
     (target,) = struct.unpack_from("=H", entries, policy_at + target_at)
     (verdict,) = struct.unpack_from("=i", entries, policy_at + target + _TARGET_HEADER)
     yield Chain(family, "filter", "FORWARD", drops=verdict == _VERDICT_DROP, rules=rules)
-
-
-def _getsockopt(kernel: socket.socket, level: int, option: int, value: bytes) -> bytes:
-    """Do as getsockopt(2) does; Python's own cannot hand in a value."""
-    buffer = ctypes.create_string_buffer(value, len(value))
-    length = ctypes.c_uint(len(value))
-    descriptor = kernel.fileno()
-    if _LIBC.getsockopt(descriptor, level, option, buffer, ctypes.byref(length)) < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-    return buffer.raw

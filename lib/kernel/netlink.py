@@ -5,21 +5,17 @@ Knows how messages are framed, not what they say.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import socket
 import struct
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from lib.kernel import libc
 from lib.kernel.namespaces import OWN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-_LIBC = ctypes.CDLL(None, use_errno=True)
-_NEW_NET = 0x40000000
-"""`CLONE_NEWNET`, for setns(2)."""
 
 _HEADER, _ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=HH")
 """Size, kind, flags, sequence number and port of a message; size and kind of an attribute."""
@@ -34,8 +30,8 @@ _LISTED = 0x2
 _ENDS = {2, 3}
 """`NLMSG_ERROR` and `NLMSG_DONE`, which begin with an error number below zero, or zero."""
 
-_LIMIT = 2.0
-"""Seconds to wait for an answer of the kernel, which has them at once."""
+_LIMIT_SECONDS = 2.0
+"""To wait for an answer of the kernel, which has them at once."""
 
 BUFFER = 1 << 17
 """Bytes to receive at most: more than the kernel puts together."""
@@ -63,12 +59,12 @@ def connect(protocol: int, path: str = "") -> socket.socket:
     if not path:
         return _socket(protocol)
     with Path(path).open("rb") as there, OWN.open("rb") as here:
-        _enter(here)  # Who may not come back must not go.
-        _enter(there)
+        libc.enter_network_namespace(here.fileno())  # Who may not come back must not go.
+        libc.enter_network_namespace(there.fileno())
         try:
             return _socket(protocol)
         finally:
-            _enter(here)
+            libc.enter_network_namespace(here.fileno())
 
 
 def request(kind: int, body: bytes) -> bytes:
@@ -78,7 +74,7 @@ def request(kind: int, body: bytes) -> bytes:
 
 def dump(kernel: socket.socket, kind: int, body: bytes) -> Iterator[Message]:
     """Ask for all things of a kind, and yield them; raise OSError if the kernel refuses."""
-    kernel.settimeout(_LIMIT)
+    kernel.settimeout(_LIMIT_SECONDS)
     kernel.send(request(kind, body))
     while True:
         for message in messages(kernel.recv(BUFFER)):
@@ -113,8 +109,3 @@ def _socket(protocol: int) -> socket.socket:
 
 def _aligned(size: int) -> int:
     return (size + 3) & ~3
-
-
-def _enter(namespace: BinaryIO) -> None:
-    if _LIBC.setns(namespace.fileno(), _NEW_NET):
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))

@@ -1,13 +1,14 @@
 """Runs command lines in long-lived shells; the only importer of `sh`.
 
-A shell that lives on costs a command a sixth of what a start of its own would, nothing is forked
-later from a process with threads, and what the log prints is what ran, to the letter. It knows
-nothing of routes.
+A shell that lives on costs a command a sixth of what a start of its own would, and what the log
+prints is what ran, to the letter. It knows nothing of routes.
+
+Our own process forks once, when it starts, before it has threads: for a shell that starts the
+others, also those that take the place of one that was killed.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
 import secrets
@@ -15,18 +16,21 @@ import select
 import signal
 import time
 from collections import deque
-from contextlib import suppress
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import sh
 
-from lib.model import Outcome
+from lib.errors import ShellError
+from lib.kernel import libc
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator
 
-LIMIT = 5.0
-"""Seconds that one command may take before it is killed."""
+LIMIT_SECONDS = 5.0
+"""What one command may take before it is killed."""
 
 TIMED_OUT = 124
 """Exit code of a command that was killed for taking too long, as `timeout(1)` has it."""
@@ -40,24 +44,48 @@ MAX_OUTPUT = 1 << 24
 _AHEAD = 1 << 15
 """Bytes sent to a shell before it answers: half of what a pipe takes."""
 
-_END = 1.0
-"""Seconds that a killed process gets to end."""
+_START_SECONDS = 5.0
+"""What the start of a shell may take."""
 
-_SET_CHILD_SUBREAPER = 36
-"""For prctl(2), from Linux 3.4 on."""
+_END_SECONDS = 1.0
+"""What a killed process gets to end."""
 
 _SHOWN = 1000
 """Characters kept of what a killed command printed."""
 
 
-class Shell:
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one command line ended."""
+
+    command: str
+    exit_code: int
+    output: str
+    """Standard output and standard error as they came, interleaved."""
+    duration_ms: float
+
+
+Conversation = Generator[Sequence[str], Sequence[Outcome], None]
+"""Yields command lines, is sent how all of them ended, and may yield more then."""
+
+
+class Shells:
     """As many `sh` processes as are to work side by side. Not for use from several threads."""
 
-    def __init__(self, limit: float = LIMIT, width: int = 1) -> None:
-        """Start the processes; do so before other threads exist."""
-        self._processes = [_Process(limit) for _ in range(width)]
-        _adopt_orphans()
-        _start(self._processes)
+    def __init__(self, limit: float = LIMIT_SECONDS, width: int = 1) -> None:
+        """Start the processes; do so before other threads exist.
+
+        A command gets `limit` seconds. Raises ShellError if no shell can be started.
+        """
+        try:
+            libc.adopt_orphans()
+        except OSError as error:
+            reason = f"cannot become the parent of what shells leave behind: {error.strerror}"
+            raise ShellError(reason) from error
+        self._starter = _Process(_START_SECONDS, _start_by_fork)
+        self._processes = [_Process(limit, self._start) for _ in range(width)]
+        _start_by_fork([self._starter])
+        self._start(self._processes)
 
     def run(self, commands: Sequence[str]) -> Iterator[Outcome]:
         """Run command lines and yield how each ended, in their order, as it ends.
@@ -66,39 +94,80 @@ class Shell:
         the limit or prints without end is killed with its shell, another is started, and the rest
         goes on.
         """
-        width = len(self._processes)
-        for place, process in enumerate(self._processes):
-            process.take(commands[place::width])
-        for place in range(len(commands)):
-            process = self._processes[place % width]
-            while not process.done:
-                if process.is_speaking:
-                    # Also when it is late: who reads the outcomes may have been away for long.
-                    self._wait(max(0.0, process.rest))
-                process.give_up()
-            yield process.done.popleft()
+        return _run(self._processes, commands)
+
+    def serve(self, conversations: Iterable[Conversation]) -> None:
+        """Hold conversations, as many at a time as there are processes, each with one of them.
+
+        A conversation begins when a process is free; only then is it asked for. Its commands run in
+        one process, in their order, while those of other conversations go on.
+
+        What a conversation raises ends it. None begins after that, and those that are open end with
+        the outcomes of what they asked for last. Then the first error is raised; the others are
+        notes of it.
+        """
+        service = _Service(conversations)
+        for process in self._processes:
+            process.take([])
+        while busy := [process for process in self._processes if service.occupy(process)]:
+            _progress(busy)
+        service.finish()
 
     def close(self) -> None:
         """End the processes and whatever they still run."""
-        for process in self._processes:
+        for process in (*self._processes, self._starter):
             process.close()
 
-    def _wait(self, seconds: float) -> None:
-        """Wait for what any of them prints, and take it in when it comes."""
-        speaking = {one.answers: one for one in self._processes if one.is_speaking}
-        poll = select.poll()  # select() cannot take a descriptor over 1023.
-        for descriptor in speaking:
-            poll.register(descriptor, select.POLLIN)
-        for descriptor, _ in poll.poll(seconds * 1000):
-            speaking[descriptor].take_in()
+    def _start(self, processes: Sequence[_Process]) -> None:
+        _start(processes, lambda line: next(_run([self._starter], [line])).output)
+
+
+class _Service:
+    """The conversations of one call of `serve`."""
+
+    def __init__(self, conversations: Iterable[Conversation]) -> None:
+        self._coming = iter(conversations)
+        self._open: dict[_Process, Conversation] = {}
+        self._errors: list[Exception] = []
+
+    def occupy(self, process: _Process) -> bool:
+        """Give a process the next commands if it has none; tell whether it has any now."""
+        while not process.is_busy:
+            try:
+                if conversation := self._open.pop(process, None):
+                    batch = conversation.send(process.collect())
+                elif self._errors or not (conversation := next(self._coming, None)):
+                    return False
+                else:
+                    batch = next(conversation)
+                if self._errors:
+                    conversation.close()
+                    continue
+            except StopIteration:
+                continue
+            except Exception as error:  # noqa: BLE001 - it is raised in the end
+                self._errors.append(error)
+                continue
+            self._open[process] = conversation
+            process.take(batch)
+        return True
+
+    def finish(self) -> None:
+        """Raise the first error, if there was any."""
+        if self._errors:
+            first, *others = self._errors
+            for other in others:
+                first.add_note(f"Another conversation failed too: {other!r}")
+            raise first
 
 
 class _Process:
     """One `sh` that reads commands from a pipe, and what it has to run."""
 
-    def __init__(self, limit: float) -> None:
-        """It is to be started yet."""
+    def __init__(self, limit: float, start: Callable[[Sequence[_Process]], None]) -> None:
+        """`start` starts shells, also the one that comes after this one's end."""
         self._limit = limit
+        self._start = start
         self._group = 0
         """The shell's process id, and that of its process group; 0 if there is none."""
         self._commands = self.answers = -1
@@ -107,29 +176,40 @@ class _Process:
         """The first of these runs."""
         self._ahead = 0
         """Bytes of those."""
+        self._buffer, self._ended = b"", True
+        self._why_none = ""
+        """Why there is no shell, if none could be started."""
         self.done: deque[Outcome] = deque()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether there are commands that did not end yet."""
+        return bool(self._waiting or self._sent)
 
     @property
     def is_speaking(self) -> bool:
         """Whether an answer may come."""
-        return not self._ended and len(self._buffer) <= MAX_OUTPUT
+        return self.is_busy and not self._ended and len(self._buffer) <= MAX_OUTPUT
 
     @property
     def rest(self) -> float:
-        """Seconds that the command that runs has left."""
-        return self._since + self._limit - time.monotonic()
+        """Seconds until this process is given up, unless it answers."""
+        if not self.is_busy:
+            return self._limit
+        return self._since + self._limit - time.monotonic() if self.is_speaking else 0.0
 
     def begin(self, group: int, commands: int, answers: int) -> None:
         """Take note of a new shell, and of where it takes commands and gives answers."""
         self._group, self._commands, self.answers = group, commands, answers
         self._marker = secrets.token_hex(8)
         self._end = re.compile(rb"%b (\d+)\n" % self._marker.encode())
-        self._buffer, self._ended = b"", False
+        self._buffer, self._ended, self._why_none = b"", False, ""
 
     def take(self, commands: Sequence[str]) -> None:
         """Start on commands."""
-        if not self._group or self._waiting or self._sent or self.done:
-            # Something interrupted us: what the shell answers would belong to other commands.
+        if self.is_busy or self.done or not self._is_well():
+            # Something interrupted us: what the shell answers would belong to other commands. Or it
+            # ended while it had nothing to do.
             self._renew()
             self._waiting.clear()
             self.done.clear()
@@ -146,18 +226,21 @@ class _Process:
             self._note(int(end[1]), output, now)
         self._send()
 
+    def collect(self) -> list[Outcome]:
+        """Return how the commands ended that did, once."""
+        outcomes = list(self.done)
+        self.done.clear()
+        return outcomes
+
     def give_up(self) -> None:
         """Kill a shell that will not answer, and have another run the rest."""
-        if self.done:
+        if self.rest > 0:
             return
+        exit_code, reason = TIMED_OUT, f"no answer within {self._limit:g} s, killed"
         if self._ended:
-            exit_code, reason = ENDED, "the shell ended before the command did"
+            exit_code, reason = ENDED, self._why_none or "the shell ended before the command did"
         elif len(self._buffer) > MAX_OUTPUT:
-            exit_code, reason = TIMED_OUT, f"printed more than {MAX_OUTPUT} bytes, killed"
-        elif self.rest <= 0:
-            exit_code, reason = TIMED_OUT, f"no answer within {self._limit:g} s, killed"
-        else:
-            return
+            reason = f"printed more than {MAX_OUTPUT} bytes, killed"
         self._note(exit_code, self._buffer[:_SHOWN], time.monotonic(), reason)
         self._waiting.extendleft(reversed(self._sent))
         self._renew()
@@ -165,19 +248,31 @@ class _Process:
 
     def close(self) -> None:
         """End the shell and whatever it still runs."""
-        if self._group:
+        group, self._group = self._group, 0
+        if group:
             os.close(self._commands)
             os.close(self.answers)
             with suppress(ProcessLookupError):
-                os.killpg(self._group, signal.SIGKILL)
-            _reap(self._group)
-            self._group = 0
+                os.killpg(group, signal.SIGKILL)
+            _reap(group)
+
+    def _is_well(self) -> bool:
+        """Tell whether there is a shell, and it says nothing as long as it has nothing to do."""
+        if not self._group:
+            return False
+        poll = select.poll()
+        poll.register(self.answers, select.POLLIN)
+        return not poll.poll(0)
 
     def _renew(self) -> None:
         self.close()
         self._sent.clear()
         self._ahead = 0
-        _start([self])
+        self._buffer, self._ended = b"", True
+        try:
+            self._start([self])
+        except ShellError as error:  # Each command that it costs ends with that for a reason.
+            self._why_none = error.reason
 
     def _send(self) -> None:
         """Keep the shell busy, but send no more than fits into a pipe: that would block."""
@@ -191,7 +286,7 @@ class _Process:
             self._sent.append(self._waiting.popleft())
             self._ahead += len(line)
             lines += line
-        if lines:
+        if lines and self._group:
             with suppress(BrokenPipeError):  # The answers end then too, which is noticed.
                 os.write(self._commands, lines.encode())
 
@@ -207,46 +302,93 @@ class _Process:
         self.done.append(Outcome(command, exit_code, text, seconds * 1000))
 
 
-def _start(processes: Sequence[_Process]) -> None:
-    """Start a shell for each, all with one call of `sh`: each takes milliseconds.
+def _run(processes: Sequence[_Process], commands: Sequence[str]) -> Iterator[Outcome]:
+    width = len(processes)
+    for place, process in enumerate(processes):
+        process.take(commands[place::width])
+    for place in range(len(commands)):
+        process = processes[place % width]
+        while not process.done:
+            _progress(processes)
+        yield process.done.popleft()
 
-    Each is the first process of a session, to be killed with all that it runs. Who starts them ends
-    at once, so they are orphans, which we adopt.
+
+def _progress(processes: Sequence[_Process]) -> None:
+    """Wait until one of them answers or is to be given up, and take note of that."""
+    speaking = {one.answers: one for one in processes if one.is_speaking}
+    poll = select.poll()  # select() cannot take a descriptor over 1023.
+    for descriptor in speaking:
+        poll.register(descriptor, select.POLLIN)
+    # Also when one is late, an answer may be there: who reads them may have been away for long.
+    rest = min(one.rest for one in processes)
+    for descriptor, _ in poll.poll(max(0.0, rest * 1000)):
+        speaking[descriptor].take_in()
+    for process in processes:
+        process.give_up()
+
+
+def _start(processes: Sequence[_Process], ask: Callable[[str], str]) -> None:
+    """Start a shell for each by one line that `ask` has a shell run, whose output it returns.
+
+    Each shell is the first process of a session, to be killed with all that it runs. What stands
+    between it and who runs the line ends at once, so it is an orphan, which we adopt. Raises
+    ShellError if one of them cannot be started.
     """
-    # `sh` hands down no file descriptors, and a shell knows those above 9 by no number.
-    ours = f"/proc/{os.getpid()}/fd"
-    lines, pipes = [], []
-    for _ in processes:
-        stdin, commands = os.pipe()
-        answers, stdout = os.pipe()
-        pipes.append((stdin, commands, answers, stdout))
-        lines.append(f"setsid sh <{ours}/{stdin} >{ours}/{stdout} 2>&1 & echo $!")
-    groups = sh.Command("sh")(
-        "-c",
-        "\n".join(lines),
-        _tty_out=False,
-        _env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
-    )
-    for process, group, (stdin, commands, answers, stdout) in zip(
-        processes, str(groups).split(), pipes, strict=True
-    ):
-        os.close(stdin)
-        os.close(stdout)
-        process.begin(int(group), commands, answers)
+    with ExitStack() as ours, ExitStack() as theirs:
+        try:
+            pipes = [(_pipe(theirs, ours), _pipe(ours, theirs)) for _ in processes]
+        except OSError as error:
+            raise _no_shell(error.strerror) from error
+        # `sh` hands down no file descriptors, and a shell knows those above 9 by no number.
+        files = f"/proc/{os.getpid()}/fd"
+        lines = [
+            f"(exec 3<{files}/{stdin} 4>{files}/{stdout}; "
+            f"setsid sh -c 'echo {place} $$; exec sh <&3 >&4 2>&1 3<&- 4>&-' &)"
+            for place, ((stdin, _), (_, stdout)) in enumerate(pipes)
+        ]
+        # `$()` ends when every shell has its files.
+        said = ask(f"echo $(exec 2>&1; {'; '.join(lines)})")
+        groups = {int(place): int(group) for place, group in re.findall(r"(\d+) (\d+)", said)}
+        if groups.keys() != set(range(len(pipes))):
+            raise _no_shell(said)
+        for place, ((_, commands), (answers, _)) in enumerate(pipes):
+            processes[place].begin(groups[place], commands, answers)
+        ours.pop_all()
 
 
-def _adopt_orphans() -> None:
-    """Be who waits for the shells' ends, as the first process of a container is anyway.
+def _pipe(reader: ExitStack, writer: ExitStack) -> tuple[int, int]:
+    """Make a pipe whose ends are closed with whom they belong to."""
+    ends = os.pipe()
+    for stack, end in zip((reader, writer), ends, strict=True):
+        stack.callback(os.close, end)
+    return ends
 
-    No process id of theirs is given again before that, so what is killed is theirs.
+
+def _no_shell(why: object) -> ShellError:
+    return ShellError(f"no shell can be started: {why}")
+
+
+def _start_by_fork(processes: Sequence[_Process]) -> None:
+    """Start shells as children of ours.
+
+    For the first one, before there are threads, and for one in its place should somebody kill it:
+    a fork from a process with threads, with the small risk of that, is better than no shell.
     """
-    ctypes.CDLL(None).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    _start(processes, _ask_new_shell)
+
+
+def _ask_new_shell(line: str) -> str:
+    environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
+    try:
+        return str(sh.Command("sh")("-c", line, _tty_out=False, _env=environment))
+    except (OSError, sh.CommandNotFound, sh.ErrorReturnCode, sh.ForkException) as error:
+        raise _no_shell(error) from error
 
 
 def _reap(group: int) -> None:
     """Wait for the ends of a killed group's processes; who does not end is left behind."""
-    deadline = time.monotonic() + _END
+    deadline = time.monotonic() + _END_SECONDS
     with suppress(ChildProcessError):
         while time.monotonic() < deadline:
             if os.waitpid(-group, os.WNOHANG) == (0, 0):
-                time.sleep(_END / 100)
+                time.sleep(_END_SECONDS / 100)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from lib.kernel.shells import Shell
+from lib.kernel.shells import Shells
 from tests.integration import kernel
 
 if TYPE_CHECKING:
@@ -45,9 +45,9 @@ def dialect(
 
 
 @pytest.fixture(scope="module")
-def shell(dialect: str) -> Iterator[Shell]:
+def shell(dialect: str) -> Iterator[Shells]:
     """Start the product's shell with that dialect; one for many tests, as in the product."""
-    shell = Shell()
+    shell = Shells()
     said = next(iter(shell.run(["ip -V 2>&1"]))).output
     assert {"iproute2": "iproute2", "busybox": "BusyBox"}[dialect] in said
     yield shell

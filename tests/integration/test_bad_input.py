@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lib.kernel import route_table
-from lib.kernel.shells import Shell
+from lib.kernel.shells import Shells
 from lib.model import NETWORKS_LABEL, Client, Container, Endpoint, Gateway, Snapshot
 from lib.routing import desired, iproute
 from lib.routing.plan import plan
@@ -76,7 +76,9 @@ def wanted(netns: Path, label: str, addresses: tuple[str, ...] = BOTH) -> Client
     return client
 
 
-def serve(shell: Shell, client: Namespace, label: str, addresses: tuple[str, ...] = BOTH) -> Client:
+def serve(
+    shell: Shells, client: Namespace, label: str, addresses: tuple[str, ...] = BOTH
+) -> Client:
     """Do what a pass does for one client: read, plan, run."""
     decided = wanted(client.path, label, addresses)
     steps = plan(decided.routes, route_table.read(decided.netns))
@@ -179,7 +181,7 @@ REFUSED = {
 
 @pytest.mark.parametrize(("reason", "entries"), REFUSED.items(), ids=REFUSED)
 def test_bad_entry_is_refused_alone_and_the_client_stays_connected(
-    shell: Shell, client: Namespace, reason: str, entries: list[str]
+    shell: Shells, client: Namespace, reason: str, entries: list[str]
 ) -> None:
     before = client.entries()
 
@@ -207,7 +209,7 @@ def test_bad_entry_is_refused_alone_and_the_client_stays_connected(
     ],
 )
 def test_wider_network_is_served_with_a_remark_and_the_client_stays_connected(
-    shell: Shell, client: Namespace, entry: str, contained: str
+    shell: Shells, client: Namespace, entry: str, contained: str
 ) -> None:
     before = client.entries()
 
@@ -221,7 +223,7 @@ def test_wider_network_is_served_with_a_remark_and_the_client_stays_connected(
 
 
 def test_both_halves_of_everything_leave_connected_networks_and_default_routes(
-    shell: Shell, client: Namespace
+    shell: Shells, client: Namespace
 ) -> None:
     before = client.entries()
     halves = ["0.0.0.0/1", "128.0.0.0/1", "::/1", "8000::/1"]
@@ -238,7 +240,7 @@ def test_both_halves_of_everything_leave_connected_networks_and_default_routes(
     ids=["no IPv6", "no IPv4"],
 )
 def test_ip_version_that_the_gateway_lacks_is_refused(
-    shell: Shell, client: Namespace, addresses: tuple[str, ...], there: Entry, family: str
+    shell: Shells, client: Namespace, addresses: tuple[str, ...], there: Entry, family: str
 ) -> None:
     before = client.entries()
 
@@ -250,7 +252,7 @@ def test_ip_version_that_the_gateway_lacks_is_refused(
     assert_connected(client)
 
 
-def test_entries_past_the_thousandth_are_left_out(shell: Shell, client: Namespace) -> None:
+def test_entries_past_the_thousandth_are_left_out(shell: Shells, client: Namespace) -> None:
     before = client.entries()
     entries = [f"10.{n // 256}.{n % 256}.0/24" for n in range(1005)]
 
@@ -264,7 +266,7 @@ def test_entries_past_the_thousandth_are_left_out(shell: Shell, client: Namespac
 
 
 def test_repetitions_spaces_and_empty_entries_are_passed_over(
-    shell: Shell, client: Namespace
+    shell: Shells, client: Namespace
 ) -> None:
     before = client.entries()
 
@@ -276,7 +278,7 @@ def test_repetitions_spaces_and_empty_entries_are_passed_over(
 
 @pytest.mark.parametrize("label", ["", ",", " ", "\n", "\0", "," * 100_000])
 def test_label_without_any_entry_changes_nothing(
-    shell: Shell, client: Namespace, label: str
+    shell: Shells, client: Namespace, label: str
 ) -> None:
     before = client.entries()
 
@@ -395,7 +397,7 @@ def test_commands_of_any_label_run_nothing_else(
     here = tmp_path / "here"
     here.mkdir()
     monkeypatch.chdir(here)
-    shell = Shell()
+    shell = Shells()
     before = client.entries()
     links = client.run(IP, "-json", "address")
     ran = 0
@@ -441,7 +443,7 @@ def test_canary_would_show_that_something_else_ran(
 ) -> None:
     assert dialect
     monkeypatch.chdir(tmp_path)
-    shell = Shell()
+    shell = Shells()
     try:
         for hostile in HOSTILE[:10]:
             (tmp_path / CANARY).unlink(missing_ok=True)

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from lib.kernel.shells import Shell
-    from lib.model import Outcome, Route
+    from lib.kernel.shells import Outcome, Shells
+    from lib.model import Route
     from tests.integration.kernel import Entry
 
 # The largest metric that a routing daemon was seen to give (systemd-networkd, for a bad route).
@@ -110,7 +110,7 @@ def fresh(tmp_path: Path) -> Iterator[Namespace]:
         yield client
 
 
-def run(shell: Shell, client: Namespace, *steps: Step) -> list[Outcome]:
+def run(shell: Shells, client: Namespace, *steps: Step) -> list[Outcome]:
     return list(shell.run([iproute.command(str(client.path), step) for step in steps]))
 
 
@@ -354,7 +354,7 @@ def test_tables_without_any_route_are_empty(fresh: Namespace) -> None:
     ],
 )
 def test_step_changes_exactly_this(  # noqa: PLR0913, PLR0917 - a table
-    shell: Shell,
+    shell: Shells,
     client: Namespace,
     pristine: list[Entry],
     lines: list[str],
@@ -389,7 +389,7 @@ def test_step_changes_exactly_this(  # noqa: PLR0913, PLR0917 - a table
     ],
 )
 def test_step_that_the_kernel_refuses_has_an_exit_code_and_changes_nothing(
-    shell: Shell, fresh: Namespace, verb: str, subject: str
+    shell: Shells, fresh: Namespace, verb: str, subject: str
 ) -> None:
     prepare(fresh, "del default", "add {wider} via {other}")
     before = fresh.entries()
@@ -405,7 +405,7 @@ def test_step_that_the_kernel_refuses_has_an_exit_code_and_changes_nothing(
     assert fresh.entries() == before
 
 
-def test_namespace_file_that_is_gone_has_an_exit_code(shell: Shell, client: Namespace) -> None:
+def test_namespace_file_that_is_gone_has_an_exit_code(shell: Shells, client: Namespace) -> None:
     step = Step("replace", route(DST, GATEWAY))
 
     (outcome,) = shell.run([iproute.command(f"{client.path}-gone", step)])
@@ -449,7 +449,7 @@ BOTH = {
 }
 
 
-def converge(shell: Shell, client: Namespace, wanted: list[Route]) -> None:
+def converge(shell: Shells, client: Namespace, wanted: list[Route]) -> None:
     """Do what a pass does: read, plan, run."""
     steps = plan(wanted, route_table.read(str(client.path)))
     outcomes = run(shell, client, *steps)
@@ -459,7 +459,7 @@ def converge(shell: Shell, client: Namespace, wanted: list[Route]) -> None:
 @pytest.mark.parametrize("wish", ["{dst} via {gateway}", "unreachable {dst}"], ids=["via", "lost"])
 @pytest.mark.parametrize("lines", BOTH.values(), ids=BOTH)
 def test_one_pass_makes_it_right_and_leaves_the_second_nothing_to_do(
-    shell: Shell, client: Namespace, lines: list[str], wish: str
+    shell: Shells, client: Namespace, lines: list[str], wish: str
 ) -> None:
     prepare(client, *lines)
     wanted = [parsed(version, wish) for version in VERSIONS]
@@ -475,7 +475,7 @@ def test_one_pass_makes_it_right_and_leaves_the_second_nothing_to_do(
     assert plan(wanted, route_table.read(str(client.path))) == ()
 
 
-def test_link_local_gateway_is_replaced_and_deleted(shell: Shell, client: Namespace) -> None:
+def test_link_local_gateway_is_replaced_and_deleted(shell: Shells, client: Namespace) -> None:
     client.ip(
         f"route add {DST6} via fe80::99 dev eth0",
         f"route add {DST6} via fe80::98 dev eth0 metric 3",
@@ -489,7 +489,7 @@ def test_link_local_gateway_is_replaced_and_deleted(shell: Shell, client: Namesp
 
 
 def test_gateway_of_the_other_ip_version_does_not_stay_in_the_way(
-    shell: Shell, client: Namespace
+    shell: Shells, client: Namespace
 ) -> None:
     rest = client.routes(4)
     client.ip(f"route add {DST} via inet6 {OTHER6} metric 9")
@@ -499,7 +499,7 @@ def test_gateway_of_the_other_ip_version_does_not_stay_in_the_way(
     assert client.routes(4) == ordered([*rest, route(DST, GATEWAY)])
 
 
-def test_destination_onto_a_device_is_left_alone(shell: Shell, client: Namespace) -> None:
+def test_destination_onto_a_device_is_left_alone(shell: Shells, client: Namespace) -> None:
     prepare(client, "add {dst} dev eth1")
     before = client.entries()
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 import structlog
 
-from lib.kernel.shells import Shell
+from lib.kernel.shells import Shells
 from lib.model import NETWORKS_LABEL, Container, Endpoint, Route
 from lib.reconcile.reconciler import Reconciler
 from lib.settings import Settings
@@ -82,7 +82,7 @@ def reconciler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reco
     )
     script.chmod(0o755)
     monkeypatch.setenv("PATH", f"{script.parent}:{os.environ['PATH']}")
-    shell = Shell(LIMIT)
+    shell = Shells(LIMIT)
     yield Reconciler(shell, Settings(network="wg-net", gateway="gateway"))
     shell.close()
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from lib.engine.client import Engine
-    from lib.kernel.shells import Shell
+    from lib.kernel.shells import Shells
     from lib.model import DockerNetwork
 
 GONE = "the engine did not answer as it should"
@@ -52,7 +52,7 @@ class Terminal(io.StringIO):
 
 
 def told(out: io.StringIO, settings: Settings | None = None) -> tuple[int, list[str]]:
-    case = Case(settings or Settings(), cast("Shell", None), no_engine)
+    case = Case(settings or Settings(), cast("Shells", None), no_engine)
     code = report.report(case, out)
     return code, out.getvalue().splitlines()
 
@@ -84,7 +84,7 @@ def test_the_age_of_the_engine_is_judged(
     monkeypatch: pytest.MonkeyPatch, connect: Callable[[], Engine], finding: Finding
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", "tcp://engine")
-    case = Case(Settings(), cast("Shell", None), connect)
+    case = Case(Settings(), cast("Shells", None), connect)
 
     assert list(checks.engine(case)) == [finding]
 
@@ -107,7 +107,7 @@ def test_colour_is_for_terminals_without_no_color(monkeypatch: pytest.MonkeyPatc
 
 
 def test_an_error_with_a_hint_is_a_finding_with_its_mend() -> None:
-    case = Case(Settings(), cast("Shell", None), stale_engine)
+    case = Case(Settings(), cast("Shells", None), stale_engine)
     name, finding = next(report.examine(case))
 
     assert (name, finding) == ("engine", Finding("fail", GONE, ("restart",)))
@@ -131,7 +131,7 @@ class WithoutNetworks:
 
 def test_a_proxy_that_lists_no_networks_is_no_failure() -> None:
     client = Served(Client("dovecot", "0", "", ()), {}, frozenset())
-    case = Case(Settings(), cast("Shell", None), no_engine, clients=(client,))
+    case = Case(Settings(), cast("Shells", None), no_engine, clients=(client,))
     case.engine = cast("Engine", WithoutNetworks())
 
     (finding,) = checks.overlaps(case)

@@ -11,12 +11,12 @@ import pytest
 from lib.early import lookup, service
 from lib.early.lookup import Known, Listing
 from lib.early.service import CALM, CROWD, MOST, PATIENCE, _Arrival, _Look
+from lib.kernel.shells import Outcome
 from lib.model import (
     NETWORKS_LABEL,
     Container,
     DockerNetwork,
     Endpoint,
-    Outcome,
 )
 from tests.fakes import CREATED, FACES, GATEWAY, OTHER, WG_NET, StandInEngine
 
