@@ -167,6 +167,8 @@ class Daemon:
             clock=clock.monotonic,
         )
         self._trigger = "startup"
+        self._trouble = ""
+        """What the last pass found to keep clients from their routes."""
 
     def run(self) -> NoReturn:
         """Serve, and connect again whenever the engine goes away."""
@@ -177,8 +179,7 @@ class Daemon:
                     self._serve(engine)
             except EngineError as error:
                 self._connection.end(error)
-                if self._connection.trouble:
-                    self._health.tell(self._connection.trouble)
+                self._tell_health()
             self._connection.pause()
 
     def _serve(self, engine: Engine) -> NoReturn:
@@ -209,6 +210,7 @@ class Daemon:
         self._take_early()
         if self._connection.probation <= 0:
             self._connection.believe(engine)
+            self._tell_health()
         concerned = [event for event in events if self._reconciler.concerns(event)]
         urgent = any(map(self._reconciler.is_urgent, concerned))
         self._schedule.add(concerned, self._clock.monotonic(), urgent=urgent)
@@ -226,8 +228,12 @@ class Daemon:
         self._trigger = "reconnect"
         if not isinstance(report.gateway, Unknown):
             _log_pass(report, now - begun)
-        trouble = self._connection.trouble or _trouble(report)
-        self._health.tell(trouble, self._schedule.full_at, now)
+        self._trouble = _trouble(report)
+        self._tell_health()
+
+    def _tell_health(self) -> None:
+        trouble = self._connection.trouble or self._trouble
+        self._health.tell(trouble, self._schedule.full_at, self._clock.monotonic())
 
 
 def _log_pass(report: Report, seconds: float) -> None:

@@ -21,7 +21,7 @@ from lib.routing import iproute
 from lib.routing.plan import directly_reached, plan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Container, Iterable, Sequence
 
     from lib.engine.client import Engine
     from lib.kernel.access import Kernel
@@ -127,28 +127,32 @@ class Visitor:
     def visit(self, namespace: Namespace) -> Conversation:
         """Read, plan, set, remember. What fails here keeps nobody else from its routes."""
         try:
-            self.kernel.check(namespace.path)
-            namespace.actual = self.kernel.routes(namespace.path)
+            place = self._enter(namespace)
+            self._take_stock(namespace, place)
+            changed: set[str] = set()
+            failed: set[Network] = set()
+            for tasks in self._choose(namespace):
+                due = [task for task in tasks if task.step.route.dst not in failed]
+                self.kernel.confirm(place)
+                outcomes = yield [task.command for task in due]
+                ended = list(zip(due, outcomes, strict=True))
+                failed |= self._record(namespace, place, ended)
+                changed |= {
+                    task.client.container_id for task, outcome in ended if not outcome.exit_code
+                }
+            self._log_clients(namespace, changed)
         except NetnsError as error:
             self._fail_entry(namespace, error)
-            return
+
+    def _enter(self, namespace: Namespace) -> NamespaceId:
+        """Read the routes that are there; raise NetnsError if that cannot be."""
+        self.kernel.check(namespace.path)
         place = namespace.identity or self.kernel.identify(namespace.path)
         if place is None:
-            return  # It has just ended.
-        self._take_stock(namespace, place)
-        changed: set[str] = set()
-        failed: set[Network] = set()
-        for tasks in self._choose(namespace):
-            due = [task for task in tasks if task.step.route.dst not in failed]
-            if self.kernel.identify(namespace.path) != place:
-                return  # It has ended, and its path may be that of another.
-            outcomes = yield [task.command for task in due]
-            ended = list(zip(due, outcomes, strict=True))
-            failed |= self._record(namespace, place, ended)
-            changed |= {task.client.container_id for task, outcome in ended if not outcome.exit_code}
-        for client in namespace.clients:
-            if client.container_id in changed:
-                self._log_client(namespace, client)
+            reason = f"{namespace.path} has just ended"
+            raise NetnsGoneError(reason)
+        namespace.actual = self.kernel.routes(namespace.path)
+        return place
 
     # --- before the commands --------------------------------------------------------------------
 
@@ -251,11 +255,13 @@ class Visitor:
             duration_ms=round(outcome.duration_ms, 1),
         )
 
-    def _log_client(self, namespace: Namespace, client: Client) -> None:
-        """Sum up a client whose routes changed: how many of those that it asks for are there."""
-        shared = {"shared_with": client.shared_with} if client.shared_with else {}
-        routes = len({*client.routes} & {*namespace.actual})
-        log.info("client.routed", **who(client), **shared, routes=routes)
+    def _log_clients(self, namespace: Namespace, changed: Container[str]) -> None:
+        """Sum up whose routes changed: how many of those that they ask for are there."""
+        for client in namespace.clients:
+            if client.container_id in changed:
+                shared = {"shared_with": client.shared_with} if client.shared_with else {}
+                routes = len({*client.routes} & {*namespace.actual})
+                log.info("client.routed", **who(client), **shared, routes=routes)
 
     def _fail_commands(self, namespace: Namespace, failed: Iterable[tuple[Task, Outcome]]) -> None:
         """Tell of failed commands, unless they failed because the container ended under them."""

@@ -2,32 +2,51 @@
 
 from __future__ import annotations
 
-import math
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, NoReturn, cast
+from dataclasses import dataclass, field, replace
+from ipaddress import ip_interface
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 import structlog
 
-from lib.daemon import Daemon, delays
-from lib.errors import EngineError
-from lib.health import Health
-from lib.model import Event, Gateway
+from lib.daemon import Daemon
+from lib.errors import CallError, EngineError, StreamEndedError
+from lib.health import Health, verdict
+from lib.model import NETWORKS_LABEL, Client, Container, EarlyClient, Endpoint, Event
 from lib.settings import Settings
+from tests.fake_kernel import FakeKernel
+from tests.fakes import WG_NET, StandInEngine
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from lib.daemon import Stream
-    from lib.early.service import FastPath
-    from lib.engine.client import Engine
-    from lib.kernel.shells import Shells
+    from lib.model import Gateway
 
 DAY = 86_400.0
+GATEWAY_PATH, CLIENT_PATH = "/run/docker/netns/aaaa", "/run/docker/netns/bbbb"
+GATEWAY = Container(
+    id="gw",
+    name="wireguard",
+    running=True,
+    labels={},
+    network_mode="wg-net",
+    sandbox_key=GATEWAY_PATH,
+    endpoints=(Endpoint("wg-net", "n1", (ip_interface("192.0.2.1/24"),)),),
+)
+CLIENT = Container(
+    id="c1",
+    name="dovecot",
+    running=True,
+    labels={NETWORKS_LABEL: "10.8.0.0/16"},
+    network_mode="wg-net",
+    sandbox_key=CLIENT_PATH,
+    endpoints=(Endpoint("wg-net", "n1", (ip_interface("192.0.2.7/24"),)),),
+)
 
 
 class Clock:
-    """Time that passes only while somebody sleeps."""
+    """Time that passes only while somebody waits."""
 
     def __init__(self) -> None:
         self.now = 1_000_000.0
@@ -44,111 +63,306 @@ class Clock:
         self.now += seconds
 
 
-class Back(Exception):  # noqa: N818 - it is no error
-    """The engine is back: the end of a test."""
+class Over(Exception):  # noqa: N818 - it is no error
+    """The test has seen enough."""
+
+
+@dataclass
+class Stream:
+    """An event stream that a test writes: batches, or what ends it, at seconds from its begin."""
+
+    clock: Clock
+    script: list[tuple[float, list[Event] | EngineError]]
+    end: float
+    """Seconds from its begin on after which the test is over."""
+    begun: float = 0.0
+    waits: list[float] = field(default_factory=list)
+    is_closed: bool = False
+
+    def __post_init__(self) -> None:
+        self.begun = self.clock.now
+
+    def read(self, seconds: float) -> list[Event]:
+        assert not self.is_closed
+        self.waits.append(seconds)
+        until = self.clock.now + seconds
+        if self.script and self.begun + self.script[0][0] <= until:
+            at, found = self.script.pop(0)
+            self.clock.now = max(self.clock.now, self.begun + at)
+            if isinstance(found, EngineError):
+                raise found
+            return found
+        if until > self.begun + self.end:
+            raise Over
+        self.clock.now = until
+        return []
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+class Engine(StandInEngine):
+    """A stand-in that can be listened to."""
+
+    version, api_version, is_newer_than_tried = "28.5.2", "1.51", False
+
+    def __init__(self, clock: Clock, *known: Container) -> None:
+        super().__init__(known, on=(WG_NET,))
+        self.clock = clock
+        self.scripts: list[list[tuple[float, list[Event] | EngineError]]] = []
+        self.end = 10.0
+        self.streams: list[Stream] = []
+
+    def listen(self, _since: int) -> Stream:
+        script = self.scripts.pop(0) if self.scripts else []
+        self.streams.append(Stream(self.clock, script, self.end))
+        return self.streams[-1]
+
+    def close(self) -> None:
+        pass
+
+
+class NoEarlyRoutes:
+    """Early routes that are never there in time, unless a test gives some."""
+
+    def __init__(self) -> None:
+        self.gateways: list[Gateway | None] = []
+        self.clients: list[EarlyClient] = []
+
+    def lead_to(self, gateway: Gateway | None, _directory: Path | None) -> None:
+        self.gateways.append(gateway)
+
+    def taken(self) -> Iterator[EarlyClient]:
+        while self.clients:
+            yield self.clients.pop()
+
+
+class Site:
+    """A daemon with all that is around it."""
+
+    def __init__(self, tmp_path: Path, interval: float = 60, **settings: str) -> None:
+        self.clock = Clock()
+        self.kernel = FakeKernel()
+        self.kernel.add(GATEWAY_PATH, connected=["192.0.2.0/24"], addresses=["192.0.2.1"])
+        self.kernel.add(CLIENT_PATH, connected=["192.0.2.0/24"], addresses=["192.0.2.7"])
+        self.engine = Engine(self.clock, GATEWAY, CLIENT)
+        self.early = NoEarlyRoutes()
+        self.file = tmp_path / "health"
+        self.connect: Callable[[], object] = lambda: self.engine
+        self.settings = Settings(
+            gateway="wireguard", network="wg-net", resync_interval=interval, **settings
+        )
+
+    def run(self, until: type[Exception] = Over) -> list[dict[str, object]]:
+        """Run the daemon until the test is over, and return what was logged."""
+        daemon = Daemon(
+            self.settings,
+            self.kernel,  # type: ignore[arg-type]
+            self.early,
+            Health(self.file),
+            connect=lambda: self.connect(),  # type: ignore[arg-type, return-value]
+            clock=self.clock,
+        )
+        with structlog.testing.capture_logs() as logged, pytest.raises(until):
+            daemon.run()
+        return list(logged)
 
 
 @pytest.fixture
-def health(tmp_path: Path) -> Health:
-    return Health(tmp_path / "health")
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
 
 
-def run_without_engine(
-    health: Health, clock: Clock, seconds: float, interval: float
-) -> list[dict[str, object]]:
+def events(logged: list[dict[str, object]]) -> list[object]:
+    return [entry["event"] for entry in logged if entry["log_level"] != "debug"]
+
+
+def passes(logged: list[dict[str, object]]) -> list[object]:
+    return [entry["trigger"] for entry in logged if entry["event"] == "pass.finished"]
+
+
+def away_for(site: Site, seconds: float) -> list[dict[str, object]]:
     """Run a daemon whose engine is away for that long; return what was logged."""
-    end = clock.now + seconds
+    end = site.clock.now + seconds
 
-    def connect() -> Engine:
-        if clock.now >= end:
-            raise Back
-        reason = f"no engine answers, try {len(clock.naps)}"
+    def connect() -> object:
+        if site.clock.now >= end:
+            raise Over
+        reason = f"no engine answers, try {len(site.clock.naps)}"
         raise EngineError(reason, "start it")
 
-    settings = Settings(resync_interval=interval)
-    nothing = cast("Shells", None), cast("FastPath", None)
-    with structlog.testing.capture_logs() as logged, pytest.raises(Back):
-        Daemon(settings, *nothing, health, connect=connect, clock=clock).run()
-    return cast("list[dict[str, object]]", logged)
+    site.connect = connect
+    return site.run()
 
 
-def test_a_day_without_an_engine_ends_with_another_try(health: Health) -> None:
-    clock = Clock()
+def test_a_day_without_an_engine_ends_with_another_try(site: Site) -> None:
+    logged = away_for(site, DAY)
 
-    logged = run_without_engine(health, clock, DAY, interval=60)
-
-    assert sum(clock.naps) == pytest.approx(DAY, abs=30)
-    assert clock.naps[0] <= 0.5
-    assert all(12 <= nap <= 30 for nap in clock.naps[6:])
-    assert DAY / 30 <= len(clock.naps) <= DAY / 20
-    assert [entry["event"] for entry in logged] == ["engine.lost"]
+    naps = site.clock.naps
+    assert sum(naps) == pytest.approx(DAY, abs=30)
+    assert naps[0] <= 0.5
+    assert all(12 <= nap <= 30 for nap in naps[6:])
+    assert DAY / 30 <= len(naps) <= DAY / 20
+    assert events(logged) == ["engine.lost"]
     assert logged[0]["hint"] == "start it"
 
 
-def test_tries_are_no_further_apart_than_the_resync_interval(health: Health) -> None:
-    clock = Clock()
+def test_tries_are_no_further_apart_than_the_resync_interval(tmp_path: Path) -> None:
+    site = Site(tmp_path, interval=5)
+    away_for(site, 600)
 
-    run_without_engine(health, clock, 600, interval=5)
-
-    assert max(clock.naps) <= 5
-
-
-def test_delays_double_up_to_the_limit_with_jitter() -> None:
-    found = [delay for delay, _ in zip(delays(math.inf), range(9), strict=False)]
-
-    for delay, longest in zip(found, (0.5, 1, 2, 4, 8, 16, 30, 30, 30), strict=True):
-        assert 0.8 * longest <= delay <= longest
-    assert (
-        len({delay / longest for delay, longest in zip(found[6:], (30, 30, 30), strict=True)}) == 3
-    )
+    assert max(site.clock.naps) <= 5
 
 
-def test_an_error_that_is_not_ours_ends_the_daemon(health: Health) -> None:
+def test_an_error_that_is_not_ours_ends_the_daemon(site: Site) -> None:
     def connect() -> NoReturn:
         raise ZeroDivisionError
 
-    nothing = cast("Shells", None), cast("FastPath", None)
-    with pytest.raises(ZeroDivisionError):
-        Daemon(Settings(), *nothing, health, connect=connect, clock=Clock()).run()
+    site.connect = connect
+    site.run(until=ZeroDivisionError)
 
 
-class Script:
-    """A stream that has these batches to read, each after the whole time that may be waited."""
+def test_the_first_pass_sets_the_routes_and_tells_that_all_is_well(site: Site) -> None:
+    logged = site.run()
 
-    def __init__(self, clock: Clock, *batches: list[Event]) -> None:
-        self.clock = clock
-        self.batches = list(batches)
+    assert site.kernel.commands == [
+        f"nsenter --net={CLIENT_PATH} ip route replace 10.8.0.0/16 via 192.0.2.1"
+    ]
+    assert events(logged) == [
+        "engine.connected",
+        "gateway.found",
+        "gateway.ready",
+        "route.replaced",
+        "client.routed",
+        "pass.finished",
+    ]
+    assert verdict(site.file) == "ok"
 
-    def read(self, seconds: float) -> list[Event]:
-        self.clock.now += seconds
-        return self.batches.pop(0) if self.batches else []
+
+def test_without_events_there_is_a_pass_each_interval_on_a_stream_of_its_own(site: Site) -> None:
+    site.engine.end = 200
+    logged = site.run()
+
+    assert passes(logged)[:3] == ["startup", "resync", "resync"]
+    assert [stream.is_closed for stream in site.engine.streams] == [True] * len(
+        site.engine.streams
+    )
+    assert len(site.engine.streams) == len(passes(logged))
 
 
-CONNECT, START = Event("connect", "a"), Event("start", "b")
+def test_a_steady_state_asks_for_nothing_between_passes(site: Site) -> None:
+    site.engine.end = 59
+    site.run()
+
+    assert len(site.engine.streams[0].waits) == 1
+
+
+def test_an_event_makes_a_pass_for_its_container_only(site: Site) -> None:
+    site.engine.scripts = [[(5.0, [Event("start", "c1", "dovecot")])]]
+    site.run()
+
+    assert site.engine.calls.count("inspect gw") == 2  # When it was found, and in the first pass.
+    assert site.engine.calls[-2:] == ["containers c1", "inspect c1"]
 
 
 @pytest.mark.parametrize(
-    ("batches", "seconds", "events"),
+    ("event", "urgent"),
     [
-        pytest.param([[CONNECT]], 0.3, 1, id="quiet comes"),
-        pytest.param([[CONNECT], [CONNECT]], 0.6, 2, id="more comes"),
-        pytest.param([[CONNECT], [START], [CONNECT]], 0.3, 2, id="something urgent comes"),
-        pytest.param([[START], [CONNECT]], 0.0, 1, id="it is urgent"),
-        pytest.param([[Event("disconnect", "gw")]], 0.0, 1, id="it is the gateway"),
-        pytest.param([[CONNECT]] * 9, 1.2, 5, id="there is no end"),
-        pytest.param([[]], 0.0, 0, id="nothing came"),
+        pytest.param(Event("start", "c1"), True, id="a start"),
+        pytest.param(Event("connect", "c1"), False, id="of a network"),
+        pytest.param(Event("disconnect", "gw"), True, id="of the gateway"),
     ],
 )
-def test_events_of_networks_are_gathered(
-    health: Health, batches: list[list[Event]], seconds: float, events: int
+def test_only_what_cannot_wait_is_looked_at_at_once(site: Site, event: Event, urgent: bool) -> None:  # noqa: FBT001
+    site.engine.scripts = [[(5.0, [event])]]
+    logged = site.run()
+    stream = site.engine.streams[0]
+
+    assert passes(logged) == ["startup", event.action]
+    assert (pytest.approx(0.3) in stream.waits) is not urgent
+
+
+@pytest.mark.parametrize(
+    ("complete", "waits"),
+    [pytest.param(True, True, id="all routes"), pytest.param(False, False, id="some of them")],
+)
+def test_a_start_can_wait_only_if_all_routes_are_there(
+    site: Site,
+    complete: bool,  # noqa: FBT001
+    waits: bool,  # noqa: FBT001
 ) -> None:
-    clock = Clock()
-    begun = clock.now
-    fastpath = cast("FastPath", SimpleNamespace(given=lambda: iter(())))
-    daemon = Daemon(Settings(), cast("Shells", None), fastpath, health, clock=clock)
-    daemon._reconciler.survey.gateway = Gateway("wireguard", "gw", "wg-net", "n", ())
+    site.early.clients = [EarlyClient(Client("dovecot", "c2", CLIENT_PATH, ()), complete)]
+    site.engine.scripts = [[(5.0, [Event("start", "c2")])]]
+    site.engine.known = (GATEWAY,)
+    site.run()
 
-    gathered = daemon._settled(cast("Stream", Script(clock, *batches[1:])), batches[0])
+    assert (pytest.approx(0.3) in site.engine.streams[0].waits) is waits
 
-    assert len(gathered) == events
-    assert clock.now - begun == pytest.approx(seconds)
+
+@pytest.mark.parametrize("action", ["die", "destroy", "create"])
+def test_what_changes_nothing_makes_no_pass(site: Site, action: str) -> None:
+    site.engine.scripts = [[(5.0, [Event(action, "c1")])]]
+
+    assert passes(site.run()) == ["startup"]
+
+
+def test_the_gateway_is_announced_before_routes_are_set(site: Site) -> None:
+    seen: list[int] = []
+    site.kernel.before_command(lambda *_: seen.append(len(site.early.gateways)))
+    site.run()
+
+    assert seen == [1]
+
+
+def test_a_lost_engine_is_told_and_listened_to_again(site: Site) -> None:
+    end = StreamEndedError("the engine ended the event stream")
+    site.engine.scripts = [[(5.0, end)]]
+    logged = site.run()
+
+    assert [stream.is_closed for stream in site.engine.streams] == [True, True]
+    assert [event for event in events(logged) if str(event).startswith("engine")] == [
+        "engine.connected",
+        "engine.lost",
+        "engine.connected",
+    ]
+    assert passes(logged) == ["startup", "reconnect"]
+
+
+def test_a_stream_that_a_proxy_refuses_is_trouble_until_one_lasts(site: Site) -> None:
+    site.engine.scripts = [[(0.0, CallError("the engine refused: no events here"))]]
+    logged = site.run()
+
+    assert events(logged).count("engine.connected") == 2
+    assert verdict(site.file) == "ok"
+
+
+def test_streams_that_are_cut_now_and_then_are_no_news_but_the_first(site: Site) -> None:
+    end = StreamEndedError("the engine ended the event stream")
+    site.engine.scripts = [[(20.0, end)] for _ in range(5)]
+    logged = site.run()
+
+    assert events(logged).count("engine.lost") == 1
+
+
+def test_a_missing_gateway_is_told_once_and_looked_for(site: Site) -> None:
+    site.engine.known = (CLIENT,)
+    site.engine.end = 50
+    logged = site.run()
+
+    assert events(logged) == ["engine.connected", "gateway.missing"]
+    assert 4 <= site.engine.calls.count("inspect wireguard") <= 12
+    assert verdict(site.file) == "the engine has no container wireguard, named by --gateway"
+
+
+def test_a_lost_gateway_is_unhealthy_and_a_lost_version_is_not(site: Site) -> None:
+    site.engine.known = (replace(GATEWAY, running=False), CLIENT)
+    site.run()
+
+    assert verdict(site.file) == "the gateway wireguard is lost, see gateway.lost in the log"
+
+
+def test_health_names_a_client_that_fails(site: Site) -> None:
+    site.kernel.fail(CLIENT_PATH, "RTNETLINK answers: Operation not permitted")
+    site.run()
+
+    assert verdict(site.file) == "1 of the clients fail, such as dovecot, see the log"

@@ -42,7 +42,7 @@ class Site:
         self.announced: list[tuple[Gateway | None, Path | None]] = []
         self.now = 100.0
         self.tracker = GatewayTracker(
-            Settings(gateway="wireguard", **settings),
+            Settings(gateway="wireguard", network="wg-net", **settings),
             lambda: self.now,
             lambda *said: self.announced.append(said),
         )

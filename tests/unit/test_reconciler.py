@@ -1,0 +1,644 @@
+"""A pass over a stand-in for the engine and a strict fake of the kernel, on a clock of its own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import IPv4Network, ip_interface, ip_network
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import structlog
+
+from lib.errors import EngineError, NetnsError
+from lib.model import NETWORKS_LABEL, Client, Container, EarlyClient, Endpoint, Event, Route
+from lib.reconcile.namespace import MAX_STEPS
+from lib.reconcile.reconciler import Reconciler
+from lib.reconcile.report import Found, Lost, Report, Scope, Unknown, Why
+from lib.schedule import Schedule
+from lib.settings import Settings
+from tests.fake_kernel import FakeKernel
+from tests.fakes import WG_NET, StandInEngine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+ROOT = "/run/docker/netns"
+V4, V6 = ip_interface("192.0.2.1/24"), ip_interface("fd::1/64")
+
+
+def container(name: str, *faces: str, label: str = "", **values: Any) -> Container:  # noqa: ANN401
+    """Return a running container on wg-net, whose namespace file is named like it."""
+    points = (Endpoint("wg-net", "n1", tuple(map(ip_interface, faces))),)
+    labels = {NETWORKS_LABEL: label} if label else {}
+    whole = Container(f"{name}-id", name, True, labels, "wg-net", f"{ROOT}/{name}", points)  # noqa: FBT003
+    return replace(whole, **values)
+
+
+GATEWAY = container("wireguard", "192.0.2.1/24", "fd::1/64")
+CLIENT = container("dovecot", "192.0.2.7/24", "fd::7/64", label="10.8.0.0/16")
+STARTUP = Scope("startup", is_full=True)
+
+
+class Site:
+    """A reconciler and what is around it."""
+
+    def __init__(self, *clients: Container, gateway: Container = GATEWAY, width: int = 2) -> None:
+        self.now = 1000.0
+        self.kernel = FakeKernel(width=width)
+        self.engine = StandInEngine((gateway, *clients), on=(WG_NET,))
+        for one in (gateway, *clients):
+            if one.sandbox_key and not one.shares_netns_of:
+                self.add(one)
+        self.announced: list[object] = []
+        self.reconciler = Reconciler(
+            self.kernel,  # type: ignore[arg-type]
+            Settings(gateway="wireguard", network="wg-net"),
+            lambda tries: 0.5 * 2 ** (tries - 1),
+            announce=lambda gateway, _: self.announced.append(gateway),
+            clock=lambda: self.now,
+        )
+        self.reports: list[Report] = []
+
+    def add(self, one: Container) -> None:
+        faces = [face for point in one.endpoints for face in point.interfaces]
+        self.kernel.add(
+            one.sandbox_key,
+            connected=[str(face.network) for face in faces],
+            addresses=[str(face.ip) for face in faces],
+        )
+
+    def run(self, scope: Scope = STARTUP) -> Report:
+        self.reports.append(self.reconciler.run(self.engine, scope))  # type: ignore[arg-type]
+        return self.reports[-1]
+
+    def on(self, action: str, *containers: Container) -> Report:
+        return self.run(Scope(action, frozenset(one.id for one in containers)))
+
+    def change(self, *known: Container) -> None:
+        """Let these take the place of the containers of their names."""
+        names = {one.name for one in known}
+        self.engine.known = (*(one for one in self.engine.known if one.name not in names), *known)
+
+    def remove(self, one: Container) -> None:
+        self.engine.known = tuple(each for each in self.engine.known if each.id != one.id)
+
+    def routes(self, one: Container) -> list[str]:
+        """Return the routes there that are not connected ones, in the words of `ip`."""
+        found = self.kernel.routes(one.sandbox_key)
+        return sorted(f"{r.dst} {r.gateway or r.kind}" for r in found if r.kind != "connected")
+
+    def drive(self, seconds: float) -> int:
+        """Run what is due, as the daemon does, for that long; return the number of passes."""
+        schedule, until = Schedule(60), self.now + seconds
+        schedule.finish(self.reports[-1], self.now)
+        count = 0
+        while (at := schedule.next_at()) <= until and count < 10_000:
+            self.now = max(self.now, at)
+            scope = schedule.take(self.now)
+            assert scope
+            schedule.finish(self.run(scope), self.now)
+            count += 1
+        self.now = until
+        return count
+
+
+@pytest.fixture
+def logged() -> Iterator[list[dict[str, Any]]]:
+    with structlog.testing.capture_logs() as entries:
+        yield entries  # type: ignore[misc]
+
+
+def names(logged: list[dict[str, Any]], *leave_out: str) -> list[str]:
+    return [
+        entry["event"]
+        for entry in logged
+        if entry["log_level"] != "debug" and entry["event"] not in {"gateway.found", *leave_out}
+    ]
+
+
+# --- what a pass does ---------------------------------------------------------------------------
+
+
+def test_a_client_gets_its_routes(logged: list[dict[str, Any]]) -> None:
+    site = Site(CLIENT)
+    report = site.run()
+
+    assert site.routes(CLIENT) == ["10.8.0.0/16 192.0.2.1"]
+    assert (report.clients, report.routes, report.changed) == (1, 1, 1)
+    assert report.unfinished == ()
+    assert names(logged) == ["gateway.ready", "route.replaced", "client.routed"]
+    assert logged[2] == {
+        "event": "route.replaced",
+        "log_level": "info",
+        "container": "dovecot",
+        "container_id": "dovecot-id",
+        "dst": "10.8.0.0/16",
+        "netns": f"{ROOT}/dovecot",
+        "command": f"nsenter --net={ROOT}/dovecot ip route replace 10.8.0.0/16 via 192.0.2.1",
+        "network": "wg-net",
+        "gateway": "192.0.2.1",
+        "trigger": "startup",
+        "duration_ms": logged[2]["duration_ms"],
+    }
+
+
+def test_a_steady_state_runs_nothing_and_says_nothing(logged: list[dict[str, Any]]) -> None:
+    site = Site(CLIENT)
+    site.run()
+    del logged[:]
+    report = site.run(Scope("resync", is_full=True))
+
+    assert report.changed == 0
+    assert len(site.kernel.commands) == 1
+    assert logged == []
+
+
+def test_an_idle_full_pass_asks_the_engine_for_the_gateway_and_one_list() -> None:
+    site = Site(CLIENT, *(container(f"c{n}", f"192.0.2.{n}/24", label="10.8.0.0/16") for n in range(10, 20)))
+    site.run()
+    del site.engine.calls[:]
+    site.run(Scope("resync", is_full=True))
+
+    assert site.engine.calls == ["inspect wireguard-id", "containers"]
+
+
+def test_a_pass_for_one_container_asks_for_no_other() -> None:
+    other = container("postfix", "192.0.2.8/24", label="10.8.0.0/16")
+    site = Site(CLIENT, other)
+    site.run()
+    del site.engine.calls[:]
+    site.on("start", CLIENT)
+
+    assert site.engine.calls == ["containers dovecot-id", "inspect dovecot-id"]
+
+
+def test_a_route_removed_by_hand_is_set_again() -> None:
+    site = Site(CLIENT)
+    site.run()
+    site.kernel.remove_route(CLIENT.sandbox_key, "10.8.0.0/16")
+    site.run(Scope("resync", is_full=True))
+
+    assert site.routes(CLIENT) == ["10.8.0.0/16 192.0.2.1"]
+
+
+def test_client_routed_counts_the_routes_that_are_there(logged: list[dict[str, Any]]) -> None:
+    """Of three one is refused by the kernel, and one was there."""
+    one = replace(CLIENT, labels={NETWORKS_LABEL: "10.8.0.0/16,10.9.0.0/16,10.7.0.0/16"})
+    site = Site(one)
+    site.kernel.put_route(one.sandbox_key, "10.7.0.0/16", "192.0.2.1")
+    site.kernel.fail(one.sandbox_key, "RTNETLINK answers: Operation not permitted", "10.9.0.0/16")
+    site.run()
+
+    (entry,) = (entry for entry in logged if entry["event"] == "client.routed")
+    assert entry["routes"] == 2
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_what_fails_in_one_namespace_keeps_no_other_from_its_routes(width: int) -> None:
+    others = [container(f"c{n}", f"192.0.2.{n}/24", label="10.8.0.0/16") for n in range(10, 15)]
+    site = Site(CLIENT, *others, width=width)
+    site.kernel.fail(CLIENT.sandbox_key, "RTNETLINK answers: Operation not permitted")
+    report = site.run()
+
+    assert [site.routes(one) for one in others] == [["10.8.0.0/16 192.0.2.1"]] * 5
+    assert report.failing == ("dovecot",)
+
+
+def test_who_shares_a_namespace_is_served_in_that_of_its_owner() -> None:
+    owner = container("web", "192.0.2.8/24")
+    sharing = replace(CLIENT, network_mode="container:web-id", sandbox_key="", endpoints=())
+    site = Site(owner, sharing)
+    site.run()
+
+    assert site.routes(owner) == ["10.8.0.0/16 192.0.2.1"]
+    assert site.on("die", owner).scope.is_full
+
+
+def test_a_route_that_leads_elsewhere_is_replaced_and_one_beside_it_deleted(
+    logged: list[dict[str, Any]],
+) -> None:
+    site = Site(CLIENT)
+    site.kernel.put_route(CLIENT.sandbox_key, "10.8.0.0/16", "192.0.2.9")
+    site.kernel.put_route(CLIENT.sandbox_key, "10.8.0.0/16", "192.0.2.9", metric=5)
+    site.run()
+
+    assert site.routes(CLIENT) == ["10.8.0.0/16 192.0.2.1"]
+    (entry,) = (entry for entry in logged if entry["event"] == "route.deleted")
+    assert entry["reason"] == "another way to the same destination"
+
+
+# --- the gateway --------------------------------------------------------------------------------
+
+
+def test_a_lost_gateway_makes_unreachable_what_it_led_to() -> None:
+    site = Site(CLIENT)
+    site.run()
+    site.change(replace(GATEWAY, running=False))
+    report = site.on("die", GATEWAY)
+
+    assert isinstance(report.gateway, Lost)
+    assert report.scope.is_full
+    assert site.routes(CLIENT) == ["10.8.0.0/16 unreachable"]
+
+
+def test_the_gateway_is_announced_before_any_route_is_set() -> None:
+    site = Site(CLIENT)
+    site.run()
+    moved = container("wireguard", "192.0.2.2/24")
+    site.change(moved)
+    announced: list[object] = []
+    site.kernel.before_command(lambda *_: announced.append(site.announced[-1]))
+    report = site.on("start", GATEWAY)
+
+    assert isinstance(report.gateway, Found)
+    assert announced == [report.gateway.gateway]
+    assert site.routes(CLIENT) == ["10.8.0.0/16 192.0.2.2"]
+
+
+def test_without_a_gateway_no_client_is_touched() -> None:
+    site = Site(CLIENT)
+    site.engine.known = (CLIENT,)
+    report = site.run()
+
+    assert isinstance(report.gateway, Unknown)
+    assert site.kernel.commands == []
+    assert site.engine.calls == ["inspect wireguard"]
+
+
+def test_with_one_ip_version_lost_an_event_is_a_pass_for_its_container_only() -> None:
+    site = Site(CLIENT)
+    site.run()
+    site.change(container("wireguard", "192.0.2.1/24"))
+    assert isinstance(site.on("start", GATEWAY).gateway, Found)
+
+    assert not site.on("start", CLIENT).scope.is_full
+
+
+# --- unfinished work ----------------------------------------------------------------------------
+
+MANY = [f"fd00:{n:x}::/64" for n in range(130)]
+
+
+def test_failing_entries_wait_for_their_time_and_the_good_one_after_them_works() -> None:
+    one = container("dovecot", "192.0.2.7/24", label=",".join([*MANY, "10.8.0.0/16"]))
+    site = Site(one)
+    site.run()
+    passes = site.drive(5)
+
+    assert site.routes(one) == ["10.8.0.0/16 192.0.2.1"]
+    assert passes <= 5
+    assert len(site.kernel.commands) <= 131 + 5 * MAX_STEPS
+
+
+@pytest.mark.parametrize("count", [MAX_STEPS, MAX_STEPS + 1, 10 * MAX_STEPS - 1])
+def test_all_entries_are_tried_before_one_is_tried_again(count: int) -> None:
+    entries = [f"fd00:{n:x}::/64" for n in range(count)]
+    one = container("dovecot", "192.0.2.7/24", label=",".join([*entries, "10.8.0.0/16"]))
+    site = Site(one)
+    site.run()
+    site.drive(0)
+
+    assert len(set(site.kernel.commands)) == len(site.kernel.commands) == count + 1
+    assert site.routes(one) == ["10.8.0.0/16 192.0.2.1"]
+
+
+def test_who_fails_costs_one_question_for_each_pass() -> None:
+    one = container("dovecot", "192.0.2.7/24", label=",".join(MANY))
+    site = Site(one)
+    site.run()
+    del site.engine.calls[:]
+    passes = site.drive(20)
+
+    # Each pass lists, inspects whom it is for, and asks once whether it is still there.
+    assert site.engine.calls.count("inspect dovecot-id") <= 2 * passes
+
+
+def test_all_that_fails_has_its_turn_again(logged: list[dict[str, Any]]) -> None:
+    one = container("dovecot", "192.0.2.7/24", label=",".join(MANY))
+    site = Site(one)
+    site.run()
+    site.drive(0)
+    del site.kernel.commands[:]
+    site.drive(4)
+
+    assert len(set(site.kernel.commands)) == 130
+    assert names(logged).count("route.failed") == 130
+
+
+def test_failing_work_is_tried_with_growing_delays() -> None:
+    site = Site(CLIENT)
+    site.kernel.fail(CLIENT.sandbox_key, "RTNETLINK answers: Operation not permitted")
+    site.run()
+
+    assert [work.why for work in site.reports[-1].unfinished] == [Why.FAILED]
+    assert site.drive(60) <= 8
+
+
+def test_a_failure_that_ends_is_forgotten(logged: list[dict[str, Any]]) -> None:
+    site = Site(CLIENT)
+    site.kernel.fail(CLIENT.sandbox_key, "RTNETLINK answers: Operation not permitted")
+    site.run()
+    site.kernel.fail(CLIENT.sandbox_key, "")
+    site.drive(1)
+
+    assert site.reports[-1].unfinished == ()
+    assert site.routes(CLIENT) == ["10.8.0.0/16 192.0.2.1"]
+    assert names(logged).count("route.failed") == 1
+
+
+def test_a_container_that_fails_is_left_out_of_full_passes_until_it_is_due() -> None:
+    site = Site(CLIENT)
+    site.kernel.fail(CLIENT.sandbox_key, "RTNETLINK answers: Operation not permitted")
+    site.run()
+    site.run(Scope("resync", is_full=True))
+    assert len(site.kernel.commands) == 1
+
+    site.change(container("wireguard", "192.0.2.2/24"))
+    site.on("start", GATEWAY)
+    assert len(site.kernel.commands) == 2  # A new gateway may be what mends it.
+
+
+def test_who_ends_in_the_middle_of_its_work_is_forgotten() -> None:
+    label = ",".join(f"10.8.{n}.0/24" for n in range(150))
+    one = container("dovecot", "192.0.2.7/24", label=label)
+    site = Site(one)
+
+    def end(*_: object) -> None:
+        site.remove(one)
+        site.kernel.remove(one.sandbox_key)
+
+    site.kernel.before_command(end)
+    site.run()
+
+    assert site.drive(59) <= 1
+    assert site.reports[-1].unfinished == ()
+
+
+def test_more_work_goes_on_at_once() -> None:
+    label = ",".join(f"10.8.{n}.0/24" for n in range(250))
+    one = container("dovecot", "192.0.2.7/24", label=label)
+    site = Site(one)
+    site.run()
+
+    assert len(site.routes(one)) == MAX_STEPS
+    assert site.drive(0) == 2
+    assert len(site.routes(one)) == 250
+
+
+def test_a_deletion_waits_for_its_replacement() -> None:
+    """What stands beside is not deleted while the replacement fails, in no further pass either."""
+    site = Site(CLIENT)
+    site.kernel.put_route(CLIENT.sandbox_key, "10.8.0.0/16", "192.0.2.9", metric=5)
+    site.kernel.fail(CLIENT.sandbox_key, "RTNETLINK answers: Operation not permitted", "replace")
+    site.run()
+    site.drive(60)
+
+    assert site.routes(CLIENT) == ["10.8.0.0/16 192.0.2.9"]
+
+
+def test_a_label_that_names_nothing_any_more_ends_its_failures() -> None:
+    site = Site(CLIENT)
+    site.engine.silent_about = "dovecot"
+    site.run()
+    assert site.reports[-1].failing == ("dovecot",)
+
+    site.engine.silent_about = ""
+    site.change(replace(CLIENT, labels={NETWORKS_LABEL: ""}))
+    site.drive(1)
+    assert site.reports[-1].unfinished == ()
+
+
+# --- what ran is remembered ---------------------------------------------------------------------
+
+
+def test_what_ran_is_logged_and_remembered_although_the_engine_goes_away(
+    logged: list[dict[str, Any]],
+) -> None:
+    one = replace(CLIENT, labels={NETWORKS_LABEL: "10.8.0.0/16,10.9.0.0/16"})
+    site = Site(one)
+    site.kernel.fail(one.sandbox_key, "RTNETLINK answers: Operation not permitted", "10.9.0.0/16")
+
+    def away(reference: str) -> Container:
+        raise EngineError(reference)
+
+    site.kernel.before_command(lambda *_: setattr(site.engine, "inspect", away))
+    site.run()
+
+    assert names(logged)[1:] == ["route.replaced", "route.failed", "client.routed"]
+    del site.engine.inspect  # type: ignore[method-assign]
+    site.change(replace(one, labels={NETWORKS_LABEL: "10.9.0.0/16"}))
+    site.run(Scope("resync", is_full=True))
+    assert site.routes(one) == ["10.9.0.0/16 192.0.2.1"] or site.routes(one) == []
+
+
+def take_back(site: Site, one: Container) -> list[str]:
+    """Let a client ask for nothing any more; return its routes after that."""
+    site.change(replace(one, labels={NETWORKS_LABEL: "10.99.0.0/16"}))
+    site.run(Scope("resync", is_full=True))
+    return site.routes(one)
+
+
+def test_what_is_not_asked_for_any_more_is_taken_back(logged: list[dict[str, Any]]) -> None:
+    site = Site(CLIENT)
+    site.run()
+
+    assert take_back(site, CLIENT) == ["10.99.0.0/16 192.0.2.1"]
+    (entry,) = (entry for entry in logged if entry["event"] == "route.deleted")
+    assert entry["reason"] == "nobody asks for it any more"
+
+
+def test_a_passing_error_does_not_make_it_forget_what_it_put_there() -> None:
+    site = Site(CLIENT)
+    site.run()
+    site.kernel.deny(CLIENT.sandbox_key, NetnsError("cannot read the routes: Interrupted"))
+    site.run(Scope("resync", is_full=True))
+    site.kernel.deny(CLIENT.sandbox_key, None)
+    site.now += 60
+
+    assert take_back(site, CLIENT) == ["10.99.0.0/16 192.0.2.1"]
+
+
+def test_somebody_elses_route_is_never_taken_back() -> None:
+    site = Site(CLIENT)
+    site.kernel.put_route(CLIENT.sandbox_key, "10.5.0.0/16", "192.0.2.9")
+    site.run()
+
+    assert take_back(site, CLIENT) == ["10.5.0.0/16 192.0.2.9", "10.99.0.0/16 192.0.2.1"]
+
+
+def test_a_network_that_is_connected_meanwhile_is_not_deleted(
+    logged: list[dict[str, Any]],
+) -> None:
+    """The engine connects the client between our read and our write; replace overwrites it."""
+    site = Site(CLIENT)
+    point = Endpoint("late", "n9", (ip_interface("10.8.0.7/16"),))
+    connected = replace(CLIENT, endpoints=(*CLIENT.endpoints, point))
+
+    def connect(*_: object) -> None:
+        site.kernel.connect(CLIENT.sandbox_key, "10.8.0.0/16")
+        site.change(connected)
+
+    site.kernel.before_command(connect)
+    site.run()
+    assert site.routes(CLIENT) == ["10.8.0.0/16 192.0.2.1"]
+
+    site.kernel.before_command(lambda *_: None)
+    del logged[:]
+    site.on("connect", CLIENT)
+    assert site.routes(CLIENT) == ["10.8.0.0/16 192.0.2.1"]
+    assert [entry["reason"] for entry in logged if entry["event"] == "entry.warned"] == [
+        "still leads through the gateway: the container was connected to it meanwhile"
+    ]
+
+    site.change(CLIENT)
+    site.change(replace(CLIENT, labels={NETWORKS_LABEL: "10.99.0.0/16"}))
+    site.on("disconnect", CLIENT)
+    assert site.routes(CLIENT) == ["10.99.0.0/16 192.0.2.1"]
+
+
+def test_memory_of_namespaces_ends_with_them() -> None:
+    """Fifty clients that end without a single success, and fifty that had their routes."""
+    for fails in (True, False):
+        site = Site()
+        for number in range(50):
+            one = container(f"c{number}", f"192.0.2.{number + 10}/24", label="10.8.0.0/16")
+            site.change(one)
+            site.add(one)
+            if fails:
+                site.kernel.fail(one.sandbox_key, "RTNETLINK answers: Operation not permitted")
+            site.on("start", one)
+            site.remove(one)
+            site.kernel.remove(one.sandbox_key)
+        site.run(Scope("resync", is_full=True))
+        del site.kernel.asked[:]
+        site.run(Scope("resync", is_full=True))
+
+        assert site.kernel.asked == []
+        assert site.reports[-1].unfinished == ()
+
+
+def test_a_path_that_is_another_namespace_now_is_not_written() -> None:
+    """As at /proc/PID/ns/net, where a number is given again."""
+    site = Site(CLIENT)
+    site.run()
+    del site.kernel.commands[:]
+    site.kernel.replace_with_other(CLIENT.sandbox_key)
+    site.engine.known = (GATEWAY,)
+    site.run(Scope("resync", is_full=True))
+
+    assert site.kernel.commands == []
+
+
+def test_a_namespace_that_is_replaced_between_proof_and_use_is_not_written() -> None:
+    site = Site(CLIENT)
+    site.kernel.after_read(lambda path: site.kernel.replace_with_other(path))
+    site.run()
+
+    assert site.kernel.commands == []
+
+
+# --- routes that were there already -------------------------------------------------------------
+
+
+def test_unreachable_that_was_there_is_looked_at_again() -> None:
+    site = Site(CLIENT, gateway=replace(GATEWAY, running=False, sandbox_key=""))
+    site.kernel.put_route(CLIENT.sandbox_key, "10.8.0.0/16", None)
+    report = site.run()
+
+    assert [(work.why, work.due) for work in report.unfinished] == [
+        (Why.LOOK_AGAIN, site.now + 3)
+    ]
+    assert site.drive(10) == 1
+
+
+# --- early routes -------------------------------------------------------------------------------
+
+
+def early(site: Site, one: Container, *, complete: bool = True) -> None:
+    """Give a client its route before it runs."""
+    site.kernel.put_route(one.sandbox_key, "10.8.0.0/16", "192.0.2.1")
+    route = Route(ip_network("10.8.0.0/16"), V4.ip, 0)
+    client = Client(one.name, one.id, one.sandbox_key, (route,))
+    site.reconciler.take_early(EarlyClient(client, complete))
+
+
+def starting(site: Site) -> Container:
+    one = replace(CLIENT, running=False)
+    site.change(one)
+    site.add(one)
+    return one
+
+
+def test_early_routes_are_not_taken_back_while_the_client_starts() -> None:
+    site = Site()
+    site.run()
+    one = starting(site)
+    early(site, one)
+    site.run(Scope("resync", is_full=True))
+
+    assert site.routes(one) == ["10.8.0.0/16 192.0.2.1"]
+    assert site.drive(25) == 0
+
+
+def test_early_routes_of_a_client_that_never_ran_are_taken_back() -> None:
+    site = Site()
+    site.run()
+    one = starting(site)
+    early(site, one)
+    site.run(Scope("resync", is_full=True))
+    site.drive(35)
+
+    assert site.routes(one) == []
+    assert site.reports[-1].unfinished == ()
+
+
+def test_early_routes_are_verified_once_the_client_runs() -> None:
+    site = Site()
+    site.run()
+    one = starting(site)
+    early(site, one)
+    site.change(replace(CLIENT, labels={NETWORKS_LABEL: "10.9.0.0/16"}))
+    site.on("start", CLIENT)
+
+    assert site.routes(CLIENT) == ["10.9.0.0/16 192.0.2.1"]
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_only_a_client_with_all_its_routes_may_wait(complete: bool) -> None:  # noqa: FBT001
+    site = Site()
+    site.run()
+    early(site, starting(site), complete=complete)
+
+    assert site.reconciler.is_urgent(Event("start", CLIENT.id)) is not complete
+    site.on("start", CLIENT)
+    assert site.reconciler.is_urgent(Event("start", CLIENT.id))
+
+
+def test_early_routes_in_a_namespace_that_has_ended_are_not_remembered() -> None:
+    site = Site()
+    site.run()
+    client = Client("dovecot", CLIENT.id, f"{ROOT}/gone", ())
+    site.reconciler.take_early(EarlyClient(client, complete=True))
+
+    assert site.reconciler.is_urgent(Event("start", CLIENT.id))
+
+
+# --- who concerns us ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("action", "container_id", "concerns"),
+    [
+        ("start", "dovecot-id", True),
+        ("connect", "dovecot-id", True),
+        ("die", "dovecot-id", False),
+        ("die", "wireguard-id", True),
+        ("destroy", "wireguard-id", True),
+        ("create", "dovecot-id", False),
+    ],
+)
+def test_an_event_concerns_us(action: str, container_id: str, concerns: bool) -> None:  # noqa: FBT001
+    site = Site(CLIENT)
+    site.run()
+
+    assert site.reconciler.concerns(Event(action, container_id)) is concerns
