@@ -123,7 +123,7 @@ class Survey:
         self._sidecar: sidecar.Sidecar | None = None
         self.gateway: Gateway | None = None
         """Where clients are led, as far as it is known."""
-        self._located: dict[str, namespaces.Proof] = {}
+        self._located: dict[str, namespaces.NamespaceId] = {}
         self.tied: set[str] = set()
         """Ids of containers that share a namespace, and of those whose namespace it is."""
 
@@ -250,7 +250,7 @@ class Survey:
         owner = netns_owner(engine, container)
         if owner is container:
             proof = self._located.get(container.id)
-            if proof and proof.holds() and not container.sandbox_key:
+            if proof and namespaces.identify(proof.path) == proof and not container.sandbox_key:
                 # A listing tells all but the namespace, and costs no call for each container.
                 return replace(container, sandbox_key=proof.path)
             if not container.sandbox_key:
@@ -259,7 +259,7 @@ class Survey:
         if owner.id != container.id:
             self.tied |= {container.id, owner.id}
             return owner
-        if proof := namespaces.Proof.of(owner.sandbox_key):
+        if proof := namespaces.identify(owner.sandbox_key):
             self._located[container.id] = proof
         return owner
 
