@@ -117,7 +117,7 @@ def netns_directory(case: Case) -> Iterator[Finding]:
     device = namespaces.OWN.stat().st_dev
     files = [file.stat().st_dev == device for file in path.iterdir() if file.exists()]
     seen = f"{verdict.seen}; namespaces in it: {sum(files)}"
-    if found and not namespaces.Proof.of(found):
+    if found and not namespaces.identify(found):
         yield fail(f"{path} lacks the gateway's namespace", *prerequisites.mount_lines(path))
     elif files and not any(files):
         yield fail(seen, *prerequisites.mount_lines(path))

@@ -77,7 +77,7 @@ class Case:
     def namespace(self) -> str:
         """The gateway's namespace file, which is there."""
         key = need(self.sidecar, "the gateway").gateway.sandbox_key
-        return need(namespaces.Proof.of(key), "the gateway's namespace file").path
+        return need(namespaces.identify(key), "the gateway's namespace file").path
 
     @property
     def place(self) -> str:

@@ -100,7 +100,7 @@ class _Look:
                 self.arrivals.append(_Arrival(path, Ear(path)))
             except NetnsError as error:
                 log.debug("watch.failed", netns=path, reason=error.reason)
-        for key in [key for key, path in self._served.items() if not namespaces.is_namespace(path)]:
+        for key in [key for key, path in self._served.items() if not namespaces.identify(path)]:
             del self._served[key]  # It ended, and may be started again.
 
     def due(self, known: Known) -> list[_Attempt]:
@@ -128,7 +128,7 @@ class _Look:
         """Look no longer where all is done, or nothing is to be expected."""
         now = time.monotonic()
         for arrival in tuple(self.arrivals):
-            is_late = now - arrival.since > PATIENCE or not namespaces.is_namespace(arrival.path)
+            is_late = now - arrival.since > PATIENCE or not namespaces.identify(arrival.path)
             if is_late or _is_over(arrival, known):
                 arrival.close()
                 self.arrivals.remove(arrival)

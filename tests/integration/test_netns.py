@@ -190,18 +190,70 @@ def test_namespace_at_a_process_is_accepted_until_that_ends(folder: Path) -> Non
     with kernel.namespace(folder / "0a1b2c3d4e5f") as space:
         with resident(space) as pid:
             path = f"/proc/{pid}/ns/net"
-            proof = namespaces.Proof.of(path)
+            identity = namespaces.identify(path)
             namespaces.check(path)
 
-            assert proof
-            assert proof.holds()
-            assert not replace(proof, born="0").holds()  # Another process has that number.
+            assert identity
+            namespaces.confirm(identity)
+            with pytest.raises(NetnsGoneError):  # Another process has that number.
+                namespaces.confirm(replace(identity, born="0"))
             assert namespaces.is_at_process(path)
             assert not namespaces.is_at_process(str(space.path))
 
-        assert not proof.holds()
+        with pytest.raises(NetnsGoneError):
+            namespaces.confirm(identity)
         with pytest.raises(NetnsGoneError):
             namespaces.check(path)
+
+
+def test_namespace_whose_file_is_made_anew_is_another(folder: Path) -> None:
+    path = folder / "0a1b2c3d4e5f"
+    with kernel.namespace(path):
+        identity = namespaces.identify(str(path))
+        assert identity
+        namespaces.confirm(identity)
+    path.touch()
+    assert namespaces.identify(str(path)) is None  # The engine makes the file first.
+    with kernel.namespace(path):
+        other = namespaces.identify(str(path))
+
+        assert other
+        with pytest.raises(NetnsGoneError, match=f"{path} is not the namespace any more"):
+            namespaces.confirm(identity)
+
+
+def test_process_that_went_elsewhere_is_no_way_to_the_namespace(folder: Path) -> None:
+    """`pid: host`: nothing keeps a process where it was."""
+    script = "read line; exec unshare --net sleep 1000"
+    with kernel.namespace(folder / "0a1b2c3d4e5f") as space:
+        words = [kernel.NSENTER, f"--net={space.path}", kernel.SH, "-c", script]
+        process = subprocess.Popen(words, stdin=subprocess.PIPE)
+        try:
+            path, there = f"/proc/{process.pid}/ns/net", space.path.stat().st_ino
+            assert kernel.poll(lambda: Path(path).stat().st_ino == there)
+            identity = namespaces.identify(path)
+            assert identity
+            assert process.stdin
+            process.stdin.write(b"go\n")
+            process.stdin.close()
+            assert kernel.poll(lambda: Path(path).stat().st_ino != there)
+
+            with pytest.raises(NetnsGoneError):
+                namespaces.confirm(identity)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def test_confirming_is_cheap(folder: Path) -> None:
+    with kernel.namespace(folder / "0a1b2c3d4e5f") as space, resident(space) as pid:
+        identity = namespaces.identify(f"/proc/{pid}/ns/net")
+        assert identity
+        begun = time.process_time()
+        for _ in range(1000):
+            namespaces.confirm(identity)
+
+    assert time.process_time() - begun < 0.5
 
 
 def test_namespace_of_the_host_is_refused_at_a_process_too(folder: Path) -> None:
