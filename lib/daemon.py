@@ -232,8 +232,10 @@ class Daemon:
         self._tell_health()
 
     def _tell_health(self) -> None:
-        trouble = self._connection.trouble or self._trouble
-        self._health.tell(trouble, self._schedule.full_at, self._clock.monotonic())
+        if trouble := self._connection.trouble or self._trouble:
+            self._health.tell(trouble)
+        else:
+            self._health.tell("", self._schedule.full_at, self._clock.monotonic())
 
 
 def _log_pass(report: Report, seconds: float) -> None:
