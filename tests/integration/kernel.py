@@ -7,6 +7,7 @@ does not use.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import time
@@ -96,6 +97,25 @@ TOOLS = {name: shutil.which(name) for name in ("ip", "nsenter", "unshare", "busy
 """Found before any test puts other programs first on the path; None for what is missing."""
 
 IP, NSENTER, UNSHARE, BUSYBOX, SH = (path or name for name, path in TOOLS.items())
+
+DIALECTS = {
+    "iproute2": {"ip": IP, "nsenter": NSENTER, "sh": SH},
+    "busybox": dict.fromkeys(("ip", "nsenter", "sh"), BUSYBOX),
+}
+
+
+@contextmanager
+def dialect(name: str, folder: Path) -> Iterator[None]:
+    """Put the programs of one dialect first on the path: `ip`, `nsenter` and the shell."""
+    for program, found in DIALECTS[name].items():
+        (folder / program).symlink_to(found)
+    path = os.environ["PATH"]
+    os.environ["PATH"] = f"{folder}:{path}"
+    try:
+        assert shutil.which("ip") == str(folder / "ip")
+        yield
+    finally:
+        os.environ["PATH"] = path
 
 
 def poll(condition: Callable[[], object], seconds: float = SECONDS) -> bool:
