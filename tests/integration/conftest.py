@@ -43,6 +43,14 @@ def shell(dialect: str) -> Iterator[Shells]:
 
 
 @pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Make what the engine keeps its namespaces in."""
+    folder = tmp_path / "netns"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
 def space(tmp_path: Path) -> Iterator[Namespace]:
     """Make an empty namespace."""
     with kernel.namespace(tmp_path / "0a1b2c3d4e5f") as space:
