@@ -12,8 +12,8 @@ import sys
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import TYPE_CHECKING
 
-from lib.errors import NetnsError
 from lib.kernel import netlink
+from lib.kernel.namespaces import explained
 from lib.model import Route
 
 if TYPE_CHECKING:
@@ -57,14 +57,13 @@ def read(path: str = "") -> tuple[Route, ...]:
     A multipath route has no gateway here, so that it never equals a wanted one. Raises NetnsError
     if the namespace cannot be entered, or the kernel does not tell.
     """
-    try:
-        with netlink.connect(socket.NETLINK_ROUTE, path) as kernel:
-            said = netlink.dump(kernel, _GET_ROUTE, bytes(_ROUTE.size))
-            return tuple(route for message in said if (route := _route(message)))
-    except OSError as error:
-        where = path or "our own network namespace"
-        reason = f"cannot read the routes in {where}: {error.strerror or error}"
-        raise NetnsError(reason) from error
+    where = path or "our own network namespace"
+    with (
+        explained(f"read the routes in {where}"),
+        netlink.connect(socket.NETLINK_ROUTE, path) as kernel,
+    ):
+        said = netlink.dump(kernel, _GET_ROUTE, bytes(_ROUTE.size))
+        return tuple(route for message in said if (route := _route(message)))
 
 
 def is_in_main(message: Message) -> bool:

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import sh
 
@@ -106,7 +106,7 @@ class Shells:
         the outcomes of what they asked for last. Then the first error is raised; the others are
         notes of it.
         """
-        service = _Service(conversations)
+        service = Service(conversations)
         for process in self._processes:
             process.take([])
         while busy := [process for process in self._processes if service.occupy(process)]:
@@ -122,15 +122,32 @@ class Shells:
         _start(processes, lambda line: next(_run([self._starter], [line])).output)
 
 
-class _Service:
-    """The conversations of one call of `serve`."""
+class Worker(Protocol):
+    """What runs commands one after the other."""
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether there are commands that did not end yet."""
+        ...
+
+    def take(self, commands: Sequence[str], /) -> None:
+        """Start on commands."""
+        ...
+
+    def collect(self) -> list[Outcome]:
+        """Return how the commands ended that did, once."""
+        ...
+
+
+class Service:
+    """The conversations of one call of `Shells.serve`."""
 
     def __init__(self, conversations: Iterable[Conversation]) -> None:
         self._coming = iter(conversations)
-        self._open: dict[_Process, Conversation] = {}
+        self._open: dict[Worker, Conversation] = {}
         self._errors: list[Exception] = []
 
-    def occupy(self, process: _Process) -> bool:
+    def occupy(self, process: Worker) -> bool:
         """Give a process the next commands if it has none; tell whether it has any now."""
         while not process.is_busy:
             try:

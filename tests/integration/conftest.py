@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,11 +15,6 @@ if TYPE_CHECKING:
 
     from tests.integration.kernel import Namespace
 
-_PROGRAMS = {
-    "iproute2": {"ip": kernel.IP, "nsenter": kernel.NSENTER, "sh": kernel.SH},
-    "busybox": dict.fromkeys(("ip", "nsenter", "sh"), kernel.BUSYBOX),
-}
-
 
 @pytest.fixture(autouse=True)
 def _programs() -> None:
@@ -30,17 +23,12 @@ def _programs() -> None:
             pytest.skip(f"needs {name}: tests make and look at namespaces with it")
 
 
-@pytest.fixture(scope="module", params=_PROGRAMS)
+@pytest.fixture(scope="module", params=kernel.DIALECTS)
 def dialect(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
     """Put the programs of one dialect first on the path: `ip`, `nsenter` and the shell."""
-    folder = tmp_path_factory.mktemp("bin")
-    for name, program in _PROGRAMS[request.param].items():
-        (folder / name).symlink_to(program)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-        assert shutil.which("ip") == str(folder / "ip")
+    with kernel.dialect(request.param, tmp_path_factory.mktemp("bin")):
         yield str(request.param)
 
 
@@ -52,6 +40,14 @@ def shell(dialect: str) -> Iterator[Shells]:
     assert {"iproute2": "iproute2", "busybox": "BusyBox"}[dialect] in said
     yield shell
     shell.close()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Make what the engine keeps its namespaces in."""
+    folder = tmp_path / "netns"
+    folder.mkdir()
+    return folder
 
 
 @pytest.fixture

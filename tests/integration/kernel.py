@@ -7,6 +7,8 @@ does not use.
 from __future__ import annotations
 
 import json
+import os
+import resource
 import shutil
 import subprocess
 import time
@@ -14,13 +16,13 @@ from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_network
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from lib.model import Address, Route
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from pathlib import Path
 
 SECONDS = 5.0
 """How long something that should happen at once may take on a busy machine."""
@@ -96,6 +98,25 @@ TOOLS = {name: shutil.which(name) for name in ("ip", "nsenter", "unshare", "busy
 """Found before any test puts other programs first on the path; None for what is missing."""
 
 IP, NSENTER, UNSHARE, BUSYBOX, SH = (path or name for name, path in TOOLS.items())
+
+DIALECTS = {
+    "iproute2": {"ip": IP, "nsenter": NSENTER, "sh": SH},
+    "busybox": dict.fromkeys(("ip", "nsenter", "sh"), BUSYBOX),
+}
+
+
+@contextmanager
+def dialect(name: str, folder: Path) -> Iterator[None]:
+    """Put the programs of one dialect first on the path: `ip`, `nsenter` and the shell."""
+    for program, found in DIALECTS[name].items():
+        (folder / program).symlink_to(found)
+    path = os.environ["PATH"]
+    os.environ["PATH"] = f"{folder}:{path}"
+    try:
+        assert shutil.which("ip") == str(folder / "ip")
+        yield
+    finally:
+        os.environ["PATH"] = path
 
 
 def poll(condition: Callable[[], object], seconds: float = SECONDS) -> bool:
@@ -201,6 +222,35 @@ def namespace(path: Path) -> Iterator[Namespace]:
     finally:
         subprocess.run(["umount", str(path)], check=True)
         path.unlink()
+
+
+@contextmanager
+def bound(source: Path, target: Path) -> Iterator[None]:
+    """Show a namespace under a second name, as the engine does the host's."""
+    target.touch()
+    subprocess.run(["mount", "--bind", source, target], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", target], check=True)
+
+
+def descriptors() -> int:
+    """Count the files that this process holds open."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@contextmanager
+def few_descriptors(spare: int = 0) -> Iterator[None]:
+    """Let this process open that many files more; below zero, less than it holds open."""
+    lowest_free = os.open(os.devnull, os.O_RDONLY)
+    os.close(lowest_free)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(1, lowest_free + spare), before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 @contextmanager

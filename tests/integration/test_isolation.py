@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import time
 from contextlib import ExitStack
 from dataclasses import replace
@@ -152,16 +151,8 @@ def test_namespace_file_that_is_none_fails_only_its_container(
 def test_routes_that_cannot_be_read_are_told_of_and_read_later(
     reconciler: Reconciler, engine: StandInEngine, spaces: list[Namespace]
 ) -> None:
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    lowest_free = os.dup(0)
-    os.close(lowest_free)
-
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free + 1, before[1]))
-    try:
-        with structlog.testing.capture_logs() as logged:
-            assert run(reconciler, engine) == 3
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    with kernel.few_descriptors(spare=1), structlog.testing.capture_logs() as logged:
+        assert run(reconciler, engine) == 3
 
     failed = [entry for entry in logged if entry["event"] == "client.failed"]
     assert [(entry["container"], entry["reason"]) for entry in failed] == [

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,32 +15,12 @@ import pytest
 
 from lib.errors import NetnsError, NetnsGoneError
 from lib.kernel import namespaces
-from lib.kernel.addresses import Ear
 from tests.integration import kernel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 OWN = Path("/proc/self/ns/net")
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Make what the engine keeps its namespaces in."""
-    folder = tmp_path / "netns"
-    folder.mkdir()
-    return folder
-
-
-@contextmanager
-def bound(source: Path, target: Path) -> Iterator[None]:
-    """Show a namespace under a second name, as the engine does the host's."""
-    target.touch()
-    subprocess.run(["mount", "--bind", source, target], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", target], check=True)
 
 
 def refusal(path: Path) -> NetnsError:
@@ -61,14 +41,14 @@ def test_namespace_beside_those_of_others_is_accepted(folder: Path) -> None:
     with (
         kernel.namespace(folder / "0a1b2c3d4e5f"),
         kernel.namespace(folder / "5f4e3d2c1b0a"),
-        bound(OWN, folder / "default"),
+        kernel.bound(OWN, folder / "default"),
     ):
         namespaces.check(str(folder / "0a1b2c3d4e5f"))
         namespaces.check(str(folder / "5f4e3d2c1b0a"))
 
 
 def test_our_own_namespace_is_refused_under_any_name(folder: Path) -> None:
-    with bound(OWN, folder / "0a1b2c3d4e5f"):
+    with kernel.bound(OWN, folder / "0a1b2c3d4e5f"):
         error = refusal(folder / "0a1b2c3d4e5f")
 
         assert type(error) is NetnsError
@@ -80,7 +60,7 @@ def test_our_own_namespace_is_refused_under_any_name(folder: Path) -> None:
 def test_namespace_of_the_host_is_refused_under_any_name(folder: Path) -> None:
     with kernel.namespace(folder / "default"):
         assert refusal(folder / "default").reason.endswith("is the host's network namespace")
-        with bound(folder / "default", folder / "0a1b2c3d4e5f"):
+        with kernel.bound(folder / "default", folder / "0a1b2c3d4e5f"):
             error = refusal(folder / "0a1b2c3d4e5f")
 
     assert type(error) is NetnsError
@@ -144,11 +124,11 @@ def test_anything_else_is_refused(path: str) -> None:
 
 def test_checking_leaves_no_descriptor(folder: Path) -> None:
     with kernel.namespace(folder / "0a1b2c3d4e5f"):
-        before = len(list(Path("/proc/self/fd").iterdir()))
+        before = kernel.descriptors()
         for _ in range(100):
             namespaces.check(str(folder / "0a1b2c3d4e5f"))
 
-        assert len(list(Path("/proc/self/fd").iterdir())) == before
+        assert kernel.descriptors() == before
 
 
 # --- found at a process -------------------------------------------------------------------------
@@ -268,49 +248,3 @@ def test_namespace_of_the_host_is_refused_at_a_process_too(folder: Path) -> None
         )
 
     assert "NetnsError: /proc/1/ns/net is the host's network namespace" in done.stderr
-
-
-# --- one that appears ---------------------------------------------------------------------------
-
-
-def test_namespace_is_told_of_once_when_it_is_one(folder: Path) -> None:
-    with kernel.namespace(folder / "before"):
-        watch = namespaces.Watch(folder)
-        assert watch.appeared() == set()
-
-        (folder / "file").touch()
-        (folder / "default").touch()
-        with bound(OWN, folder / "default"), kernel.namespace(folder / "0a1b2c3d4e5f") as space:
-            watch.wait(seconds=kernel.SECONDS)
-            assert watch.appeared() == {str(space.path)}
-            assert watch.appeared() == set()
-
-    assert watch.appeared() == set()
-
-
-def test_wait_ends_with_a_mount_or_with_news_from_inside(folder: Path) -> None:
-    watch = namespaces.Watch(folder)
-    watch.wait(seconds=0.01)
-    with kernel.namespace(folder / "0a1b2c3d4e5f") as space, closing(Ear(str(space.path))) as ear:
-        assert took(watch) < 1  # It was mounted.
-        kernel.poll(lambda: not ear.hear())
-        space.ip("link set lo up")
-        assert took(watch, ear) < 1
-        kernel.poll(lambda: not ear.hear())
-        assert took(watch, ear, seconds=0.2) >= 0.2
-    assert took(watch) < 1  # It was unmounted.
-
-
-def took(watch: namespaces.Watch, *ears: Ear, seconds: float = 5.0) -> float:
-    begun = time.monotonic()
-    watch.wait(ears, seconds)
-    return time.monotonic() - begun
-
-
-def test_directory_that_is_removed_holds_no_namespaces(folder: Path) -> None:
-    watch = namespaces.Watch(folder)
-    folder.rmdir()
-
-    assert watch.appeared() == set()
-    with pytest.raises(NetnsError, match=f"cannot watch {folder}"):
-        namespaces.Watch(folder)

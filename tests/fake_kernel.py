@@ -1,0 +1,364 @@
+"""A stand-in for the kernel and its shells, strict and with a state of its own; it needs no root.
+
+It answers as BusyBox's `nsenter` and `ip` do (glibc's texts), and understands the command lines
+that `lib.routing.iproute` makes, nothing else. What holds it to the truth is
+`tests/integration/test_kernel_contract.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections import deque
+from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_interface, ip_network
+from itertools import count
+from typing import TYPE_CHECKING
+
+from lib.errors import NetnsError, NetnsGoneError
+from lib.kernel.access import Kernel
+from lib.kernel.namespaces import NamespaceId
+from lib.kernel.shells import TIMED_OUT, Outcome, Service
+from lib.model import DEFAULT_METRIC, IPV4, IPV6, Address, Route
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from lib.kernel.shells import Conversation
+    from lib.model import Interface, Network
+
+CONNECTED_METRIC = {IPV4: 0, IPV6: 256}
+"""Of the route to an address's own network, as the kernel makes it."""
+
+_KINDS = {"unreachable", "blackhole", "prohibit", "throw"}
+_MILLISECONDS, _LIMIT_MILLISECONDS = 1.0, 5000.0
+
+Done = tuple[int, str]
+"""Exit code and output."""
+_OK: Done = (0, "")
+
+
+def refused(number: int) -> Done:
+    """Return how a command ends that the kernel refuses with that error."""
+    return 2, f"ip: RTNETLINK answers: {os.strerror(number)}"
+
+
+class FakeKernel(Kernel):
+    """Namespaces, their routes and what runs in them."""
+
+    def __init__(self, width: int = 1) -> None:
+        """Run commands of as many conversations by turns."""
+        self.commands: list[str] = []
+        """All that ran, in that order."""
+        self._width = width
+        self._inodes = count(4026532000)
+        self._spaces: dict[str, _Space] = {}
+        self._hooks: list[Callable[[str], None]] = []
+        self._sick: dict[str, tuple[str, Outcome]] = {}
+        """By namespace: what a command holds, and how it ends then."""
+        self._unreadable: dict[str, str] = {}
+        self._forbidden: dict[str, NetnsError] = {}
+
+    # What a test does to it.
+
+    def add(
+        self,
+        path: str,
+        connected: Iterable[str] = (),
+        addresses: Iterable[str] = (),
+        *,
+        link_up: bool = True,
+    ) -> None:
+        """Make a namespace with one link.
+
+        An address with a prefix length connects its network; `connected` are others. The kernel
+        answers for IPv6 only as far as it is not disabled: `disable_ipv6`.
+        """
+        assert path not in self._spaces, f"{path} is there already"
+        identity = NamespaceId(path, 4, next(self._inodes))
+        self._spaces[path] = _Space(identity, is_up=link_up)
+        for address in addresses:
+            self.attach(path, address)
+        for network in connected:
+            self._spaces[path].connect(ip_network(network))
+
+    def attach(self, path: str, address: str) -> None:
+        """Add an address, as `docker network connect` does, and its network if it has a length."""
+        space, interface = self._spaces[path], ip_interface(address)
+        space.addresses.append(interface)
+        if "/" in address:
+            space.connect(interface.network)
+
+    def set_link(self, path: str, *, up: bool) -> None:
+        """Set the link up or down; down, it takes its routes and its IPv6 addresses with it."""
+        self._spaces[path].set_link(up=up)
+
+    def disable_ipv6(self, path: str) -> None:
+        """Take away IPv6 addresses and routes, as `net.ipv6.conf.all.disable_ipv6=1` does."""
+        self._spaces[path].drop_ipv6()
+
+    def give(self, path: str, *routes: Route) -> None:
+        """Append routes, as somebody else does who appends (`ip route append`)."""
+        for route in routes:
+            self._spaces[path].insert(route)
+
+    def remove(self, path: str) -> None:
+        """End a namespace."""
+        del self._spaces[path]
+
+    def replace_with_other(self, path: str) -> None:
+        """Let another, empty namespace be found there."""
+        self.remove(path)
+        self.add(path)
+
+    def before_command(self, hook: Callable[[str], None]) -> None:
+        """Call that with each command line right before it runs."""
+        self._hooks.append(hook)
+
+    def fail(self, path: str, text: str, exit_code: int = 2, *, only: str = "") -> None:
+        """Let the commands in a namespace fail, all or those that hold a text."""
+        self._sick[path] = only, Outcome("", exit_code, text, _MILLISECONDS)
+
+    def hang(self, path: str, *, only: str = "") -> None:
+        """Let them hang until they are killed."""
+        text = f"no answer within {_LIMIT_MILLISECONDS / 1000:g} s, killed"
+        self._sick[path] = only, Outcome("", TIMED_OUT, text, _LIMIT_MILLISECONDS)
+
+    def fail_reading(self, path: str, reason: str) -> None:
+        """Let its routes be read in vain."""
+        self._unreadable[path] = reason
+
+    def forbid(self, path: str, error: NetnsError) -> None:
+        """Let `check` raise that, as for the host's namespace."""
+        self._forbidden[path] = error
+
+    def heal(self, path: str) -> None:
+        """Let a namespace be well again."""
+        self._sick.pop(path, None)
+        self._unreadable.pop(path, None)
+        self._forbidden.pop(path, None)
+
+    # What it is asked.
+
+    def identify(self, path: str) -> NamespaceId | None:
+        space = self._spaces.get(path)
+        return space.identity if space else None
+
+    def check(self, path: str) -> None:
+        if error := self._forbidden.get(path):
+            raise error
+        if path not in self._spaces:
+            reason = f"the namespace file {path} is gone"
+            raise NetnsGoneError(reason)
+
+    def confirm(self, identity: NamespaceId) -> None:
+        if self.identify(identity.path) != identity:
+            reason = f"{identity.path} is not the namespace any more that it was"
+            raise NetnsGoneError(reason)
+
+    def routes(self, path: str) -> tuple[Route, ...]:
+        missing = "" if path in self._spaces else "No such file or directory"
+        if why := self._unreadable.get(path, missing):
+            reason = f"cannot read the routes in {path}: {why}"
+            raise NetnsError(reason)
+        return tuple(self._spaces[path].routes)
+
+    def serve(self, conversations: Iterable[Conversation]) -> None:
+        service = Service(conversations)
+        workers = [_Worker(self._execute) for _ in range(self._width)]
+        while busy := [worker for worker in workers if service.occupy(worker)]:
+            for worker in busy:
+                worker.step()
+        service.finish()
+
+    def _execute(self, line: str) -> Outcome:
+        command = _Command.parse(line)
+        for hook in self._hooks:
+            hook(line)
+        self.commands.append(line)
+        only, ends = self._sick.get(command.path, ("", None))
+        if ends and only in line:
+            return Outcome(line, ends.exit_code, ends.output, ends.duration_ms)
+        space = self._spaces.get(command.path)
+        if not space:
+            text = f"nsenter: can't open '{command.path}': No such file or directory"
+            return Outcome(line, 1, text, _MILLISECONDS)
+        code, text = space.replace(command) if command.verb == "replace" else space.delete(command)
+        return Outcome(line, code, text, _MILLISECONDS)
+
+
+class _Worker:
+    """A shell that runs one command at each step."""
+
+    def __init__(self, execute: Callable[[str], Outcome]) -> None:
+        self._execute = execute
+        self._waiting: deque[str] = deque()
+        self._done: list[Outcome] = []
+
+    @property
+    def is_busy(self) -> bool:
+        return bool(self._waiting)
+
+    def take(self, commands: Sequence[str]) -> None:
+        assert not isinstance(commands, str), "a batch is a list of command lines"
+        self._waiting.extend(commands)
+
+    def collect(self) -> list[Outcome]:
+        done, self._done = self._done, []
+        return done
+
+    def step(self) -> None:
+        self._done.append(self._execute(self._waiting.popleft()))
+
+
+@dataclass(frozen=True)
+class _Command:
+    """A command line, taken apart."""
+
+    path: str
+    verb: str
+    kind: str
+    """Empty where none is said."""
+    dst: Network
+    gateway: Address | None
+    metric: int | None
+    source: Address | None
+    on_loopback: bool
+
+    @classmethod
+    def parse(cls, line: str) -> _Command:
+        """Take a line apart; fail the test if it is any other than ours are."""
+        words = deque(shlex.split(line))
+        strange = f"the fake kernel does not understand: {line}"
+        assert shlex.join(words) == line, strange
+        assert words.popleft() == "nsenter", strange
+        enter = words.popleft()
+        assert enter.startswith("--net=/"), strange
+        assert words.popleft() == "ip", strange
+        version = IPV6 if words[0] == "-6" and words.popleft() else IPV4
+        assert words.popleft() == "route", strange
+        verb = words.popleft()
+        assert verb in {"replace", "del"}, strange
+        kind = words.popleft() if words[0] in _KINDS else ""
+        dst = ip_network(words.popleft())
+        said = {}
+        for name in ("via", "metric", "src", "dev"):
+            if words and words[0] == name:
+                words.popleft()
+                said[name] = words.popleft()
+        assert not words, strange
+        assert dst.version == version, strange
+        assert said.get("dev", "lo") == "lo", strange
+        assert verb == "replace" or not said.keys() & {"src"}, strange
+        assert verb == "del" or ("via" in said) != bool(kind), strange
+        assert verb == "replace" or version == IPV4 or "metric" in said, strange
+        return cls(
+            path=enter.removeprefix("--net="),
+            verb=verb,
+            kind=kind,
+            dst=dst,
+            gateway=ip_address(said["via"]) if "via" in said else None,
+            metric=int(said["metric"]) if "metric" in said else None,
+            source=ip_address(said["src"]) if "src" in said else None,
+            on_loopback="dev" in said,
+        )
+
+
+@dataclass
+class _Space:
+    """One namespace: its link, its addresses, and its main tables in the kernel's order."""
+
+    identity: NamespaceId
+    is_up: bool
+    routes: list[Route] = field(default_factory=list)
+    addresses: list[Interface] = field(default_factory=list)
+    networks: list[Network] = field(default_factory=list)
+    """Those that are connected while the link is up."""
+
+    def connect(self, network: Network) -> None:
+        self.networks.append(network)
+        if self.is_up:
+            metric = CONNECTED_METRIC[network.version]
+            self.insert(Route(network, None, metric, "connected"))
+
+    def set_link(self, *, up: bool) -> None:
+        if up == self.is_up:
+            return
+        self.is_up = up
+        if up:
+            networks, self.networks = self.networks, []
+            for network in networks:
+                self.connect(network)
+        else:
+            self.routes = [route for route in self.routes if route.kind in _KINDS]
+            self._drop_ipv6_addresses()
+
+    def drop_ipv6(self) -> None:
+        self.routes = [
+            route for route in self.routes if route.dst.version == IPV4 or route.kind in _KINDS
+        ]
+        self._drop_ipv6_addresses()
+
+    def insert(self, route: Route) -> None:
+        """Put a route behind those of its destination that have no higher metric."""
+        places = [
+            place
+            for place, other in enumerate(self.routes)
+            if other.dst == route.dst and other.metric <= route.metric
+        ]
+        self.routes.insert(places[-1] + 1 if places else 0, route)
+
+    def replace(self, command: _Command) -> Done:
+        if error := self._refusal(command):
+            return error
+        version = command.dst.version
+        metric = DEFAULT_METRIC[version] if command.metric is None else command.metric
+        new = Route(command.dst, command.gateway, metric, command.kind or "unicast")
+        same = [one for one in self.routes if (one.dst, one.metric) == (new.dst, new.metric)]
+        if version == IPV6:
+            # `fib6_add_rt2node`: of those with a gateway one with a gateway, if there is any.
+            same = [one for one in same if bool(one.gateway) == bool(new.gateway)] or same
+        elif new in same[1:]:  # `fib_table_insert`
+            return refused(17)
+        if same:
+            self.routes[self.routes.index(same[0])] = new
+        else:
+            self.insert(new)
+        return _OK
+
+    def delete(self, command: _Command) -> Done:
+        for route in self.routes:
+            if self._is_meant(command, route):
+                self.routes.remove(route)
+                return _OK
+        return refused(3)
+
+    def _refusal(self, command: _Command) -> Done | None:
+        gateway, source = command.gateway, command.source
+        if gateway and not self._reaches(gateway):
+            return refused(101 if gateway.version == IPV4 else 113)
+        held = {interface.ip for interface in self.addresses}
+        assert gateway not in held, "a gateway that is an own address is beyond this fake"
+        return refused(22) if source and source not in held else None
+
+    def _reaches(self, gateway: Address) -> bool:
+        """Tell whether it is a neighbour; IPv6 looks at the closest route alone."""
+        around = [route for route in self.routes if gateway in route.dst]
+        if gateway.version == IPV6:
+            closest = max(around, key=lambda route: route.dst.prefixlen, default=None)
+            around = [closest] if closest else []
+        return any(route.kind == "connected" for route in around)
+
+    @staticmethod
+    def _is_meant(command: _Command, route: Route) -> bool:
+        """Tell whether a route is like what is said; IPv6 compares no type, but the device."""
+        alike = route.dst == command.dst
+        alike &= command.gateway in {None, route.gateway}
+        alike &= command.metric in {None, route.metric}
+        if route.dst.version == IPV6:
+            return alike and not (command.on_loopback and route.kind not in _KINDS)
+        return alike and command.kind in {"", route.kind}
+
+    def _drop_ipv6_addresses(self) -> None:
+        self.addresses = [address for address in self.addresses if address.version == IPV4]
+        self.networks = [network for network in self.networks if network.version == IPV4]

@@ -1,0 +1,524 @@
+"""The same for the kernel with both `ip` programs, and for its stand-in."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, closing
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+
+from lib.errors import NetnsError, NetnsGoneError
+from lib.kernel.access import Kernel
+from lib.kernel.shells import Shells
+from lib.model import Step
+from lib.routing import iproute
+from tests.fake_kernel import FakeKernel
+from tests.integration import kernel
+from tests.integration.kernel import route
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from lib.kernel.shells import Conversation, Outcome
+    from lib.model import Route
+
+ADDRESSES = ("192.0.2.7/24", "2001:db8::7/64")
+NEIGHBOUR, OTHER = {4: "192.0.2.1", 6: "2001:db8::1"}, {4: "192.0.2.2", 6: "2001:db8::2"}
+FAR = {4: "203.0.113.1", 6: "2001:db8:9::1"}
+DST = {4: "198.51.100.0/24", 6: "2001:db8:1::/64"}
+NETWORK = {4: "192.0.2.0/24", 6: "2001:db8::/64"}
+OWN, FOREIGN = {4: "192.0.2.7", 6: "2001:db8::7"}, {4: "192.0.2.8", 6: "2001:db8::8"}
+SECOND = {4: "10.9.0.7/16", 6: "2001:db8:2::7/64"}
+CONNECTED_METRIC = {4: 0, 6: 256}
+UNREACHABLE = {4: "Network is unreachable", 6: "No route to host"}
+VERSIONS = pytest.mark.parametrize("version", [4, 6])
+
+GONE = "No such file or directory"
+NOT_THERE = "No such process"
+INVALID = "Invalid argument"
+
+
+class Site(Protocol):
+    """What a test makes."""
+
+    def add(
+        self,
+        path: str,
+        connected: Iterable[str] = (),
+        addresses: Iterable[str] = (),
+        *,
+        link_up: bool = True,
+    ) -> None: ...
+
+    def attach(self, path: str, address: str) -> None: ...
+
+    def set_link(self, path: str, *, up: bool) -> None: ...
+
+    def disable_ipv6(self, path: str) -> None: ...
+
+    def give(self, path: str, *routes: Route) -> None: ...
+
+    def remove(self, path: str) -> None: ...
+
+    def replace_with_other(self, path: str) -> None: ...
+
+
+class RealSite:
+    """Namespaces of the kernel's own, each with one link whose other end is there too."""
+
+    def __init__(self) -> None:
+        self._spaces: dict[str, tuple[kernel.Namespace, ExitStack]] = {}
+
+    def add(
+        self,
+        path: str,
+        connected: Iterable[str] = (),
+        addresses: Iterable[str] = (),
+        *,
+        link_up: bool = True,
+    ) -> None:
+        stack = ExitStack()
+        space = stack.enter_context(kernel.namespace(Path(path)))
+        self._spaces[path] = space, stack
+        space.ip(
+            "link set lo up",
+            "link add eth0 type veth peer name w0",
+            *(f"link set {name} addrgenmode none" for name in ("eth0", "w0")),
+            "link set w0 up",
+            *(["link set eth0 up"] if link_up else []),
+        )
+        for address in addresses:
+            self.attach(path, address)
+        for network in connected:
+            metric = CONNECTED_METRIC[ip_network(network).version]
+            space.ip(f"route add {network} dev eth0 metric {metric}")
+        if link_up:
+            assert kernel.poll(lambda: "linkdown" not in space.run(kernel.IP, "route"))
+
+    def attach(self, path: str, address: str) -> None:
+        nodad = "nodad" if ":" in address else ""
+        self._spaces[path][0].ip(f"address add {address} dev eth0 {nodad}")
+
+    def set_link(self, path: str, *, up: bool) -> None:
+        space, state = self._spaces[path][0], "up" if up else "down"
+        space.ip(f"link set eth0 {state}")
+        shown = "state UP" if up else "state DOWN"
+        assert kernel.poll(lambda: shown in space.run(kernel.IP, "link", "show", "eth0"))
+
+    def disable_ipv6(self, path: str) -> None:
+        command = "echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6"
+        self._spaces[path][0].run(kernel.SH, "-c", command)
+
+    def give(self, path: str, *routes: Route) -> None:
+        for one in routes:
+            kind = "" if one.kind in {"unicast", "connected"} else one.kind
+            where = f"via {one.gateway}" if one.gateway else "" if kind else "dev eth0"
+            line = f"route append {kind} {one.dst} {where} metric {one.metric}"
+            self._spaces[path][0].ip(line, version=one.dst.version)
+
+    def remove(self, path: str) -> None:
+        self._spaces.pop(path)[1].close()
+
+    def replace_with_other(self, path: str) -> None:
+        self.remove(path)
+        self.add(path)
+
+    def close(self) -> None:
+        for path in tuple(self._spaces):
+            self.remove(path)
+
+
+class Seam:
+    """One way to the kernel, and the namespaces that a test makes for it."""
+
+    def __init__(self, site: Site, kernel: Kernel, folder: str, dialect: str) -> None:
+        self.site = site
+        self.kernel = kernel
+        self.path = f"{folder}/0a1b2c3d4e5f"
+        self.other = f"{folder}/5f4e3d2c1b0a"
+        self._dialect = dialect
+
+    def step(self, verb: str, one: Route, source: str | None = None) -> Outcome:
+        """Run the command of one step."""
+        assert verb in {"replace", "del"}
+        step = Step(verb, one)  # type: ignore[arg-type]
+        held = ip_address(source) if source else None
+        (outcome,) = self.outcomes([iproute.command(self.path, step, held)])
+        return outcome
+
+    def outcomes(self, commands: Sequence[str]) -> list[Outcome]:
+        got: list[Outcome] = []
+
+        def conversation() -> Conversation:
+            got.extend((yield commands))
+
+        self.kernel.serve([conversation()])
+        return got
+
+    def to(self, dst: str) -> list[Route]:
+        """Return the routes to a destination, in the kernel's order."""
+        return [one for one in self.kernel.routes(self.path) if one.dst == ip_network(dst)]
+
+    def assert_ended(self, outcome: Outcome, exit_code: int, text: str = "") -> None:
+        """Look at the text where it is BusyBox's: iproute2 has other words for some errors."""
+        assert outcome.exit_code == exit_code, outcome
+        assert bool(outcome.output) == bool(text)
+        if self._dialect != "iproute2":
+            assert outcome.output.endswith(text)
+            assert outcome.output.startswith("ip: RTNETLINK answers: " if exit_code == 2 else "")
+
+
+@pytest.fixture(params=["fake", *kernel.DIALECTS])
+def seam(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Seam]:
+    if request.param == "fake":
+        fake = FakeKernel(width=2)
+        yield Seam(fake, fake, "/var/run/docker/netns", "fake")
+        return
+    (tmp_path / "bin").mkdir()
+    with (
+        kernel.dialect(request.param, tmp_path / "bin"),
+        closing(Shells(width=2)) as shells,
+        closing(RealSite()) as site,
+    ):
+        yield Seam(site, Kernel(shells), str(tmp_path), request.param)
+
+
+@pytest.fixture
+def attached(seam: Seam) -> Seam:
+    """Give it a namespace that is attached to one network of each IP version."""
+    seam.site.add(seam.path, addresses=ADDRESSES)
+    return seam
+
+
+def test_the_stand_in_has_all_that_the_real_one_has() -> None:
+    public = {name for name in vars(Kernel) if not name.startswith("_")}
+
+    assert public <= vars(FakeKernel).keys()
+
+
+# --- namespaces ---------------------------------------------------------------------------------
+
+
+def test_a_namespace_is_identified_and_confirmed_until_it_ends(seam: Seam) -> None:
+    seam.site.add(seam.path)
+    identity = seam.kernel.identify(seam.path)
+
+    assert identity
+    assert identity.path == seam.path
+    assert seam.kernel.identify(seam.path) == identity
+    seam.kernel.check(seam.path)
+    seam.kernel.confirm(identity)
+    seam.site.remove(seam.path)
+    assert seam.kernel.identify(seam.path) is None
+    with pytest.raises(NetnsGoneError, match="is gone"):
+        seam.kernel.check(seam.path)
+    with pytest.raises(NetnsGoneError, match="is not the namespace any more"):
+        seam.kernel.confirm(identity)
+
+
+def test_another_namespace_in_the_same_place_is_not_confirmed(seam: Seam) -> None:
+    seam.site.add(seam.path)
+    seam.site.add(seam.other)
+    identity = seam.kernel.identify(seam.path)
+    seam.site.replace_with_other(seam.path)
+
+    assert identity
+    assert seam.kernel.identify(seam.path) not in {None, identity}
+    with pytest.raises(NetnsGoneError):
+        seam.kernel.confirm(identity)
+
+
+def test_routes_of_a_namespace_that_ended_cannot_be_read(seam: Seam) -> None:
+    with pytest.raises(NetnsError) as caught:
+        seam.kernel.routes(seam.path)
+
+    assert caught.value.reason == f"cannot read the routes in {seam.path}: {GONE}"
+
+
+def test_a_command_for_a_namespace_that_ended_ends_with_1(seam: Seam) -> None:
+    seam.assert_ended(seam.step("replace", route(DST[4], NEIGHBOUR[4])), 1, GONE)
+
+
+# --- replace ------------------------------------------------------------------------------------
+
+
+def test_a_new_namespace_has_the_routes_of_its_networks(seam: Seam) -> None:
+    seam.site.add(seam.path, connected=["10.1.0.0/16", "fd00::/64"], addresses=ADDRESSES)
+
+    assert set(seam.kernel.routes(seam.path)) == {
+        route("10.1.0.0/16", kind="connected"),
+        route("fd00::/64", metric=256, kind="connected"),
+        route(NETWORK[4], kind="connected"),
+        route(NETWORK[6], metric=256, kind="connected"),
+    }
+
+
+@VERSIONS
+def test_replace_makes_a_route_and_changes_its_gateway(attached: Seam, version: int) -> None:
+    for gateway in (NEIGHBOUR[version], NEIGHBOUR[version], OTHER[version]):
+        wanted = route(DST[version], gateway)
+
+        attached.assert_ended(attached.step("replace", wanted, OWN[version]), 0)
+        assert attached.to(DST[version]) == [wanted]
+
+
+@VERSIONS
+def test_replace_makes_a_destination_unreachable_and_back(attached: Seam, version: int) -> None:
+    for wanted in (
+        route(DST[version], kind="unreachable"),
+        route(DST[version], NEIGHBOUR[version]),
+        route(DST[version], kind="unreachable"),
+    ):
+        attached.assert_ended(attached.step("replace", wanted), 0)
+        assert attached.to(DST[version]) == [wanted]
+
+
+@VERSIONS
+def test_replace_leaves_a_route_of_another_metric(attached: Seam, version: int) -> None:
+    lower = route(DST[version], OTHER[version], 50)
+    higher = route(DST[version], OTHER[version], 5000)
+    attached.site.give(attached.path, higher, lower)
+    wanted = route(DST[version], NEIGHBOUR[version])
+
+    attached.assert_ended(attached.step("replace", wanted), 0)
+
+    assert attached.to(DST[version]) == sorted([lower, wanted, higher], key=lambda r: r.metric)
+
+
+@pytest.mark.parametrize("wanted", ["gateway", "unreachable"])
+@pytest.mark.parametrize("first", ["gateway", "unreachable"])
+@VERSIONS
+def test_replace_of_two_replaces_the_first_or_in_ipv6_one_of_its_kind(
+    attached: Seam, version: int, first: str, wanted: str
+) -> None:
+    kinds = {
+        "gateway": route(DST[version], OTHER[version], 7),
+        "unreachable": route(DST[version], None, 7, "unreachable"),
+    }
+    second = next(kind for kind in kinds if kind != first)
+    attached.site.give(attached.path, kinds[first], kinds[second])
+    assert attached.to(DST[version]) == [kinds[first], kinds[second]]
+    new = route(DST[version], NEIGHBOUR[version], 7) if wanted == "gateway" else kinds[wanted]
+
+    outcome = attached.step("replace", new)
+
+    if version == 4 and new == kinds[second]:
+        attached.assert_ended(outcome, 2, "File exists")
+        expected = [kinds[first], kinds[second]]
+    else:
+        attached.assert_ended(outcome, 0)
+        gone = first if version == 4 else wanted
+        expected = [new if kind == gone else kinds[kind] for kind in (first, second)]
+    assert attached.to(DST[version]) == expected
+
+
+def test_replace_of_a_connected_network_cuts_it_off_in_ipv4(attached: Seam) -> None:
+    ours = route(NETWORK[4], NEIGHBOUR[4])
+
+    attached.assert_ended(attached.step("replace", ours), 0)
+
+    assert attached.to(NETWORK[4]) == [ours]
+    outcome = attached.step("replace", route(DST[4], NEIGHBOUR[4]))
+    attached.assert_ended(outcome, 2, UNREACHABLE[4])
+
+
+def test_replace_of_a_connected_network_stands_beside_it_in_ipv6(attached: Seam) -> None:
+    ours = route(NETWORK[6], NEIGHBOUR[6])
+
+    attached.assert_ended(attached.step("replace", ours), 0)
+
+    assert attached.to(NETWORK[6]) == [route(NETWORK[6], metric=256, kind="connected"), ours]
+
+
+@VERSIONS
+def test_network_that_is_connected_later_comes_beside_a_route_of_ours(
+    attached: Seam, version: int
+) -> None:
+    network = str(ip_network(SECOND[version], strict=False))
+    ours = route(network, NEIGHBOUR[version])
+    attached.assert_ended(attached.step("replace", ours), 0)
+
+    attached.site.attach(attached.path, SECOND[version])
+
+    connected = route(network, metric=CONNECTED_METRIC[version], kind="connected")
+    assert attached.to(network) == ([ours, connected] if version == 4 else [connected, ours])
+
+
+# --- what is refused ----------------------------------------------------------------------------
+
+
+@VERSIONS
+def test_gateway_that_is_no_neighbour_is_refused(attached: Seam, version: int) -> None:
+    wanted = route(DST[version], FAR[version])
+
+    for source in (None, FOREIGN[version]):
+        outcome = attached.step("replace", wanted, source)
+        attached.assert_ended(outcome, 2, UNREACHABLE[version])
+    assert attached.to(DST[version]) == []
+
+
+@VERSIONS
+def test_gateway_behind_a_gateway_is_refused(attached: Seam, version: int) -> None:
+    default = {4: "0.0.0.0/0", 6: "::/0"}[version]
+    attached.site.give(attached.path, route(default, NEIGHBOUR[version]))
+
+    outcome = attached.step("replace", route(DST[version], FAR[version]))
+
+    attached.assert_ended(outcome, 2, UNREACHABLE[version])
+
+
+@VERSIONS
+def test_route_to_the_gateway_itself_counts_in_ipv6_only(attached: Seam, version: int) -> None:
+    host = {4: "192.0.2.1/32", 6: "2001:db8::1/128"}[version]
+    attached.site.give(attached.path, route(host, OTHER[version]))
+
+    outcome = attached.step("replace", route(DST[version], NEIGHBOUR[version]))
+
+    attached.assert_ended(outcome, *((0, "") if version == 4 else (2, UNREACHABLE[6])))
+
+
+@VERSIONS
+def test_source_address_that_is_not_held_is_refused(attached: Seam, version: int) -> None:
+    wanted = route(DST[version], NEIGHBOUR[version])
+
+    attached.assert_ended(attached.step("replace", wanted, FOREIGN[version]), 2, INVALID)
+
+    assert attached.to(DST[version]) == []
+
+
+@VERSIONS
+def test_nothing_leads_anywhere_while_the_link_is_down(seam: Seam, version: int) -> None:
+    seam.site.add(seam.path, addresses=ADDRESSES, link_up=False)
+    assert seam.kernel.routes(seam.path) == ()
+
+    outcome = seam.step("replace", route(DST[version], NEIGHBOUR[version]))
+
+    seam.assert_ended(outcome, 2, UNREACHABLE[version])
+    seam.assert_ended(seam.step("replace", route(DST[version], kind="unreachable")), 0)
+
+
+@VERSIONS
+def test_link_that_goes_down_takes_routes_with_it(attached: Seam, version: int) -> None:
+    lost = route("192.0.0.0/16" if version == 4 else "fd01::/64", kind="unreachable")
+    attached.step("replace", route(DST[version], NEIGHBOUR[version]))
+    attached.step("replace", lost)
+
+    attached.site.set_link(attached.path, up=False)
+
+    assert attached.kernel.routes(attached.path) == (lost,)
+    attached.site.set_link(attached.path, up=True)
+    back = {route(NETWORK[4], kind="connected"), lost}  # An IPv6 address does not come back.
+    assert set(attached.kernel.routes(attached.path)) == back
+
+
+def test_nothing_leads_anywhere_by_ipv6_while_that_is_disabled(attached: Seam) -> None:
+    attached.site.disable_ipv6(attached.path)
+
+    for address in (NEIGHBOUR[6], FAR[6]):
+        outcome = attached.step("replace", route(DST[6], address))
+        attached.assert_ended(outcome, 2, UNREACHABLE[6])
+    attached.assert_ended(attached.step("replace", route(DST[4], NEIGHBOUR[4])), 0)
+    attached.assert_ended(attached.step("replace", route(DST[6], kind="unreachable")), 0)
+
+
+# --- del ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["unicast", "unreachable", "blackhole", "prohibit", "throw"])
+@VERSIONS
+def test_del_deletes_a_route_once(attached: Seam, version: int, kind: str) -> None:
+    gateway = NEIGHBOUR[version] if kind == "unicast" else None
+    there = route(DST[version], gateway, kind=kind)
+    attached.site.give(attached.path, there)
+
+    attached.assert_ended(attached.step("del", there), 0)
+    assert attached.to(DST[version]) == []
+    attached.assert_ended(attached.step("del", there), 2, NOT_THERE)
+
+
+@VERSIONS
+def test_del_deletes_the_one_of_that_metric_and_gateway(attached: Seam, version: int) -> None:
+    near, other = (route(DST[version], address[version], 9) for address in (NEIGHBOUR, OTHER))
+    higher = route(DST[version], NEIGHBOUR[version], 10)
+    attached.site.give(attached.path, near, higher)
+
+    unlike = route(DST[version], NEIGHBOUR[version], 11)
+
+    attached.assert_ended(attached.step("del", other), 2, NOT_THERE)
+    attached.assert_ended(attached.step("del", unlike), 2, NOT_THERE)
+    attached.assert_ended(attached.step("del", higher), 0)
+
+    assert attached.to(DST[version]) == [near]
+
+
+@VERSIONS
+def test_del_without_a_gateway_deletes_the_first(attached: Seam, version: int) -> None:
+    gateways = [route(DST[version], OTHER[version], 5), route(DST[version], OTHER[version], 9)]
+    attached.site.give(attached.path, *gateways)
+
+    attached.assert_ended(attached.step("del", route(DST[version], None, 9, "connected")), 0)
+    assert attached.to(DST[version]) == gateways[:1]
+
+
+def test_del_of_an_unreachable_one_spares_a_gateway(attached: Seam) -> None:
+    for version in (4, 6):
+        there = route(DST[version], OTHER[version], 9)
+        attached.site.give(attached.path, there)
+
+        outcome = attached.step("del", route(DST[version], None, 9, "unreachable"))
+
+        attached.assert_ended(outcome, 2, NOT_THERE)
+        assert attached.to(DST[version]) == [there]
+
+
+# --- conversations ------------------------------------------------------------------------------
+
+
+def test_conversations_are_answered_in_order_and_side_by_side(attached: Seam) -> None:
+    attached.site.add(attached.other, addresses=ADDRESSES)
+    order: list[str] = []
+
+    def conversations() -> Iterator[Conversation]:
+        for path in (attached.path, attached.other, attached.path):
+            order.append("asked for")
+            yield conversation(path)
+
+    def conversation(path: str) -> Conversation:
+        steps = [Step("replace", route(DST[v], NEIGHBOUR[v])) for v in (4, 6)]
+        first = [iproute.command(path, step) for step in steps]
+        outcomes = yield first
+        assert [(outcome.command, outcome.exit_code) for outcome in outcomes] == [
+            (command, 0) for command in first
+        ]
+        assert (yield []) == []
+        order.append("answered")
+
+    attached.kernel.serve(conversations())
+
+    assert order[:2] == ["asked for"] * 2
+    assert sorted(order) == ["answered"] * 3 + ["asked for"] * 3
+
+
+def test_an_error_in_a_conversation_comes_after_what_ran(attached: Seam) -> None:
+    answered: list[int] = []
+
+    def failing() -> Conversation:
+        yield []
+        raise KeyError
+
+    def other() -> Conversation:
+        command = iproute.command(attached.path, Step("replace", route(DST[4], NEIGHBOUR[4])))
+        answered.extend(outcome.exit_code for outcome in (yield [command]))
+
+    def conversations() -> Iterator[Conversation]:
+        yield other()
+        yield failing()
+        pytest.fail("no other begins")
+
+    with pytest.raises(KeyError):
+        attached.kernel.serve(conversations())
+
+    assert answered == [0]
+    assert attached.to(DST[4]) == [route(DST[4], NEIGHBOUR[4])]
