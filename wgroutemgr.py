@@ -41,6 +41,7 @@ from lib.early.service import FastPath  # noqa: E402
 from lib.engine.client import Engine  # noqa: E402
 from lib.errors import WgRouteMgrError  # noqa: E402
 from lib.kernel import prerequisites  # noqa: E402
+from lib.kernel.access import Kernel  # noqa: E402
 from lib.kernel.shells import Shells  # noqa: E402
 from lib.logs.setup import configure  # noqa: E402
 
@@ -96,7 +97,7 @@ def _run(chosen: Settings) -> int:
     sys.setswitchinterval(_SWITCH_INTERVAL)
     shell, fast_shell, state = Shells(width=_WIDTH), Shells(width=_FAST_WIDTH), health.Health()
     try:
-        Daemon(chosen, shell, FastPath(fast_shell, Engine), state).run()
+        Daemon(chosen, Kernel(shell), FastPath(fast_shell, Engine), state).run()
     except Stopped as stopped:
         log.info("daemon.stopped", reason=stopped.signal)
     except WgRouteMgrError as error:

@@ -183,7 +183,7 @@ class Daemon:
             self._connection.pause()
 
     def _serve(self, engine: Engine) -> NoReturn:
-        """Run passes when they are due, for as long as the engine and its event stream are there."""
+        """Run passes when they are due, for as long as the engine and its stream are there."""
         self._connection.begin(engine)
         self._schedule.begin(self._trigger)
         stream = self._listen(engine)
@@ -258,7 +258,8 @@ def _trouble(report: Report) -> str:
     if isinstance(report.gateway, Unknown):
         return report.gateway.reason
     if isinstance(report.gateway, Lost):
-        return f"the gateway {report.gateway.gateway.container} is lost, see gateway.lost in the log"
+        name = report.gateway.gateway.container
+        return f"the gateway {name} is lost, see gateway.lost in the log"
     if failing := report.failing:
         return f"{len(failing)} of the clients fail, such as {failing[0]}, see the log"
     more = any(work.why is Why.MORE for work in report.unfinished)

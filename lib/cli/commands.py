@@ -13,14 +13,17 @@ from typing import TYPE_CHECKING
 
 from lib.cli import tables as view
 from lib.engine.client import Engine
+from lib.kernel.access import Reader
 from lib.kernel.shells import Shells
 from lib.model import NETWORKS_LABEL, Step
-from lib.reconcile.survey import VANISHED, look
+from lib.reconcile import failures
+from lib.reconcile.look import look
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from lib.model import Failure
+    from lib.reconcile.look import Findings
+    from lib.reconcile.report import Failure
     from lib.settings import Settings
 
 _DONE, _ERROR, _SOMETHING = 0, 1, 3
@@ -37,11 +40,10 @@ _GIVEN_BACK = (
 
 def plan(settings: Settings) -> int:
     """Print the commands of a pass, and as comments what there is to say beside them."""
-    with closing(Engine()) as engine:
-        findings = look(engine, settings)
+    findings = _look(settings)
     for comment in view.comments(view.rows(findings)):
         print(comment)
-    tasks = [task for space in findings.spaces for task in space.tasks()]
+    tasks = [task for namespace in findings.namespaces for task in namespace.tasks()]
     for verb in ("replace", "del"):
         for task in tasks:
             if task.step.verb == verb:
@@ -54,8 +56,7 @@ def plan(settings: Settings) -> int:
 
 def status(settings: Settings) -> int:
     """Print the state of every destination."""
-    with closing(Engine()) as engine:
-        findings = look(engine, settings)
+    findings = _look(settings)
     rows = view.rows(findings)
     if not rows:
         complain(*_NO_CLIENT)
@@ -69,24 +70,30 @@ def status(settings: Settings) -> int:
 
 def withdraw(settings: Settings) -> int:
     """Delete the routes that are there as this gateway's clients are given them."""
-    with closing(Engine()) as engine, closing(Shells()) as shell:
-        findings = look(engine, settings)
+    with closing(Engine()) as engine, closing(Shells()) as shells:
+        findings = look(engine, Reader(), settings)
         tasks = [
-            space.task(Step("del", route), client)
-            for space in findings.spaces
-            for route, client in space.wanted.items()
-            if route in space.actual
+            (namespace, namespace.task(Step("del", route), client))
+            for namespace in findings.namespaces
+            for route, client in namespace.wanted.items()
+            if route in namespace.actual
         ]
-        outcomes = shell.run([task.command for task in tasks])
-        for task, outcome in zip(tasks, outcomes, strict=True):
-            if outcome.exit_code and VANISHED not in outcome.output:
-                findings.survey.fail_command(engine, task.client, outcome, netns=task.netns)
-            else:
+        outcomes = shells.run([task.command for _, task in tasks])
+        for (namespace, task), outcome in zip(tasks, outcomes, strict=True):
+            if not outcome.exit_code or failures.is_vanished(outcome):
                 print(task.command)
+            elif failures.is_there(engine, task.client):
+                failed = failures.of_command(task.client, namespace.path, task.step.route, outcome)
+                findings.failures.append(failed)
     if tasks:
         complain(*_GIVEN_BACK)
     _tell(findings.failures)
     return _ERROR if findings.failures else _DONE
+
+
+def _look(settings: Settings) -> Findings:
+    with closing(Engine()) as engine:
+        return look(engine, Reader(), settings)
 
 
 def complain(reason: str, hint: str) -> None:
@@ -99,4 +106,4 @@ def complain(reason: str, hint: str) -> None:
 def _tell(failures: Iterable[Failure]) -> None:
     for failure in failures:
         cause = view.cause(failure)
-        complain(f"{failure.values['container']}: {cause['reason']}", cause["hint"])
+        complain(f"{failure.container}: {cause['reason']}", cause["hint"])

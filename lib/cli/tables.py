@@ -15,8 +15,10 @@ from lib.routing.plan import plan
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from lib.model import Client, Failure, Gateway, Route
-    from lib.reconcile.survey import Findings, Namespace
+    from lib.model import Client, Gateway, Route
+    from lib.reconcile.look import Findings
+    from lib.reconcile.namespace import Namespace
+    from lib.reconcile.report import Failure
 
 FINE = {"ok", "skipped"}
 """The states that ask for nothing."""
@@ -58,7 +60,7 @@ def rows(findings: Findings) -> list[Row]:
         found.append(Row(*whose, state=state, reason=skipped.reason, hint=skipped.hint))
     for failure in findings.failures:
         if "netns" not in failure.values:
-            whose = (str(failure.values["container"]), failure.container_id)
+            whose = (failure.container, failure.container_id)
             found.append(Row(*whose, state="unknown", **cause(failure)))
     return sorted(found, key=lambda row: (row.container, row.container_id))
 
@@ -111,7 +113,7 @@ def document(found: Sequence[Row], gateway: Gateway) -> str:
 def cause(failure: Failure) -> dict[str, str]:
     """Return reason and hint of a failure; what a command said is the reason."""
     values = failure.values
-    reason = str(values.get("stderr") or values["reason"])
+    reason = str(values.get("stderr") or failure.reason)
     return {"reason": reason, "hint": str(values.get("hint", ""))}
 
 
@@ -122,7 +124,7 @@ def printable(text: str) -> str:
 
 def _client(client: Client, findings: Findings) -> Iterator[Row]:
     whose = (client.container, client.container_id, findings.gateway.network, client.netns)
-    space = next((space for space in findings.spaces if space.path == client.netns), None)
+    space = next((space for space in findings.namespaces if space.path == client.netns), None)
     failure = next((f for f in findings.failures if f.values.get("netns") == client.netns), None)
     unknown = {"state": "unknown", **cause(failure)} if failure else {}
     flags = {refusal.entry: refusal for refusal in client.refusals if refusal.served}

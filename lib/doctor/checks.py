@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 from lib.doctor.site import SHOWN, Served, fail, lacking, need, ok, some, warn
 from lib.engine import identity, sidecar
 from lib.engine.client import NEWEST_API
+from lib.engine.sharing import netns_owner
 from lib.errors import CallError, EngineError, GoneError, OldEngineError, StaleSocketError
 from lib.kernel import namespaces, prerequisites
 from lib.model import IPV6, NETWORKS_LABEL, Client, Gateway, Snapshot
-from lib.reconcile.survey import netns_owner
 from lib.routing import desired
 
 if TYPE_CHECKING:

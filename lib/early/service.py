@@ -27,7 +27,7 @@ from lib.errors import NetnsError
 from lib.kernel import namespaces
 from lib.kernel.addresses import AddressMonitor
 from lib.kernel.mounts import MountWatch
-from lib.model import Client, Endpoint, Snapshot, Step
+from lib.model import Client, EarlyClient, Endpoint, Snapshot, Step
 from lib.reconcile.reporting import who
 from lib.routing import desired, iproute
 
@@ -193,10 +193,10 @@ class FastPath:
             self._scout.start()
             threading.Thread(target=self._run, name="fastpath", daemon=True).start()
 
-    def given(self) -> Iterator[Client]:
+    def taken(self) -> Iterator[EarlyClient]:
         """Yield, once, what clients were given."""
         while not self._given.empty():
-            yield self._given.get()
+            yield EarlyClient(self._given.get(), complete=True)
 
     def _run(self) -> None:
         assert self._watch  # noqa: S101 - it is set before this thread is started

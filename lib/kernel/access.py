@@ -14,12 +14,8 @@ if TYPE_CHECKING:
     from lib.model import Route
 
 
-class Kernel:
-    """Reads through sockets, writes through commands. `tests/fake_kernel.py` has its stand-in."""
-
-    def __init__(self, shells: Shells) -> None:
-        """Write through those shells, which nobody else uses meanwhile."""
-        self._shells = shells
+class Reader:
+    """Reads through sockets; starts no process."""
 
     def identify(self, path: str) -> NamespaceId | None:
         """Return which namespace a file is; None if it is none now."""
@@ -39,6 +35,14 @@ class Kernel:
     def routes(self, path: str) -> tuple[Route, ...]:
         """Return the routes of both IP versions in a namespace; raise NetnsError if that fails."""
         return route_table.read(path)
+
+
+class Kernel(Reader):
+    """Writes too, through commands. `tests/fake_kernel.py` has its stand-in."""
+
+    def __init__(self, shells: Shells) -> None:
+        """Write through those shells, which nobody else uses meanwhile."""
+        self._shells = shells
 
     def serve(self, conversations: Iterable[Conversation]) -> None:
         """Hold conversations with shells: `Shells.serve`."""

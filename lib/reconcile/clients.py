@@ -1,4 +1,4 @@
-"""Who asks for routes, and in whose namespace: asks the engine, remembers namespaces by identity."""
+"""Who asks for routes, and in whose namespace: asks the engine, remembers namespaces."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from lib.engine.client import Engine
-    from lib.kernel.access import Kernel
+    from lib.kernel.access import Reader
     from lib.kernel.namespaces import NamespaceId
     from lib.model import Container
 
@@ -37,7 +37,7 @@ class Located:
 class Clients:
     """Lists and locates the labelled containers."""
 
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(self, kernel: Reader) -> None:
         self._kernel = kernel
         self._identities: dict[str, NamespaceId] = {}
         """By the id of their owners: spares an inspection of each container in each pass."""

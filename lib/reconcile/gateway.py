@@ -1,4 +1,4 @@
-"""Who the gateway is and where it is now: one object that tracks it, logs its changes and tells them.
+"""Who the gateway is and where: one object that tracks it, logs its changes and announces them.
 
 It asks the engine; it touches no route.
 """
@@ -126,8 +126,9 @@ class GatewayTracker:
             try:
                 network = engine.network(place.network)
             except GoneError:
-                advice = f"docker network create {place.network}, or name another by label or --network"
-                return Unknown(f"there is no network {place.network}", advice)
+                create = f"docker network create {place.network}"
+                reason = f"there is no network {place.network}"
+                return Unknown(reason, f"{create}, or name another by label or --network")
             versions = frozenset(subnet.version for subnet in network.subnets)
             container = self._container or place.gateway
             gateway = Gateway(

@@ -16,7 +16,7 @@ from lib.routing import desired
 
 if TYPE_CHECKING:
     from lib.engine.client import Engine
-    from lib.kernel.access import Kernel
+    from lib.kernel.access import Reader
     from lib.model import Desired, Gateway
     from lib.reconcile.report import Failure
     from lib.settings import Settings
@@ -33,7 +33,7 @@ class Findings:
     failures: list[Failure]
 
 
-def look(engine: Engine, kernel: Kernel, settings: Settings) -> Findings:
+def look(engine: Engine, kernel: Reader, settings: Settings) -> Findings:
     """Look at everything once.
 
     Raises NotReadyError if there is no gateway, EngineError if the engine does not answer.

@@ -16,7 +16,7 @@ from lib.errors import NetnsError, NetnsGoneError
 from lib.model import Client, Refusal, Route, Step
 from lib.reconcile import failures
 from lib.reconcile.report import Why
-from lib.reconcile.reporting import hint, who
+from lib.reconcile.reporting import who
 from lib.routing import iproute
 from lib.routing.plan import directly_reached, plan
 
@@ -192,7 +192,7 @@ class Visitor:
     def _by_failure(self, tasks: Sequence[Task]) -> tuple[list[Task], list[Task]]:
         """Return the tasks to destinations without a failure, and the others that are due.
 
-        The latter in the order in which they failed; what belongs to one destination stays together.
+        The latter in the order in which they failed. A destination stays in one piece.
         """
         by_dst: dict[Network, list[Task]] = defaultdict(list)
         for task in tasks:

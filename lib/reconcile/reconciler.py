@@ -134,9 +134,7 @@ class Reconciler:
             or not self._ledger.is_put_off(container.id, now)
         ]
 
-    def _note_located(
-        self, wanted: Desired, located: Located, names: Mapping[str, str]
-    ) -> None:
+    def _note_located(self, wanted: Desired, located: Located, names: Mapping[str, str]) -> None:
         """Remember who could not be located, and that nothing can fail for who wants nothing."""
         visited = {client.container_id for client in wanted.clients if client.routes}
         failed = {failure.container_id for failure in located.failures}

@@ -161,7 +161,7 @@ class Site:
             self.kernel,  # type: ignore[arg-type]
             self.early,
             Health(self.file),
-            connect=lambda: self.connect(),  # type: ignore[arg-type, return-value]
+            connect=self.connect,  # type: ignore[arg-type]
             clock=self.clock,
         )
         with structlog.testing.capture_logs() as logged, pytest.raises(until):
@@ -245,9 +245,7 @@ def test_without_events_there_is_a_pass_each_interval_on_a_stream_of_its_own(sit
     logged = site.run()
 
     assert passes(logged)[:3] == ["startup", "resync", "resync"]
-    assert [stream.is_closed for stream in site.engine.streams] == [True] * len(
-        site.engine.streams
-    )
+    assert [stream.is_closed for stream in site.engine.streams] == [True] * len(site.engine.streams)
     assert len(site.engine.streams) == len(passes(logged))
 
 

@@ -174,7 +174,9 @@ def test_a_steady_state_runs_nothing_and_says_nothing(logged: list[dict[str, Any
 
 
 def test_an_idle_full_pass_asks_the_engine_for_the_gateway_and_one_list() -> None:
-    site = Site(CLIENT, *(container(f"c{n}", f"192.0.2.{n}/24", label="10.8.0.0/16") for n in range(10, 20)))
+    site = Site(
+        CLIENT, *(container(f"c{n}", f"192.0.2.{n}/24", label="10.8.0.0/16") for n in range(10, 20))
+    )
     site.run()
     del site.engine.calls[:]
     site.run(Scope("resync", is_full=True))
@@ -567,9 +569,7 @@ def test_unreachable_that_was_there_is_looked_at_again() -> None:
     site.kernel.put(CLIENT, None)
     report = site.run()
 
-    assert [(work.why, work.due) for work in report.unfinished] == [
-        (Why.LOOK_AGAIN, site.now + 3)
-    ]
+    assert [(work.why, work.due) for work in report.unfinished] == [(Why.LOOK_AGAIN, site.now + 3)]
     assert site.drive(10) == 1
 
 

@@ -132,7 +132,7 @@ def test_work_that_a_pass_does_not_tell_of_any_more_is_gone(schedule: Schedule) 
 def test_a_missing_gateway_is_looked_for_with_growing_delays() -> None:
     schedule = Schedule(INTERVAL)
     schedule.begin("startup")
-    now, found = 0.0, []
+    now, found = 0.0, list[float]()
     while len(found) < 8:
         scope = schedule.take(now)
         assert scope
@@ -143,7 +143,9 @@ def test_a_missing_gateway_is_looked_for_with_growing_delays() -> None:
 
     for pause, longest in zip(found, (0.5, 1, 2, 4, 8, 16, 30, 30), strict=True):
         assert 0 < pause <= longest
-    assert all(pause >= 0.8 * longest for pause, longest in zip(found[:4], (0.5, 1, 2, 4), strict=True))
+    assert all(
+        pause >= 0.8 * longest for pause, longest in zip(found[:4], (0.5, 1, 2, 4), strict=True)
+    )
 
 
 def test_events_do_not_put_off_the_next_look_for_the_gateway(schedule: Schedule) -> None:
