@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, cast
 import pytest
 import structlog
 
+from lib.kernel.access import Kernel
 from lib.kernel.shells import Shells
 from lib.model import NETWORKS_LABEL, Container, Endpoint, Route
 from lib.reconcile.reconciler import Reconciler
+from lib.reconcile.report import Report, Scope
 from lib.settings import Settings
 from tests.fakes import StandInEngine
 from tests.integration import kernel
@@ -69,8 +71,28 @@ def engine(spaces: list[Namespace]) -> StandInEngine:
     return StandInEngine((container("gateway", "", "192.0.2.129", label=""), *clients))
 
 
+class Passes:
+    """Passes over the real kernel, and what the last one left to do."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        settings = Settings(network="wg-net", gateway="gateway")
+        self.reconciler = Reconciler(kernel, settings, lambda _: 60.0)
+        self.report: Report | None = None
+
+    def run(self, engine: StandInEngine, only: frozenset[str] | None = None) -> int:
+        """Run a pass, and return for how many containers something failed."""
+        scope = Scope("test", only or frozenset(), is_full=not only)
+        self.report = self.reconciler.run(cast("Engine", engine), scope)
+        return len(self.report.failing)
+
+    @property
+    def unfinished(self) -> frozenset[str]:
+        assert self.report
+        return frozenset(work.container_id for work in self.report.unfinished)
+
+
 @pytest.fixture
-def reconciler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reconciler]:
+def reconciler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Passes]:
     """Make one whose `nsenter` hangs as long as a file says for which namespace."""
     script = tmp_path / "bin" / "nsenter"
     script.parent.mkdir()
@@ -81,9 +103,9 @@ def reconciler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reco
     )
     script.chmod(0o755)
     monkeypatch.setenv("PATH", f"{script.parent}:{os.environ['PATH']}")
-    shell = Shells(LIMIT)
-    yield Reconciler(shell, Settings(network="wg-net", gateway="gateway"))
-    shell.close()
+    shells = Shells(LIMIT)
+    yield Passes(Kernel(shells))
+    shells.close()
 
 
 def wanted() -> list[Route]:
@@ -94,12 +116,12 @@ def served(spaces: list[Namespace]) -> list[bool]:
     return [all(route in space.routes(4) for route in wanted()) for space in spaces]
 
 
-def run(reconciler: Reconciler, engine: StandInEngine, only: frozenset[str] | None = None) -> int:
-    return reconciler.run(cast("Engine", engine), "test", only).failed
+def run(reconciler: Passes, engine: StandInEngine, only: frozenset[str] | None = None) -> int:
+    return reconciler.run(engine, only)
 
 
 def test_command_that_hangs_delays_the_others_once_and_is_tried_apart(
-    reconciler: Reconciler, engine: StandInEngine, spaces: list[Namespace], tmp_path: Path
+    reconciler: Passes, engine: StandInEngine, spaces: list[Namespace], tmp_path: Path
 ) -> None:
     sick = tmp_path / "sick"
     sick.write_text(str(spaces[0].path))
@@ -122,20 +144,21 @@ def test_command_that_hangs_delays_the_others_once_and_is_tried_apart(
 
 
 def test_engine_that_is_silent_about_one_container_serves_the_others(
-    reconciler: Reconciler, engine: StandInEngine, spaces: list[Namespace]
+    reconciler: Passes, engine: StandInEngine, spaces: list[Namespace]
 ) -> None:
     engine.silent_about = "b"
 
     assert run(reconciler, engine) == 1
     assert served(spaces) == [True, False, True]
-    assert reconciler.failing == {f"{'b':0<64}"}
+    assert reconciler.report
+    assert reconciler.report.failing == ("b",)
     engine.silent_about = ""
     assert run(reconciler, engine, reconciler.unfinished) == 0
     assert served(spaces) == [True, True, True]
 
 
 def test_namespace_file_that_is_none_fails_only_its_container(
-    reconciler: Reconciler, engine: StandInEngine, spaces: list[Namespace], tmp_path: Path
+    reconciler: Passes, engine: StandInEngine, spaces: list[Namespace], tmp_path: Path
 ) -> None:
     (tmp_path / "plain").touch()
     gateway, first, *others = engine.known
@@ -149,7 +172,7 @@ def test_namespace_file_that_is_none_fails_only_its_container(
 
 
 def test_routes_that_cannot_be_read_are_told_of_and_read_later(
-    reconciler: Reconciler, engine: StandInEngine, spaces: list[Namespace]
+    reconciler: Passes, engine: StandInEngine, spaces: list[Namespace]
 ) -> None:
     with kernel.few_descriptors(spare=1), structlog.testing.capture_logs() as logged:
         assert run(reconciler, engine) == 3
@@ -164,21 +187,23 @@ def test_routes_that_cannot_be_read_are_told_of_and_read_later(
 
 
 def test_a_pass_with_nothing_to_do_says_and_changes_nothing(
-    reconciler: Reconciler, engine: StandInEngine, spaces: list[Namespace]
+    reconciler: Passes, engine: StandInEngine, spaces: list[Namespace]
 ) -> None:
     run(reconciler, engine)
     before = [space.entries() for space in spaces]
 
     with structlog.testing.capture_logs() as logged:
-        report = reconciler.run(cast("Engine", engine), "resync")
+        assert run(reconciler, engine) == 0
 
-    assert (report.clients, report.routes, report.changed, report.failed) == (3, 3, 0, 0)
+    report = reconciler.report
+    assert report
+    assert (report.clients, report.routes, report.changed) == (3, 3, 0)
     assert logged == []
     assert [space.entries() for space in spaces] == before
 
 
 def test_failed_container_is_tried_again_also_while_the_gateway_is_lost(
-    reconciler: Reconciler, engine: StandInEngine, spaces: list[Namespace], tmp_path: Path
+    reconciler: Passes, engine: StandInEngine, spaces: list[Namespace], tmp_path: Path
 ) -> None:
     sick = tmp_path / "sick"
     sick.write_text(str(spaces[0].path))
@@ -187,7 +212,7 @@ def test_failed_container_is_tried_again_also_while_the_gateway_is_lost(
     engine.known = (replace(gateway, running=False), *clients)
 
     assert run(reconciler, engine, frozenset({gateway.id})) == 1
-    assert reconciler.pending == reconciler.failing == {clients[0].id}
+    assert reconciler.unfinished == {clients[0].id}
     sick.unlink()
     assert run(reconciler, engine, reconciler.unfinished) == 0
     assert reconciler.unfinished == frozenset()
@@ -197,7 +222,7 @@ def test_failed_container_is_tried_again_also_while_the_gateway_is_lost(
 
 
 def test_silence_about_the_gateway_leaves_everything_as_it_is(
-    reconciler: Reconciler, engine: StandInEngine, spaces: list[Namespace]
+    reconciler: Passes, engine: StandInEngine, spaces: list[Namespace]
 ) -> None:
     assert run(reconciler, engine) == 0
     engine.silent_about = "gateway"
@@ -208,7 +233,7 @@ def test_silence_about_the_gateway_leaves_everything_as_it_is(
 
 
 def test_container_in_anothers_namespace_that_ended_loses_its_routes_though_still_listed(
-    reconciler: Reconciler, engine: StandInEngine, spaces: list[Namespace]
+    reconciler: Passes, engine: StandInEngine, spaces: list[Namespace]
 ) -> None:
     """As of Docker 20.10, which tells of the end a moment before its listing shows it."""
     lodger = replace(engine.known[1], id="d" * 64, name="d", network_mode="container:a")
@@ -225,7 +250,7 @@ def test_container_in_anothers_namespace_that_ended_loses_its_routes_though_stil
 
 
 def test_route_that_was_gone_when_it_was_to_be_taken_back_is_not_ours_any_more(
-    reconciler: Reconciler, engine: StandInEngine, spaces: list[Namespace]
+    reconciler: Passes, engine: StandInEngine, spaces: list[Namespace]
 ) -> None:
     """Such as that of another sidecar, on whose network the container is now."""
     assert run(reconciler, engine) == 0
@@ -242,7 +267,7 @@ def test_route_that_was_gone_when_it_was_to_be_taken_back_is_not_ours_any_more(
 
 
 def test_unreachable_that_was_there_already_is_looked_at_once_more(
-    reconciler: Reconciler, engine: StandInEngine, spaces: list[Namespace]
+    reconciler: Passes, engine: StandInEngine, spaces: list[Namespace]
 ) -> None:
     """Another sidecar may take it back, whose network the container has just left."""
     gateway, client, *_ = engine.known
