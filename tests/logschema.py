@@ -6,7 +6,7 @@ import json
 import re
 from dataclasses import dataclass
 
-from lib.logs.setup import MAX_LINE
+from lib.logs.line import MAX_LINE
 from tests.readme import plain, spans, table
 
 _ALWAYS = ["timestamp", "level", "event"]

@@ -30,11 +30,13 @@ FIELDS = {
     "timestamp": "@timestamp",
 }
 _NANOSECONDS = 1_000_000
-"""In a millisecond; the unit of `event.duration`."""
+"""In a millisecond; the unit of `event.duration`, a whole number."""
+_LONGEST = 1e12
+"""Milliseconds; more than a sensible duration, less than its field can hold."""
 
 
 def renamed(line: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the line under its names in ECS."""
+    """Return the plain fields of a line under their names in ECS."""
     said = (line["event"], line.get("reason"))
     first = {
         FIELDS["timestamp"]: line["timestamp"],
@@ -45,6 +47,7 @@ def renamed(line: Mapping[str, Any]) -> dict[str, Any]:
         "event.dataset": "wgroutemgr.log",
     }
     fields = first | {FIELDS.get(key, f"wgroutemgr.{key}"): line[key] for key in line}
-    if "duration_ms" in line:
-        fields[FIELDS["duration_ms"]] = round(line["duration_ms"] * _NANOSECONDS)
+    duration = line.get("duration_ms")
+    if isinstance(duration, int | float) and abs(duration) < _LONGEST:
+        fields[FIELDS["duration_ms"]] = round(duration * _NANOSECONDS)
     return fields

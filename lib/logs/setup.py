@@ -6,25 +6,22 @@ here decides what is logged.
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import threading
 from io import TextIOWrapper
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 
 from lib.logs import ecs
+from lib.logs.line import line, plain
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from typing import TextIO
 
     from structlog.typing import EventDict, Processor, WrappedLogger
-
-MAX_LINE = 8192
-"""Bytes of the longest line; the engine would split one of more than 16 KiB."""
 
 
 def configure(log_format: str | None, level: str, stream: TextIO | None = None) -> None:
@@ -34,9 +31,10 @@ def configure(log_format: str | None, level: str, stream: TextIO | None = None) 
     other names.
     """
     stream = stream or sys.stdout
-    if isinstance(stream, TextIOWrapper):
-        stream.reconfigure(errors="backslashreplace")  # A label may hold what has no UTF-8 form.
     console = log_format == "console" or (log_format is None and stream.isatty())
+    if isinstance(stream, TextIOWrapper):
+        # A terminal may have another encoding, JSON has none but UTF-8.
+        stream.reconfigure(encoding=None if console else "utf-8", errors="backslashreplace")
     shared: Sequence[Processor] = (
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -51,14 +49,18 @@ def configure(log_format: str | None, level: str, stream: TextIO | None = None) 
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.ExtraAdder(), _name_foreign, *shared],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, render],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                _make_plain,
+                render,
+            ],
         )
     )
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.captureWarnings(capture=True)
     threading.excepthook = _tell_thread_failed
     structlog.configure(
-        processors=[*shared, render],
+        processors=[*shared, _make_plain, render],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(stream),
         cache_logger_on_first_use=True,
@@ -98,26 +100,15 @@ def _name_foreign(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     }
 
 
+def _make_plain(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    fields: EventDict = plain(event)
+    return fields
+
+
 def _render_json(_: WrappedLogger, __: str, event: EventDict) -> str:
     first = {key: event.pop(key) for key in ("timestamp", "level", "event") if key in event}
-    return _line({**first, **event})
+    return line({**first, **event})
 
 
 def _render_ecs(_: WrappedLogger, __: str, event: EventDict) -> str:
-    return _line(ecs.renamed(event))
-
-
-def _line(ordered: Mapping[str, Any]) -> str:
-    line = json.dumps(ordered, default=str, ensure_ascii=False)
-    limit = MAX_LINE // 2
-    while len(line.encode(errors="replace")) >= MAX_LINE:
-        line = json.dumps(
-            {key: _clip(value, limit) for key, value in ordered.items()}, ensure_ascii=False
-        )
-        limit //= 2
-    return line
-
-
-def _clip(value: Any, limit: int) -> Any:  # noqa: ANN401 - a log value is anything
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
-    return value if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
+    return line(ecs.renamed(event))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import docker
 import pytest
 
-from lib.logs.setup import MAX_LINE
+from lib.logs.line import MAX_LINE
 from tests.e2e.look import await_event, await_routes
 from tests.lab import images
 from tests.lab.engine import LABEL, poll

@@ -7,15 +7,21 @@ import json
 import logging
 import threading
 import warnings
-from typing import TYPE_CHECKING, Any
+from collections import UserDict
+from ipaddress import ip_network
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 import structlog
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from lib.logs.setup import MAX_LINE, configure
+from lib.logs.line import MAX_LINE
+from lib.logs.setup import configure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 ROUTE = {
     "container": "dovecot",
@@ -28,6 +34,9 @@ ROUTE = {
     "reason": "the command ended with exit code 2",
     "duration_ms": 2.1,
 }
+
+RESERVED = {"event", "level", "timestamp", "exc_info", "stack_info", "self"}
+"""Names that mean something to structlog."""
 
 
 @pytest.fixture(autouse=True)
@@ -130,6 +139,118 @@ def test_no_line_is_too_long_whatever_it_holds(form: str) -> None:
     found = lines(stream)
     assert len(found) == 3
     assert "(2000000 characters)" in json.dumps(found[0])
+
+
+class Broken:
+    """What has no text."""
+
+    def __str__(self) -> str:
+        raise LookupError
+
+
+class BrokenMapping(UserDict[str, str]):
+    def items(self) -> NoReturn:
+        raise KeyError
+
+
+class BrokenText(str):
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        raise ValueError
+
+
+ODD: dict[str, tuple[object, object]] = {
+    "bytes": (b"\xff", "b'\\xff'"),
+    "set": ({"b", "a"}, ["a", "b"]),
+    "keys": ({1: ip_network("192.0.2.0/24")}, {"1": "192.0.2.0/24"}),
+    "not a number": (float("nan"), "nan"),
+    "too big": (10**5000, "int that cannot be shown: ValueError"),
+    "surrogate": ("a\udc80b", "a\\udc80b"),
+    "other scripts": ("ä€", "ä€"),
+    "broken": (Broken(), "Broken that cannot be shown: LookupError"),
+    "broken inside": (BrokenMapping(), "BrokenMapping that cannot be shown: KeyError"),
+    "parts": ((1, None, True, 0.5), [1, None, True, 0.5]),
+}
+
+ENDLESS: list[object] = []
+ENDLESS.append(ENDLESS)
+
+ATOMS = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(st.characters(exclude_categories=()))
+    | st.binary()
+    | st.decimals()
+    | st.sampled_from(list(ODD)).map(lambda name: ODD[name][0])
+    | st.builds(lambda: ENDLESS)
+    | st.builds(BrokenText)
+    | st.builds(lambda size: "ä\0" * size, st.integers(0, 10_000))
+)
+HASHABLE = st.text() | st.integers() | st.binary() | st.tuples(st.floats(), st.booleans())
+VALUES = st.recursive(
+    ATOMS,
+    lambda inner: (
+        st.lists(inner)
+        | st.dictionaries(HASHABLE, inner)
+        | st.frozensets(HASHABLE)
+        | st.lists(inner).map(tuple)
+    ),
+    max_leaves=5,
+)
+NAMES = st.text(st.characters(exclude_categories=()), min_size=1, max_size=20) | st.sampled_from(
+    ["reason", "duration_ms", "container", "exit_code", "command", "k" * 9000]
+)
+
+
+def refuse_constant(name: str) -> NoReturn:
+    pytest.fail(f"{name} is no JSON")
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(fields=st.dictionaries(NAMES, VALUES, max_size=4))
+def test_whatever_is_logged_makes_one_line_of_json(form: str, fields: dict[str, object]) -> None:
+    fields = {name: value for name, value in fields.items() if name not in RESERVED}
+    stream = io.StringIO()
+    configure(form, "info", stream)
+
+    structlog.get_logger().info("entry.refused", **fields)
+
+    (text,) = stream.getvalue().split("\n")[:-1]
+    assert len(text.encode()) < MAX_LINE
+    found = json.loads(text, parse_constant=refuse_constant)
+    assert found[{"json": "event", "ecs": "event.action"}[form]] == "entry.refused"
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_values_are_shown_as_well_as_can_be(form: str, name: str) -> None:
+    value, shown = ODD[name]
+    stream = io.StringIO()
+    configure(form, "info", stream)
+    structlog.get_logger().info("entry.refused", entry=value)
+
+    (line,) = lines(stream)
+    assert line[{"json": "entry", "ecs": "wgroutemgr.entry"}[form]] == shown
+
+
+def test_a_long_line_with_a_value_that_is_no_json_is_clipped(form: str) -> None:
+    stream = io.StringIO()
+    configure(form, "info", stream)
+    many = {f"value{number}": "x" * 100 for number in range(300)}
+    structlog.get_logger().info("entry.refused", reason="y" * 10_000, entry={b"\xff": {1}})
+    structlog.get_logger().info("entry.refused", **many)
+
+    assert len(lines(stream)) == 2
+
+
+def test_json_is_utf8_wherever_it_goes(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("w", encoding="ascii") as stream:
+        configure("json", "info", stream)
+        structlog.get_logger().info("entry.refused", entry="ä\udc80")
+
+    assert '"entry": "ä\\\\udc80"' in (tmp_path / "log").read_text(encoding="utf-8")
 
 
 def test_on_a_terminal_progress_is_a_line_that_updates() -> None:
