@@ -25,7 +25,8 @@ import structlog
 from lib.early.lookup import Scout
 from lib.errors import NetnsError
 from lib.kernel import namespaces
-from lib.kernel.addresses import Ear
+from lib.kernel.addresses import AddressMonitor
+from lib.kernel.mounts import MountWatch
 from lib.model import Client, Endpoint, Snapshot, Step
 from lib.reconcile.reporting import who
 from lib.routing import desired, iproute
@@ -57,7 +58,7 @@ MOST = 32
 class _Arrival:
     """A new namespace, until its client has its routes or it turns out to be somebody else's."""
 
-    def __init__(self, path: str, ear: Ear) -> None:
+    def __init__(self, path: str, ear: AddressMonitor) -> None:
         """It is only just there."""
         self.path = path
         self.ear = ear
@@ -72,7 +73,7 @@ class _Arrival:
 
     def hear(self) -> bool:
         """Take in the news, and tell whether there was any."""
-        is_news = self.ear.hear()
+        is_news = self.ear.read()
         if is_news:
             self.heard = time.monotonic()
         return is_news
@@ -97,7 +98,7 @@ class _Look:
         """Look at new namespaces too."""
         for path in islice(paths, CROWD - len(self.arrivals)):
             try:
-                self.arrivals.append(_Arrival(path, Ear(path)))
+                self.arrivals.append(_Arrival(path, AddressMonitor(path)))
             except NetnsError as error:
                 log.debug("watch.failed", netns=path, reason=error.reason)
         for key in [key for key, path in self._served.items() if not namespaces.is_namespace(path)]:
@@ -176,7 +177,7 @@ class FastPath:
         self._shell = shell
         self._scout = Scout(connect)
         self._gateway: Gateway | None = None
-        self._watch: namespaces.Watch | None = None
+        self._watch: MountWatch | None = None
         self._given: queue.SimpleQueue[Client] = queue.SimpleQueue()
         self._served: dict[str, str] = {}
 
@@ -185,7 +186,7 @@ class FastPath:
         self._gateway = gateway
         if gateway and directory and not self._watch:
             try:
-                self._watch = namespaces.Watch(directory)
+                self._watch = MountWatch(directory)
             except NetnsError as error:
                 log.debug("watch.failed", reason=error.reason)
                 return
@@ -206,7 +207,7 @@ class FastPath:
             if paths and gateway and gateway.addresses:
                 self._look_at(self._watch, gateway, paths)
 
-    def _look_at(self, watch: namespaces.Watch, gateway: Gateway, paths: Iterable[str]) -> None:
+    def _look_at(self, watch: MountWatch, gateway: Gateway, paths: Iterable[str]) -> None:
         """Look at new namespaces until each is served, somebody else's, or too old."""
         look = _Look(gateway, self._served)
         try:

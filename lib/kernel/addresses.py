@@ -28,7 +28,7 @@ _OWN = {1, 2}
 """`IFA_ADDRESS` and `IFA_LOCAL`."""
 
 
-class Ear:
+class AddressMonitor:
     """Hears, in a namespace, that addresses and routes come."""
 
     def __init__(self, path: str) -> None:
@@ -51,7 +51,7 @@ class Ear:
         """Return the descriptor that is readable when there is news."""
         return self._socket.fileno()
 
-    def hear(self) -> bool:
+    def read(self) -> bool:
         """Take in what there is, and tell whether that was anything."""
         anything = False
         while data := self._receive():

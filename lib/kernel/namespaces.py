@@ -1,4 +1,4 @@
-"""What the kernel says of namespace files: where one is, that one appears, and whose it is.
+"""What the kernel says of namespace files: where one is, and whose it is.
 
 A namespace is told by device and inode number of its file: equal numbers, the same namespace
 (`namespaces(7)`).
@@ -7,20 +7,15 @@ A namespace is told by device and inode number of its file: equal numbers, the s
 from __future__ import annotations
 
 import os
-import select
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
 
 from lib.errors import NetnsError, NetnsGoneError
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
 OWN = Path("/proc/thread-self/ns/net")
 """The namespace that this thread is in. Another may just be in that of a container."""
-_HOST = "default"
+HOST = "default"
 """The engine's name for the host's own namespace, beside those of the containers."""
 
 _PROC, _FIRST = "/proc/", Path("/proc/1/ns/net")
@@ -129,56 +124,10 @@ def check(path: str) -> None:
         raise NetnsError(
             reason, "remove the label from the container: the gateway has these routes itself"
         )
-    if _is_same(_FIRST if is_at_process(path) else file.with_name(_HOST), found):
+    if _is_same(_FIRST if is_at_process(path) else file.with_name(HOST), found):
         reason = f"{path} is the host's network namespace"
         raise NetnsError(reason, "attach the container to a network of its own")
 
 
 def _mount(directory: Path) -> str:
     return f"mount it into the sidecar with slave propagation: -v {directory}:{directory}:ro,rslave"
-
-
-class HasFileno(Protocol):
-    """What can be waited for."""
-
-    def fileno(self) -> int:
-        """Return the descriptor."""
-
-
-class Watch:
-    """Tells of namespaces that appear in a directory: mounts, of which the kernel tells.
-
-    `poll(2)` of `mountinfo` tells of each change since the last time (`proc_pid_mountinfo(5)`).
-    """
-
-    def __init__(self, directory: Path) -> None:
-        """Watch from now on; raise NetnsError if that cannot be."""
-        self._directory = directory
-        self._known: set[str] = set()
-        self._poll = select.poll()
-        try:
-            directory.stat()
-            self._poll.register(os.open("/proc/self/mountinfo", os.O_CLOEXEC), select.POLLPRI)
-        except OSError as error:
-            reason = f"cannot watch {directory}: {error.strerror}"
-            raise NetnsError(reason) from error
-        self.appeared()
-
-    def wait(self, others: Iterable[HasFileno] = (), seconds: float | None = None) -> None:
-        """Wait at most that long for a mount, or until one of the others can be read."""
-        for other in others:
-            self._poll.register(other, select.POLLIN)
-        self._poll.poll(None if seconds is None else seconds * 1000)
-        for other in others:
-            self._poll.unregister(other)
-
-    def appeared(self) -> set[str]:
-        """Return the paths of the namespaces that appeared since the last time."""
-        before = self._known
-        try:
-            names = {path.name for path in self._directory.iterdir()} - {_HOST}
-        except FileNotFoundError:  # The engine removed it, as it may at its own end.
-            names = set()
-        paths = (str(self._directory / name) for name in names)
-        self._known = {path for path in paths if path in before or is_namespace(path)}
-        return self._known - before

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lib.errors import NetnsError
-from lib.kernel.addresses import Ear
+from lib.kernel.addresses import AddressMonitor
 from tests.integration import kernel
 
 OWN = Path("/proc/thread-self/ns/net")
@@ -21,15 +21,15 @@ LINK = (
 )
 
 
-def listening(space: kernel.Namespace) -> closing[Ear]:
-    return closing(Ear(str(space.path)))
+def listening(space: kernel.Namespace) -> closing[AddressMonitor]:
+    return closing(AddressMonitor(str(space.path)))
 
 
-def hears(ear: Ear, *addresses: str) -> bool:
+def hears(ear: AddressMonitor, *addresses: str) -> bool:
     """Take in news until exactly these addresses are known, beside those that no test gave."""
 
     def is_heard() -> bool:
-        ear.hear()
+        ear.read()
         given = {one for one in ear.addresses if not (one.is_loopback or one.is_link_local)}
         return given == set(map(ip_address, addresses))
 
@@ -39,7 +39,7 @@ def hears(ear: Ear, *addresses: str) -> bool:
 def test_addresses_are_heard_of_as_they_come(space: kernel.Namespace) -> None:
     with listening(space) as ear:
         assert hears(ear)
-        assert not ear.hear()
+        assert not ear.read()
 
         space.ip(*LINK, "address add 192.0.2.7/24 dev eth0")
         assert hears(ear, "192.0.2.7")
@@ -56,7 +56,7 @@ def test_link_with_an_address_is_up_when_the_kernel_makes_its_routes(
         assert not ear.is_up
 
         space.ip("link set eth0 up")
-        assert kernel.poll(lambda: ear.hear() and ear.is_up)
+        assert kernel.poll(lambda: ear.read() and ear.is_up)
 
 
 def test_addresses_that_were_there_before_are_heard_of_too(space: kernel.Namespace) -> None:
@@ -82,11 +82,11 @@ def test_whatever_leads_to_a_route_is_news(space: kernel.Namespace, change: str)
     if "route add" in change:
         space.ip("link set eth0 up")
     with listening(space) as ear:
-        kernel.poll(lambda: not ear.hear())
+        kernel.poll(lambda: not ear.read())
 
         space.run(kernel.IP, *change.split())
 
-        assert kernel.poll(ear.hear)
+        assert kernel.poll(ear.read)
 
 
 def test_more_news_than_the_socket_holds_end_nothing(space: kernel.Namespace) -> None:
@@ -94,11 +94,11 @@ def test_more_news_than_the_socket_holds_end_nothing(space: kernel.Namespace) ->
         space.ip(*LINK, "link set eth0 up")
         many = [f"192.0.{n // 250}.{n % 250 + 1}/32" for n in range(5000)]
         space.ip(*(f"address add {address} dev eth0" for address in many))
-        assert ear.hear()
+        assert ear.read()
 
         space.ip("address add 198.51.100.7/24 dev eth0")
 
-        assert kernel.poll(lambda: ear.hear() and ip_address("198.51.100.7") in ear.addresses)
+        assert kernel.poll(lambda: ear.read() and ip_address("198.51.100.7") in ear.addresses)
 
 
 def test_who_listened_is_where_he_was_and_leaves_nothing(space: kernel.Namespace) -> None:
@@ -116,7 +116,7 @@ def test_what_is_no_namespace_cannot_be_listened_in(tmp_path: Path, kind: str) -
         path.touch()
 
     with pytest.raises(NetnsError) as caught:
-        Ear(str(path))
+        AddressMonitor(str(path))
 
     assert caught.value.reason.startswith(f"cannot listen in {path}: ")
     assert OWN.stat().st_ino == own

@@ -15,7 +15,8 @@ import pytest
 
 from lib.errors import NetnsError, NetnsGoneError
 from lib.kernel import namespaces
-from lib.kernel.addresses import Ear
+from lib.kernel.addresses import AddressMonitor
+from lib.kernel.mounts import MountWatch
 from tests.integration import kernel
 
 if TYPE_CHECKING:
@@ -223,7 +224,7 @@ def test_namespace_of_the_host_is_refused_at_a_process_too(folder: Path) -> None
 
 def test_namespace_is_told_of_once_when_it_is_one(folder: Path) -> None:
     with kernel.namespace(folder / "before"):
-        watch = namespaces.Watch(folder)
+        watch = MountWatch(folder)
         assert watch.appeared() == set()
 
         (folder / "file").touch()
@@ -237,28 +238,31 @@ def test_namespace_is_told_of_once_when_it_is_one(folder: Path) -> None:
 
 
 def test_wait_ends_with_a_mount_or_with_news_from_inside(folder: Path) -> None:
-    watch = namespaces.Watch(folder)
+    watch = MountWatch(folder)
     watch.wait(seconds=0.01)
-    with kernel.namespace(folder / "0a1b2c3d4e5f") as space, closing(Ear(str(space.path))) as ear:
+    with (
+        kernel.namespace(folder / "0a1b2c3d4e5f") as space,
+        closing(AddressMonitor(str(space.path))) as ear,
+    ):
         assert took(watch) < 1  # It was mounted.
-        kernel.poll(lambda: not ear.hear())
+        kernel.poll(lambda: not ear.read())
         space.ip("link set lo up")
         assert took(watch, ear) < 1
-        kernel.poll(lambda: not ear.hear())
+        kernel.poll(lambda: not ear.read())
         assert took(watch, ear, seconds=0.2) >= 0.2
     assert took(watch) < 1  # It was unmounted.
 
 
-def took(watch: namespaces.Watch, *ears: Ear, seconds: float = 5.0) -> float:
+def took(watch: MountWatch, *ears: AddressMonitor, seconds: float = 5.0) -> float:
     begun = time.monotonic()
     watch.wait(ears, seconds)
     return time.monotonic() - begun
 
 
 def test_directory_that_is_removed_holds_no_namespaces(folder: Path) -> None:
-    watch = namespaces.Watch(folder)
+    watch = MountWatch(folder)
     folder.rmdir()
 
     assert watch.appeared() == set()
     with pytest.raises(NetnsError, match=f"cannot watch {folder}"):
-        namespaces.Watch(folder)
+        MountWatch(folder)

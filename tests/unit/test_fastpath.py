@@ -22,7 +22,7 @@ from tests.fakes import CREATED, FACES, GATEWAY, OTHER, WG_NET, StandInEngine
 
 if TYPE_CHECKING:
     from lib.engine.client import Engine
-    from lib.kernel.addresses import Ear
+    from lib.kernel.addresses import AddressMonitor
 
 NAMESPACE, ANOTHER = "/proc/self/ns/net", "/run/docker/netns/none"
 
@@ -36,7 +36,7 @@ class SilentEar:
         self.is_up = True
         self.is_open = True
 
-    def hear(self) -> bool:
+    def read(self) -> bool:
         news, self.news = self.news, False
         return news
 
@@ -54,7 +54,7 @@ def ask(*containers: Container, network: DockerNetwork = WG_NET) -> Known:
 def look(*addresses: str, path: str = NAMESPACE) -> tuple[_Look, _Arrival]:
     """Return a look at a namespace that appeared just now and has these addresses."""
     found = _Look(GATEWAY, {})
-    ear = cast("Ear", SilentEar(*addresses))
+    ear = cast("AddressMonitor", SilentEar(*addresses))
     found.arrivals.append(_Arrival(path, ear))
     return found, found.arrivals[0]
 
@@ -202,7 +202,7 @@ def test_nothing_is_tried_before_the_link_is_up() -> None:
 def test_who_was_found_is_not_waited_for_in_another_namespace() -> None:
     found, _ = look("192.0.2.7")
     found.due(ask())
-    found.arrivals.append(_Arrival(NAMESPACE, cast("Ear", SilentEar())))
+    found.arrivals.append(_Arrival(NAMESPACE, cast("AddressMonitor", SilentEar())))
 
     assert found.lacks(ask())
 
@@ -230,7 +230,7 @@ def test_namespace_is_let_go_when_it_ends_or_takes_too_long(path: str, age: floa
 
 
 def test_a_crowd_is_left_to_the_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "Ear", lambda _: SilentEar())
+    monkeypatch.setattr(service, "AddressMonitor", lambda _: SilentEar())
     found = _Look(GATEWAY, {})
 
     found.take_up(f"{NAMESPACE}{n}" for n in range(CROWD - 1))
