@@ -24,7 +24,7 @@ from lib.reconcile.reporting import hint
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from lib.early.service import FastPath
+    from lib.early.service import EarlyRoutes
     from lib.health import Health
     from lib.kernel.shells import Shell
     from lib.model import Event
@@ -131,7 +131,7 @@ class Daemon:
         self,
         settings: Settings,
         shell: Shell,
-        fastpath: FastPath,
+        early: EarlyRoutes,
         health: Health,
         *,
         connect: Callable[[], Engine] = Engine,
@@ -139,7 +139,7 @@ class Daemon:
     ) -> None:
         self._interval = settings.resync_interval
         self._reconciler = Reconciler(shell, settings)
-        self._fastpath = fastpath
+        self._early = early
         self._health = health
         self._connect = connect
         self._clock = clock
@@ -223,12 +223,12 @@ class Daemon:
         try:
             report = self._reconciler.run(engine, trigger, only)
             survey = self._reconciler.survey
-            self._fastpath.lead_to(survey.gateway, survey.netns_directory)
+            self._early.lead_to(survey.gateway, survey.netns_directory)
         except NotReadyError as error:
             if error.reason != self._awaited:
                 log.warning("gateway.awaited", reason=error.reason, **hint(error.hint))
             self._awaited = error.reason
-            self._fastpath.lead_to(None, None)
+            self._early.lead_to(None, None)
             self._schedule_retry(trigger)
             return
         self._awaited = ""
@@ -246,8 +246,8 @@ class Daemon:
             self._retries = delays(self._interval)
 
     def _take_note(self) -> None:
-        for client in self._fastpath.given():
-            self._reconciler.gave(client)
+        for early in self._early.taken():
+            self._reconciler.gave(early)
 
     def _is_urgent(self, event: Event) -> bool:
         gateway = self._reconciler.survey.gateway

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from lib.engine.client import Engine
     from lib.kernel.shells import Shell
-    from lib.model import Container, Event, Network, Outcome
+    from lib.model import Container, EarlyClient, Event, Network, Outcome
     from lib.settings import Settings
 
 log = structlog.get_logger()
@@ -44,7 +44,7 @@ class Reconciler:
         self._reporting = Reporting()
         self.survey = Survey(settings, self._reporting.failure)
         self._given: dict[str, dict[Network, tuple[Route, Client]]] = {}
-        self._early: dict[str, tuple[Client, float]] = {}
+        self._early: dict[str, tuple[EarlyClient, float]] = {}
         self.pending: frozenset[str] = frozenset()
         """Ids of containers that want more steps than one pass does."""
         self.adopted: frozenset[str] = frozenset()
@@ -93,13 +93,14 @@ class Reconciler:
             failed=len(self.failing),
         )
 
-    def gave(self, client: Client) -> None:
+    def gave(self, early: EarlyClient) -> None:
         """Take note of routes that a client was given before it ran; passes verify them after."""
-        self._early[client.container_id] = client, time.monotonic() + _EARLY
+        self._early[early.client.container_id] = early, time.monotonic() + _EARLY
 
     def was_early(self, container_id: str) -> bool:
-        """Tell whether a container was given routes before it ran, so that its pass can wait."""
-        return container_id in self._early
+        """Tell whether a container got all its routes before it ran, so that its pass can wait."""
+        early, _ = self._early.get(container_id, (None, 0))
+        return bool(early and early.complete)
 
     def concerns(self, event: Event) -> bool:
         """Tell whether an event can change what should be; the end of most containers cannot."""
@@ -124,8 +125,9 @@ class Reconciler:
     def _own_up(self, running: set[str]) -> None:
         """Count as given what was given early to those that run by now, or never came to run."""
         now = time.monotonic()
-        for key, (client, until) in tuple(self._early.items()):
+        for key, (early, until) in tuple(self._early.items()):
             if key in running or now > until:
+                client = early.client
                 given = self._given.setdefault(client.netns, {})
                 given.update({route.dst: (route, client) for route in client.routes})
                 del self._early[key]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lib.daemon import Stream
-    from lib.early.service import FastPath
+    from lib.early.service import EarlyRoutes
     from lib.engine.client import Engine
     from lib.kernel.shells import Shell
 
@@ -66,7 +66,7 @@ def run_without_engine(
         raise EngineError(reason, "start it")
 
     settings = Settings(resync_interval=interval)
-    nothing = cast("Shell", None), cast("FastPath", None)
+    nothing = cast("Shell", None), cast("EarlyRoutes", None)
     with structlog.testing.capture_logs() as logged, pytest.raises(Back):
         Daemon(settings, *nothing, health, connect=connect, clock=clock).run()
     return cast("list[dict[str, object]]", logged)
@@ -107,7 +107,7 @@ def test_an_error_that_is_not_ours_ends_the_daemon(health: Health) -> None:
     def connect() -> NoReturn:
         raise ZeroDivisionError
 
-    nothing = cast("Shell", None), cast("FastPath", None)
+    nothing = cast("Shell", None), cast("EarlyRoutes", None)
     with pytest.raises(ZeroDivisionError):
         Daemon(Settings(), *nothing, health, connect=connect, clock=Clock()).run()
 
@@ -144,8 +144,8 @@ def test_events_of_networks_are_gathered(
 ) -> None:
     clock = Clock()
     begun = clock.now
-    fastpath = cast("FastPath", SimpleNamespace(given=lambda: iter(())))
-    daemon = Daemon(Settings(), cast("Shell", None), fastpath, health, clock=clock)
+    early = cast("EarlyRoutes", SimpleNamespace(taken=lambda: iter(())))
+    daemon = Daemon(Settings(), cast("Shell", None), early, health, clock=clock)
     daemon._reconciler.survey.gateway = Gateway("wireguard", "gw", "wg-net", "n", ())
 
     gathered = daemon._settled(cast("Stream", Script(clock, *batches[1:])), batches[0])
