@@ -37,7 +37,7 @@ import structlog  # noqa: E402
 
 from lib import health, settings  # noqa: E402
 from lib.daemon import Daemon  # noqa: E402
-from lib.early.service import FastPath  # noqa: E402
+from lib.early.service import EarlyRoutes  # noqa: E402
 from lib.engine.client import Engine  # noqa: E402
 from lib.errors import WgRouteMgrError  # noqa: E402
 from lib.kernel import prerequisites  # noqa: E402
@@ -97,7 +97,7 @@ def _run(chosen: Settings) -> int:
     sys.setswitchinterval(_SWITCH_INTERVAL)
     shell, fast_shell, state = Shells(width=_WIDTH), Shells(width=_FAST_WIDTH), health.Health()
     try:
-        Daemon(chosen, Kernel(shell), FastPath(fast_shell, Engine), state).run()
+        Daemon(chosen, Kernel(shell), EarlyRoutes(fast_shell, Engine), state).run()
     except Stopped as stopped:
         log.info("daemon.stopped", reason=stopped.signal)
     except WgRouteMgrError as error:

@@ -93,8 +93,10 @@ class DockerNetwork:
     name: str
     subnets: tuple[Network, ...]
     interfaces: Mapping[str, tuple[Interface, ...]]
-    """Addresses by container id; of containers that are just being attached by name: the engine has
-    that from the beginning on, the id some 30 ms later."""
+    """Addresses by container id."""
+    attaching: Mapping[str, tuple[Interface, ...]] = field(default_factory=dict)
+    """Addresses by name, of containers that are just being attached: from Docker 28 on the engine
+    tells the id only when that is done (`sbJoin` in libnetwork/endpoint.go)."""
     driver: str = "bridge"
     internal: bool = False
     options: Mapping[str, str] = field(default_factory=dict)
@@ -165,11 +167,12 @@ class Client:
 
 @dataclass(frozen=True, slots=True)
 class EarlyClient:
-    """A client, with the routes that it was given before it ran."""
+    """A client that got routes before it ran."""
 
     client: Client
+    """With the routes that it got."""
     complete: bool
-    """Whether these are all that it asks for."""
+    """Whether these are all that it asks for: there is nothing left to do but to verify them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +212,8 @@ class Event:
     """The container concerned, also for network events."""
     container: str = ""
     network_id: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """Of the container; empty for network events."""
 
 
 @dataclass(frozen=True, slots=True)

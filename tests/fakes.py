@@ -25,7 +25,7 @@ CREATED = Container(
 )
 FACES = (ip_interface("192.0.2.7/24"), ip_interface("fd::7/64"))
 WG_NET = DockerNetwork(
-    "n1", "wg-net", (ip_network("192.0.2.0/24"), ip_network("fd::/64")), {"dovecot": FACES}
+    "n1", "wg-net", (ip_network("192.0.2.0/24"), ip_network("fd::/64")), {"c1": FACES}
 )
 OTHER = DockerNetwork("n2", "other", (ip_network("10.8.1.0/24"),), {})
 
@@ -55,6 +55,17 @@ class StandInEngine:
             if reference in {network.id, network.name}:
                 return network
         raise GoneError(reference)
+
+    def networks(self) -> tuple[DockerNetwork, ...]:
+        return tuple(replace(network, interfaces={}, attaching={}) for network in self.on)
+
+    def find(self, *, container_id: str = "", name: str = "") -> Container | None:
+        known = self.known if self.listing is None else self.listing
+        same = (one for one in known if one.id == container_id or one.name == name)
+        return next((replace(one, sandbox_key="") for one in same), None)
+
+    def close(self) -> None:
+        """Nothing is open."""
 
     def containers(
         self, *labels: str, running: bool = True, ids: Iterable[str] | None = None

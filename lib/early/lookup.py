@@ -6,195 +6,301 @@ Who serves them hears of every answer, and waits for none; nor does one question
 
 from __future__ import annotations
 
-import os
 import threading
 import time
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
 
-from lib.errors import EngineError
-from lib.model import NETWORKS_LABEL
+from lib.errors import WgRouteMgrError
+from lib.model import NETWORKS_LABEL, DockerNetwork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from lib.early.known import KnownContainers
     from lib.engine.client import Engine
     from lib.model import Address, Container, Gateway, Interface, Network
 
 log = structlog.get_logger()
 
-_SHORTEST, _OF_AGE = 0.005, 0.1
-"""Seconds between two questions, at least, and as a part of the time since the last namespace
-appeared: what takes the engine long in the beginning takes it long in the end."""
+_SHORTEST_SECONDS = 0.005
+"""Between two questions for the same."""
+
+_PART_OF_AGE = 0.1
+"""The same as a part of the time since the last namespace appeared: what takes the engine long in
+the beginning takes it long in the end."""
+
+_RETRY_SECONDS = 0.1
+"""After which a question that failed is asked again."""
+
+_KEPT_SECONDS = 10.0
+"""For which it is kept who a container is: longer than a namespace is looked at."""
+
+_MOST_IDLE = 4
+"""Connections that are kept for later."""
+
+
+class Reference(NamedTuple):
+    """How the engine names a container on a network."""
+
+    text: str
+    is_name: bool = False
+    """As while it attaches it; else it is the id."""
 
 
 @dataclass(frozen=True)
-class Listing:
-    """Who may be starting."""
+class Description:
+    """What is known of a container."""
 
-    asked: float = 0.0
-    """When (monotonic seconds) the engine was."""
-    candidates: Mapping[str, Container] = field(default_factory=dict)
-    """Clients on the gateway's network that do not run (yet), by id."""
-
-
-@dataclass(frozen=True)
-class Attached:
-    """Who has which address on the gateway's network."""
-
-    asked: float = 0.0
-    """When (monotonic seconds) the engine was."""
-    subnets: tuple[Network, ...] = ()
-    """Of that network."""
-    interfaces: Mapping[str, tuple[Interface, ...]] = field(default_factory=dict)
-    """As of a `DockerNetwork`."""
-    others: Mapping[str, tuple[Network, ...]] = field(default_factory=dict)
-    """Subnets of other networks that those who are being started are to be on, by name."""
-
-
-@dataclass(frozen=True)
-class Known:
-    """What the engine said. Containers go by their ids."""
-
-    listing: Listing = Listing()
-    attached: Attached = Attached()
+    asked: float
+    """When (monotonic seconds) the engine was asked; 0 if it is remembered."""
+    container: Container | None
+    """None if there is none."""
 
     @property
-    def asked(self) -> float:
-        """When (monotonic seconds) it was asked for the older part of this."""
-        return min(self.listing.asked, self.attached.asked)
+    def client(self) -> Container | None:
+        """The container if it asks for routes and does not run (yet)."""
+        found = self.container
+        return found if found and not found.running and NETWORKS_LABEL in found.labels else None
 
     @property
-    def candidates(self) -> Mapping[str, Container]:
-        """Who may be starting."""
-        return self.listing.candidates
+    def networks(self) -> frozenset[str] | None:
+        """Names of the networks that it is to be on; None if not known."""
+        if not self.asked or not self.container:
+            return None
+        return frozenset(point.network for point in self.container.endpoints)
 
-    def faces(self, key: str) -> tuple[Interface, ...]:
-        """Return a candidate's addresses on the network, if the engine is attaching it."""
-        interfaces = self.attached.interfaces
-        return interfaces.get(key, interfaces.get(self.candidates[key].name, ()))
 
-    def starting(self) -> set[str]:
-        """Return the ids of candidates that the engine is attaching, which are being started."""
-        return {key for key in self.candidates if self.faces(key)}
+NO_NETWORK = DockerNetwork("", "", (), {})
 
-    def other_networks(self, key: str, gateway: Gateway) -> set[str]:
-        """Return the names of the other networks that a candidate is to be on."""
-        return {point.network for point in self.candidates[key].endpoints} - {gateway.network}
 
-    def holder(self, addresses: Iterable[Address]) -> str | None:
-        """Return the id of the candidate that has one of those addresses."""
+@dataclass(frozen=True)
+class Answers:
+    """What the engine said in one look.
+
+    Names and addresses are given again: what was asked before a namespace appeared tells nothing of
+    it.
+    """
+
+    gateway: Gateway
+    known: KnownContainers
+    asked: float = 0.0
+    """When (monotonic seconds) it was asked who is on the gateway's network."""
+    network: DockerNetwork = NO_NETWORK
+    """That network."""
+    subnets_asked: float = 0.0
+    """When (monotonic seconds) it was asked for its networks."""
+    subnets: Mapping[str, tuple[Network, ...]] = field(default_factory=dict)
+    """Those of each network, by its name and by its id."""
+    described: Mapping[Reference, Description] = field(default_factory=dict)
+
+    def attached(self) -> Iterable[tuple[Reference, tuple[Interface, ...]]]:
+        """Yield who is on the gateway's network with which addresses."""
+        for key, interfaces in self.network.interfaces.items():
+            yield Reference(key), interfaces
+        for name, interfaces in self.network.attaching.items():
+            yield Reference(name, is_name=True), interfaces
+
+    def owner_of(self, addresses: Iterable[Address]) -> Reference | None:
+        """Return who has one of those addresses."""
         held = set(addresses)
-        faces = ((key, face) for key in self.candidates for face in self.faces(key))
-        return next((key for key, face in faces if face.ip in held), None)
+        return next(
+            (who for who, interfaces in self.attached() if held & {face.ip for face in interfaces}),
+            None,
+        )
+
+    def addresses_of(self, owner: Reference) -> tuple[Interface, ...]:
+        """Return the addresses that a container has on the gateway's network."""
+        network = self.network
+        return (network.attaching if owner.is_name else network.interfaces).get(owner.text, ())
+
+    def description(self, owner: Reference, since: float) -> Description | None:
+        """Return what is known of a container, if that holds after a moment; else None.
+
+        What is remembered does, but for a client that is said to run: it may have been restarted.
+        """
+        fresh = self.described.get(owner)
+        if fresh and fresh.asked >= since:
+            return fresh
+        known = None if owner.is_name else self.known.get(owner.text)
+        if known and not (known.running and NETWORKS_LABEL in known.labels):
+            return Description(0.0, known)
+        return None
+
+    def starts(self, owner: Reference) -> bool:
+        """Tell whether a container on the network is known not to run, so that it is started."""
+        known = None if owner.is_name else self.known.get(owner.text)
+        return owner.is_name or bool(known and not known.running)
 
     def is_on_network(self, addresses: Iterable[Address]) -> bool:
         """Tell whether one of those addresses is of the gateway's network."""
-        subnets = self.attached.subnets
-        return any(address in subnet for address in addresses for subnet in subnets)
+        return any(address in subnet for address in addresses for subnet in self.network.subnets)
+
+    def other_subnets(self, names: Iterable[str] | None = None) -> list[Network] | None:
+        """Return the subnets of networks beside the gateway's: of all, or of some.
+
+        None if one of them is not known.
+        """
+        own = {self.gateway.network, self.gateway.network_id}
+        wanted = (self.subnets.keys() if names is None else set(names)) - own
+        if not wanted <= self.subnets.keys():
+            return None
+        return [subnet for name in wanted for subnet in self.subnets[name]]
 
 
-class Scout:
-    """Asks again and again for as long as that is wanted, on two connections of its own."""
+@dataclass(frozen=True)
+class Questions:
+    """What has to be asked."""
+
+    addresses: bool = False
+    """Who has which address, until that is enough."""
+    subnets_since: float = 0.0
+    """For all networks, if that was not done since."""
+    containers: Mapping[Reference, float] = field(default_factory=dict)
+    """Who they are, if that was not asked after that moment."""
+
+
+class Connections:
+    """Connections to the engine for later looks: to open one takes long."""
 
     def __init__(self, connect: Callable[[], Engine]) -> None:
-        """Nothing is asked until the first `ask`; raise OSError without a descriptor to spare."""
-        self.is_wanted = False
         self._connect = connect
-        self._gateway: Gateway | None = None
-        self._since = 0.0
-        """When (monotonic seconds) it was wanted last."""
-        self._listing, self._attached = Listing(), Attached()
-        """The last answers."""
-        self._list_now, self._ask_now = threading.Event(), threading.Event()
-        self._news = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._idle: list[Engine] = []
 
-    def start(self) -> None:
-        """Start the threads."""
-        for name, wanted, answer in (
-            ("lister", self._list_now, self._list),
-            ("scout", self._ask_now, self._ask_addresses),
-        ):
+    def take(self) -> Engine:
+        """Return one that nobody else uses; raise WgRouteMgrError if the engine does not answer."""
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._connect()
+
+    def give_back(self, engine: Engine) -> None:
+        """Keep one for later."""
+        if len(self._idle) < _MOST_IDLE:
+            self._idle.append(engine)
+        else:
+            engine.close()
+
+
+class Lookup:
+    """What is asked in one look, until it is closed."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        known: KnownContainers,
+        connections: Connections,
+        tell: Callable[[], None],
+    ) -> None:
+        """Ask nothing yet; call `tell`, in other threads, when there is another answer."""
+        self._connections = connections
+        self._tell = tell
+        self._changed = threading.Condition()
+        self._is_open = True
+        self._questions = Questions()
+        self._expected_since = 0.0
+        self._answers = Answers(gateway, known)
+        for name, ask in (("addresses", self._ask_addresses), ("clients", self._ask_containers)):
             threading.Thread(
-                target=self._run, args=(wanted, answer), name=name, daemon=True
+                target=self._run, args=(ask,), name=f"lookup of {name}", daemon=True
             ).start()
 
-    def fileno(self) -> int:
-        """Return a descriptor that is readable when there is another answer."""
-        return self._news
+    @property
+    def answers(self) -> Answers:
+        """What the engine said so far."""
+        return self._answers
 
-    def ask(self, gateway: Gateway) -> None:
-        """Ask who may be starting, and for addresses until it is enough."""
-        self._gateway, self._since, self.is_wanted = gateway, time.monotonic(), True
-        self._list_now.set()
-        self._ask_now.set()
+    def expect(self, now: float) -> None:
+        """Ask at once: a namespace appeared at that time (monotonic seconds)."""
+        with self._changed:
+            self._expected_since = now
+            self._questions = replace(self._questions, addresses=True, subnets_since=now)
+            self._changed.notify_all()
 
-    def enough(self) -> None:
-        """Ask no more."""
-        self.is_wanted = False
+    def ask(self, questions: Questions) -> None:
+        """Ask that from now on, until told otherwise."""
+        with self._changed:
+            if questions != self._questions:
+                self._questions = questions
+                self._changed.notify_all()
 
-    def hear(self) -> Known:
-        """Return the last answers, which then are no news any more."""
-        with suppress(BlockingIOError):
-            os.eventfd_read(self._news)
-        return Known(self._listing, self._attached)
+    def close(self) -> None:
+        """Ask nothing more; the threads end when they have their last answers."""
+        with self._changed:
+            self._is_open = False
+            self._changed.notify_all()
 
-    def _run(self, wanted: threading.Event, answer: Callable[[Engine, Gateway], None]) -> None:
+    def _run(self, ask: Callable[[Engine], float]) -> None:
         engine = None
-        while True:
-            wanted.wait()
-            wanted.clear()
-            assert self._gateway  # noqa: S101 - it is set before anything is asked
+        while self._is_open:
             try:
-                engine = engine or self._connect()
-                answer(engine, self._gateway)
-            except EngineError as error:
-                log.debug("start.missed", reason=error.reason)
-                engine = None
+                engine = engine or self._connections.take()
+                pause = ask(engine)
+            except WgRouteMgrError as error:
+                log.debug("lookup.failed", reason=error.reason)
+                engine, pause = None, _RETRY_SECONDS
+            self._wait(pause)
+        if engine:
+            self._connections.give_back(engine)
 
-    def _list(self, engine: Engine, gateway: Gateway) -> None:
-        self._listing = list_clients(engine, gateway)
+    def _wait(self, seconds: float) -> None:
+        """Wait that long, or until a namespace appears."""
+        with self._changed:
+            since = self._expected_since
+            self._changed.wait_for(
+                lambda: not self._is_open or self._expected_since > since, seconds
+            )
+
+    def _await(self, is_wanted: Callable[[], object]) -> None:
+        """Wait for questions; also return when this is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_open or is_wanted())
+
+    def _ask_addresses(self, engine: Engine) -> float:
+        """Ask who has which address, and at first for the subnets; return how long to wait then."""
+        self._await(lambda: self._questions.addresses)
+        since = self._expected_since
+        if self._is_open:
+            asked = time.monotonic()
+            network = engine.network(self._answers.gateway.network_id)
+            self._take(asked=asked, network=network)
+        if self._is_open and self._questions.subnets_since > self._answers.subnets_asked:
+            asked = time.monotonic()
+            networks = engine.networks()
+            names = {name: one.subnets for one in networks for name in (one.name, one.id)}
+            self._take(subnets_asked=asked, subnets=names)
+        return max(_SHORTEST_SECONDS, _PART_OF_AGE * (time.monotonic() - since))
+
+    def _ask_containers(self, engine: Engine) -> float:
+        """Ask who one of those is that are to be told; return how long to wait then."""
+        self._await(self._untold)
+        if self._is_open and (who := self._untold()):
+            asked = time.monotonic()
+            if who.is_name:
+                found = engine.find(name=who.text)
+            else:
+                found = engine.find(container_id=who.text)
+            if found:
+                self._answers.known.learn([found])
+            before = {
+                one: said
+                for one, said in self._answers.described.items()
+                if said.asked > asked - _KEPT_SECONDS
+            }
+            self._take(described={**before, who: Description(asked, found)})
+        return 0.0
+
+    def _untold(self) -> Reference | None:
+        """Return one that is to be asked for."""
+        described = self._answers.described
+        for who, since in self._questions.containers.items():
+            if who not in described or described[who].asked < since:
+                return who
+        return None
+
+    def _take(self, **values: Any) -> None:  # noqa: ANN401 - fields of an Answers
+        with self._changed:
+            self._answers = replace(self._answers, **values)
         self._tell()
-
-    def _ask_addresses(self, engine: Engine, gateway: Gateway) -> None:
-        since, attached = self._since, Attached()
-        while self.is_wanted:
-            attached = ask_addresses(engine, gateway, attached.others)
-            listing = self._listing if self._listing.asked >= since else Listing()
-            self._attached = attached = ask_others(engine, gateway, Known(listing, attached))
-            self._tell()
-            is_nobody = listing.asked and not listing.candidates
-            pause = max(_SHORTEST, _OF_AGE * (time.monotonic() - since))
-            if is_nobody or self._ask_now.wait(pause):
-                return
-
-    def _tell(self) -> None:
-        os.eventfd_write(self._news, 1)
-
-
-def list_clients(engine: Engine, gateway: Gateway) -> Listing:
-    """Ask who may be starting, afresh for each namespace: names are given again."""
-    asked = time.monotonic()
-    found = engine.containers(NETWORKS_LABEL, running=False)
-    names = (gateway.network, gateway.network_id)
-    return Listing(asked, {one.id: one for one in found if any(map(one.endpoint, names))})
-
-
-def ask_addresses(
-    engine: Engine, gateway: Gateway, others: Mapping[str, tuple[Network, ...]]
-) -> Attached:
-    """Ask for the addresses, afresh for each namespace: they are given again too."""
-    asked = time.monotonic()
-    network = engine.network(gateway.network_id)
-    return Attached(asked, network.subnets, network.interfaces, others)
-
-
-def ask_others(engine: Engine, gateway: Gateway, known: Known) -> Attached:
-    """Ask for the other networks of those who are being started."""
-    attached = known.attached
-    wanted = {name for key in known.starting() for name in known.other_networks(key, gateway)}
-    new = {name: engine.network(name).subnets for name in wanted - attached.others.keys()}
-    return replace(attached, others={**attached.others, **new})

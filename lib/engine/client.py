@@ -7,6 +7,7 @@ remembered.
 from __future__ import annotations
 
 import os
+import re
 from contextlib import contextmanager, suppress
 from ipaddress import ip_interface, ip_network
 from pathlib import Path
@@ -39,6 +40,9 @@ up to which it was tried. The newest that an engine has is spoken."""
 _SOCKET = "unix:///var/run/docker.sock"
 _STALE_HINT = "give the sidecar `restart: unless-stopped`: its next start mounts the new socket"
 _RUNNING, _NOT_RUNNING = ["running", "paused"], ["created", "restarting", "exited"]
+
+_ATTACHING = "ep-"
+"""What the key of a network's endpoint begins with until the engine tells its container's id."""
 
 _FILTERS = {
     "type": ["container", "network"],
@@ -104,6 +108,17 @@ class Engine:
         with _our_errors():
             answer = self._client.containers(all=True, filters=filters)
             return tuple(_listed(item) for item in answer)
+
+    def find(self, *, container_id: str = "", name: str = "") -> Container | None:
+        """Return the container of that id or name as a listing tells it, or None.
+
+        It is as in `containers`, in whatever state, and this never blocks, as `inspect` does while
+        a container is started.
+        """
+        filters = {"id": [container_id]} if container_id else {"name": [f"^/?{re.escape(name)}$"]}
+        with _our_errors():
+            found = map(_listed, self._client.containers(all=True, filters=filters))
+            return next((one for one in found if one.id == container_id or one.name == name), None)
 
     def network(self, reference: str) -> DockerNetwork:
         """Return the network of that name or id; GoneError if there is none."""
@@ -226,20 +241,21 @@ def _listed(item: dict[str, Any]) -> Container:
 
 def _network(answer: dict[str, Any]) -> DockerNetwork:
     pools = answer["IPAM"]["Config"] or []
+    ends = answer.get("Containers") or {}
     return DockerNetwork(
         answer["Id"],
         answer["Name"],
         tuple(ip_network(pool["Subnet"]) for pool in pools if pool.get("Subnet")),
-        {
-            (end["Name"] if key.startswith("ep-") else key): tuple(
-                ip_interface(end[face]) for face in ("IPv4Address", "IPv6Address") if end.get(face)
-            )
-            for key, end in (answer.get("Containers") or {}).items()
-        },
+        {key: _addresses(end) for key, end in ends.items() if not key.startswith(_ATTACHING)},
+        {end["Name"]: _addresses(end) for key, end in ends.items() if key.startswith(_ATTACHING)},
         driver=answer.get("Driver") or "",
         internal=bool(answer.get("Internal")),
         options=answer.get("Options") or {},
     )
+
+
+def _addresses(end: dict[str, Any]) -> tuple[Interface, ...]:
+    return tuple(ip_interface(end[key]) for key in ("IPv4Address", "IPv6Address") if end.get(key))
 
 
 def _endpoints(settings: dict[str, Any]) -> tuple[Endpoint, ...]:
@@ -266,4 +282,4 @@ def _event(answer: object) -> Event | None:
     attributes = actor.get("Attributes") or {}
     if answer.get("Type") == "network":
         return Event(answer["Action"], attributes.get("container", ""), network_id=actor["ID"])
-    return Event(answer["Action"], actor["ID"], attributes.get("name", ""))
+    return Event(answer["Action"], actor["ID"], attributes.get("name", ""), labels=attributes)

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -22,9 +23,14 @@ if TYPE_CHECKING:
 PARTS = ("in-time", "startup", "growth", "memory")
 ON_ENGINES = {"in-time", "startup", "memory"}
 SUITES = {"host": None, "trixie": "trixie", "sid": "sid"}
+STORES: dict[str, dict[str, object]] = {
+    "overlay2": {},
+    "containerd": {"features": {"containerd-snapshotter": True}},
+}
+"""Image stores, as the engine's configuration names them: the first is Docker 28's own choice."""
 DRAWN = ("one after the other, 3 dst", "four at a time, 3 dst")
 BASELINE = 40
-"""Most starts of a scenario that are measured without the fast path too."""
+"""Most starts of a scenario that are measured without early routes too."""
 
 
 def parse() -> argparse.Namespace:
@@ -32,13 +38,26 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tests/bench", description=__doc__)
     parser.add_argument("part", nargs="?", default="all", choices=(*PARTS, "all"))
     parser.add_argument("--engine", action="append", choices=SUITES, help="may be given again")
+    parser.add_argument(
+        "--store",
+        action="append",
+        choices=STORES,
+        help="where the engine keeps images, for in-time; may be given again",
+    )
+    parser.add_argument(
+        "--stopped",
+        action="append",
+        type=int,
+        metavar="N",
+        help="stopped containers with the label, for in-time; may be given again",
+    )
     parser.add_argument("--quick", action="store_true", help="few measurements: does it work")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every measurement")
     parser.add_argument(
         "--svg",
         type=Path,
         metavar="FILE",
-        help="draw the fast path on and off; what is drawn beside it",
+        help="draw early routes on and off; what is drawn beside it",
     )
     parser.add_argument("--cgroup", type=int, choices=(1, 2), default=2, help="hierarchy version")
     parser.add_argument("--starts", type=int, default=0, metavar="N", help="of each scenario")
@@ -51,7 +70,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--timelines", action="store_true", help="tell what led to each miss")
     parser.add_argument(
-        "--no-baseline", dest="baseline", action="store_false", help="skip the fast path off"
+        "--no-baseline", dest="baseline", action="store_false", help="skip early routes off"
     )
     arguments = parser.parse_args()
     if arguments.svg and arguments.json == arguments.svg.with_suffix(".json"):
@@ -64,25 +83,29 @@ def tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def in_time(arguments: argparse.Namespace, engine: Engine, label: str) -> list[Figure]:
-    """Measure whether routes are there at the first instruction, with the fast path and without."""
+def in_time(
+    arguments: argparse.Namespace, engine: Engine, label: str, stopped: int
+) -> list[Figure]:
+    """Measure whether routes are there at the first instruction, with early routes and without."""
     world.probe(engine)
     every = intime.scenarios(quick=arguments.quick)
     if arguments.starts:
         every = [replace(scenario, count=arguments.starts) for scenario in every]
     only = arguments.only or [""]
     chosen = [scenario for scenario in every if any(text in scenario.name for text in only)]
-    on = intime.run(engine, images.PRODUCT, chosen, tell, timelines=arguments.timelines)
+    on = intime.run(
+        engine, images.PRODUCT, chosen, tell, timelines=arguments.timelines, stopped=stopped
+    )
     off: dict[str, intime.Result] = {}
     if arguments.baseline and (arguments.source / without.MODULE).exists():
-        tell("without the fast path:")
+        tell("without early routes:")
         less = [
             replace(scenario, count=min(scenario.count, BASELINE))
             for scenario in chosen
             if scenario.baseline
         ]
         image = without.product(engine, arguments.source)
-        off = intime.run(engine, image, less, tell, timelines=False)
+        off = intime.run(engine, image, less, tell, timelines=False, stopped=stopped)
     return [
         intime.figure(scenario, on[scenario.name], label, off.get(scenario.name))
         for scenario in chosen
@@ -95,16 +118,20 @@ def measure(arguments: argparse.Namespace) -> list[Figure]:
     quick = arguments.quick
     figures: list[Figure] = []
     names = (arguments.engine or ["host"]) if parts & ON_ENGINES else []
-    for name in names:
+    for name, store in product(names, arguments.store or [next(iter(STORES))]):
         suite = SUITES[name]
         tree = rootfs(suite) if suite else None
-        with Engine(rootfs=tree, cgroup_v2=arguments.cgroup == 2) as engine:
+        cgroup_v2 = arguments.cgroup == 2
+        with Engine(rootfs=tree, cgroup_v2=cgroup_v2, config=STORES[store]) as engine:
             images.product(engine, source=arguments.source)
             label = f"Docker {engine.version}"
-            tell(f"--- {label}")
-            if "in-time" in parts:
-                figures += in_time(arguments, engine, label)
+            for stopped in arguments.stopped or [0]:
+                if "in-time" in parts:
+                    place = f"{label}, {store}, {stopped} stopped"
+                    tell(f"--- {place}")
+                    figures += in_time(arguments, engine, place, stopped)
             if "startup" in parts or "memory" in parts:
+                tell(f"--- {label}")
                 figures += startup.run(engine, label, parts, tell, quick=quick)
     if "growth" in parts:
         figures += growth.growth(arguments.source, tell, quick=quick)
@@ -114,7 +141,7 @@ def measure(arguments: argparse.Namespace) -> list[Figure]:
 
 
 def panels(figures: list[Figure]) -> list[plot.Panel]:
-    """What can be drawn: starts that were measured with and without the fast path."""
+    """What can be drawn: starts that were measured with and without early routes."""
     return [
         plot.Panel(
             f"{figure.part.removeprefix(intime.PART)[2:]}: "

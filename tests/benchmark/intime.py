@@ -57,7 +57,7 @@ class Scenario:
         run: starts them.
         versions: IP versions of the network.
         target: least share of starts in time, in percent.
-        baseline: whether it is also run without the fast path.
+        baseline: whether it is also run without early routes.
     """
 
     name: str
@@ -269,18 +269,23 @@ def _late(positions: Sequence[float]) -> float:
     return sum(max(0.0, value) for value in positions) / len(positions)
 
 
-def run(
+def run(  # noqa: PLR0913 - the last two are named
     engine: Engine,
     image: str,
     chosen: Sequence[Scenario],
     tell: Callable[[str], None],
     *,
     timelines: bool,
+    stopped: int = 0,
 ) -> dict[str, Result]:
-    """Run scenarios, each kind of network in a world of its own; results by name."""
+    """Run scenarios, each kind of network in a world of its own; results by name.
+
+    Beside them stand that many containers with the label that never run.
+    """
     results: dict[str, Result] = {}
     for versions in dict.fromkeys(scenario.versions for scenario in chosen):
         with World(engine, image, versions) as place:
+            place.stand_by(stopped)
             for scenario in chosen:
                 if scenario.versions == versions:
                     begun = time.monotonic()

@@ -1,4 +1,4 @@
-"""The product without its fast path, to measure it against: a copy in which it is never armed."""
+"""The product without its early routes, to measure it against: a copy in which they never begin."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 IMAGE = "wgroutemgr:lab-off"
 MODULE = Path("lib/early/service.py")
-ARMS = "def lead_to("
-DISARM = "\n\nFastPath.lead_to = lambda *_: None  # type: ignore[method-assign, assignment]\n"
+BEGINS = "def lead_to("
+NEVER = "\n\nEarlyRoutes.lead_to = lambda *_: None  # type: ignore[method-assign, assignment]\n"
 DOCKERFILE = f"""
 FROM {images.PRODUCT}
 COPY lib/ /opt/wgroutemgr/lib/
@@ -24,7 +24,7 @@ RUN cd /opt/wgroutemgr && python3 -m compileall -q . && python3 -c 'import wgrou
 
 
 def product(engine: Engine, source: Path) -> str:
-    """Build the image of that tree without the fast path, over its image that is there already."""
+    """Build the image of that tree without early routes, over its image that is there already."""
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder)
         copy(source, tree)
@@ -34,9 +34,9 @@ def product(engine: Engine, source: Path) -> str:
 
 
 def copy(source: Path, tree: Path) -> None:
-    """Copy what is the program's own, disarmed."""
+    """Copy what is the program's own, so that no route is early."""
     shutil.copytree(source / "lib", tree / "lib", ignore=shutil.ignore_patterns("__pycache__"))
     module = tree / MODULE
     text = module.read_text(encoding="utf-8")
-    assert text.count(ARMS) == 1, f"{ARMS!r} does not arm the fast path any more"
-    module.write_text(text + DISARM, encoding="utf-8")
+    assert text.count(BEGINS) == 1, f"{BEGINS!r} does not begin early routes any more"
+    module.write_text(text + NEVER, encoding="utf-8")

@@ -241,6 +241,14 @@ class World:
         self._clients.append(client)
         return client
 
+    def stand_by(self, number: int) -> None:
+        """Create so many clients that are never started; they go with all the rest."""
+        api = self.api()
+        for _ in range(number):
+            self.create(api, Wish(1))
+        api.close()
+        self._clients = []
+
     def _arguments(self, wanted: tuple[str, ...]) -> list[str]:
         four, six = ip_address(GATEWAYS[4]), ip_address(GATEWAYS[6])
         counts = [sum(ip_network(dst).version == version for dst in wanted) for version in (4, 6)]

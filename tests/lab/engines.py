@@ -22,7 +22,7 @@ from tests.lab.podman import Podman
 from tests.lab.rootfs import PACKAGES, podman, rootfs
 
 ALL = "tests/e2e"
-SHORT = tuple(f"{ALL}/test_{what}.py" for what in ("routes", "fastpath", "lifecycle"))
+SHORT = tuple(f"{ALL}/test_{what}.py" for what in ("routes", "early", "lifecycle"))
 NO_ENGINE = ("bad_entry", "wrong_usage", "signal", "image", "terminal")
 # Overlay networks have no IPv6, and where one was, a bridge network finds its addresses taken.
 NO_OVERLAY = ("several_destinations", "wrong_routes", "first_instruction", "network_is_wg_net")
@@ -155,7 +155,7 @@ def main() -> int:
     """Run the tests on the engines asked for; returns 0, 1 or NOT_INSTALLED."""
     parser = argparse.ArgumentParser(prog="tests/engines", description="Run tests on many engines.")
     parser.add_argument("names", nargs="*", metavar="ENGINE", help=f"of {', '.join(SETUPS)}")
-    parser.add_argument("--short", action="store_true", help="routes, fastpath and lifecycle only")
+    parser.add_argument("--short", action="store_true", help="routes, early and lifecycle only")
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - SETUPS.keys():
         parser.error(f"no engine called {', '.join(sorted(unknown))}: {', '.join(SETUPS)}")

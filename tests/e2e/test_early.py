@@ -6,7 +6,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from lib.early.service import PATIENCE
+from lib.early.arrival import PATIENCE_SECONDS
 from tests.e2e.look import await_event, await_routes, events, routes
 from tests.lab import images
 from tests.lab.engine import poll
@@ -112,5 +112,5 @@ def test_client_that_is_never_started_keeps_nothing_busy(lab: Lab) -> None:
     before = worked(sidecar)
     start(lab, "other", network)
 
-    assert poll(is_quiet, PATIENCE + 5)
+    assert poll(is_quiet, PATIENCE_SECONDS + 5)
     assert worked(sidecar) - before < 500

@@ -1,0 +1,325 @@
+"""What becomes of a new namespace, and what its client may be given before it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from ipaddress import ip_address, ip_network
+from typing import TYPE_CHECKING
+
+import pytest
+import structlog
+
+from lib.early.arrival import (
+    MOST_ROUTES,
+    PATIENCE_SECONDS,
+    Arrival,
+    Grant,
+    State,
+    grant,
+    next_state,
+)
+from lib.early.known import KnownContainers
+from lib.early.lookup import Answers, Description, Reference
+from lib.model import NETWORKS_LABEL, Client, Container, DockerNetwork, Endpoint, Outcome, Route
+from tests.fakes import CREATED, FACES, GATEWAY, OTHER, WG_NET
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PATH = "/run/docker/netns/0a1b2c3d4e5f"
+BEFORE, APPEARED, ASKED, NOW = 9.0, 10.0, 11.0, 12.0
+BY_ID, BY_NAME = Reference("c1"), Reference("dovecot", is_name=True)
+ATTACHING = replace(WG_NET, interfaces={}, attaching={"dovecot": FACES})
+TWO_NETWORKS = replace(CREATED, endpoints=(*CREATED.endpoints, Endpoint("other", "", ())))
+DESTINATION = Route(ip_network("10.8.0.0/16"), GATEWAY.addresses[0], 0)
+SOURCES = {4: ip_address("192.0.2.7"), 6: ip_address("fd::7")}
+
+
+def arrival(*addresses: str, path: str = PATH, **values: object) -> Arrival:
+    """Return a namespace that appeared a moment ago and has these addresses."""
+    held = {ip_address(address) for address in addresses}
+    found = Arrival(path, APPEARED, APPEARED, addresses=held)
+    for name, value in values.items():
+        setattr(found, name, value)
+    return found
+
+
+def said(container: Container | None = CREATED, asked: float = ASKED) -> Description:
+    return Description(asked, container)
+
+
+@dataclass
+class Said:
+    """What the engine said; by default, all that there is to know."""
+
+    network: DockerNetwork = WG_NET
+    asked: float = ASKED
+    subnets_asked: float = ASKED
+    described: Mapping[Reference, Description] = field(default_factory=lambda: {BY_ID: said()})
+    remembered: Container | None = None
+    others: tuple[DockerNetwork, ...] = (OTHER,)
+
+    def answers(self) -> Answers:
+        known = KnownContainers()
+        known.learn(filter(None, [self.remembered]))
+        networks = (self.network, *self.others)
+        subnets = {name: one.subnets for one in networks for name in (one.name, one.id)}
+        return Answers(
+            GATEWAY, known, self.asked, self.network, self.subnets_asked, subnets, self.described
+        )
+
+
+def granted(*, commands: bool) -> Grant:
+    client = Client("dovecot", "c1", PATH, (DESTINATION,) if commands else ())
+    return Grant(client, SOURCES)
+
+
+CLIENT, STRANGER, ELSEWHERE = ("192.0.2.7",), ("192.0.2.8",), ("127.0.0.1", "10.99.0.4")
+UNTOLD = Said(described={})
+RUNS, IDLE = replace(CREATED, running=True), replace(CREATED, labels={})
+
+
+@pytest.mark.parametrize(
+    ("found", "known", "now", "state"),
+    [
+        pytest.param(arrival(), Said(), NOW, State.NEW, id="no address yet"),
+        pytest.param(arrival(*ELSEWHERE), Said(), NOW, State.NEW, id="none of the network yet"),
+        pytest.param(arrival(*CLIENT), Said(asked=BEFORE), NOW, State.NEW, id="asked too early"),
+        pytest.param(arrival(*STRANGER), Said(), NOW, State.FOREIGN, id="an address of nobody"),
+        pytest.param(
+            arrival(*STRANGER, last_news=NOW), Said(), NOW, State.NEW, id="asked before it had that"
+        ),
+        pytest.param(arrival(*CLIENT), Said(), NOW, State.READY, id="a client's address"),
+        pytest.param(arrival("fd::7"), Said(), NOW, State.READY, id="its IPv6 address"),
+        pytest.param(arrival(*CLIENT), UNTOLD, NOW, State.HELD, id="who that is, is not told"),
+        pytest.param(
+            arrival(*CLIENT),
+            Said(described={BY_ID: said(asked=BEFORE)}),
+            NOW,
+            State.HELD,
+            id="it was told before, and may have changed",
+        ),
+        pytest.param(
+            arrival(*CLIENT),
+            Said(subnets_asked=BEFORE),
+            NOW,
+            State.HELD,
+            id="the networks are not told",
+        ),
+        pytest.param(
+            arrival(*CLIENT),
+            replace(UNTOLD, remembered=CREATED, others=()),
+            NOW,
+            State.READY,
+            id="its labels are remembered",
+        ),
+        pytest.param(
+            arrival(*CLIENT),
+            replace(UNTOLD, remembered=RUNS),
+            NOW,
+            State.HELD,
+            id="it is remembered to run: asked again",
+        ),
+        pytest.param(
+            arrival(*CLIENT),
+            replace(UNTOLD, remembered=IDLE),
+            NOW,
+            State.FOREIGN,
+            id="it is remembered to ask for nothing",
+        ),
+        pytest.param(
+            arrival(*CLIENT), Said(described={BY_ID: said(RUNS)}), NOW, State.FOREIGN, id="it runs"
+        ),
+        pytest.param(
+            arrival(*CLIENT),
+            Said(described={BY_ID: said(IDLE)}),
+            NOW,
+            State.FOREIGN,
+            id="it asks for nothing",
+        ),
+        pytest.param(
+            arrival(*CLIENT),
+            Said(described={BY_ID: said(None)}),
+            NOW,
+            State.FOREIGN,
+            id="it is gone already",
+        ),
+        pytest.param(
+            arrival(*CLIENT),
+            Said(ATTACHING, described={BY_NAME: said()}),
+            NOW,
+            State.READY,
+            id="attached under its name",
+        ),
+        pytest.param(
+            arrival(*CLIENT),
+            Said(ATTACHING, described={}, remembered=CREATED),
+            NOW,
+            State.HELD,
+            id="a remembered name proves nothing",
+        ),
+        pytest.param(
+            arrival(*CLIENT, grant=granted(commands=True)),
+            Said(asked=BEFORE),
+            NOW,
+            State.READY,
+            id="routes are lacking still",
+        ),
+        pytest.param(
+            arrival(*CLIENT, grant=granted(commands=False)),
+            Said(),
+            NOW,
+            State.SERVED,
+            id="no route is lacking",
+        ),
+        pytest.param(arrival(*CLIENT, is_gone=True), Said(), NOW, State.ENDED, id="ended"),
+        pytest.param(
+            arrival(*CLIENT), Said(), APPEARED + PATIENCE_SECONDS + 0.1, State.EXPIRED, id="late"
+        ),
+        pytest.param(
+            arrival(*CLIENT, state=State.FOREIGN), Said(), NOW, State.FOREIGN, id="over is over"
+        ),
+    ],
+)
+def test_next_state(found: Arrival, known: Said, now: float, state: State) -> None:
+    assert next_state(found, known.answers(), now) is state
+
+
+def given(known: Said, *addresses: str) -> Grant:
+    found = grant(arrival(*(addresses or CLIENT), path=PATH), known.answers())
+    assert found
+    return found
+
+
+def test_every_command_proves_the_namespace_by_its_source() -> None:
+    inside = f"nsenter --net={PATH}"
+
+    assert list(given(Said()).commands.values()) == [
+        f"{inside} ip route replace 10.8.0.0/16 via 192.0.2.1 src 192.0.2.7",
+        f"{inside} ip -6 route replace fd00:8::/64 via fd::1 src fd::7",
+    ]
+
+
+def done(found: Grant) -> Grant:
+    """Return it as when all of its commands worked."""
+    found.take({route: outcome(0) for route in found.commands})
+    return found
+
+
+def outcome(code: int) -> Outcome:
+    return Outcome("", code, "", 1.0)
+
+
+def destinations(found: Grant) -> list[str]:
+    return [str(route.dst) for route in found.commands]
+
+
+@pytest.mark.parametrize(
+    ("known", "early", "complete"),
+    [
+        pytest.param(Said(), ["10.8.0.0/16", "fd00:8::/64"], True, id="all"),
+        pytest.param(
+            Said(replace(WG_NET, interfaces={"c1": FACES[:1]})),
+            ["10.8.0.0/16"],
+            False,
+            id="no address of the IP version",
+        ),
+        pytest.param(
+            Said(described={BY_ID: said(TWO_NETWORKS)}),
+            ["fd00:8::/64"],
+            False,
+            id="overlaps a network still to come",
+        ),
+        pytest.param(
+            Said(described={BY_ID: said(replace(CREATED, labels={NETWORKS_LABEL: "10.9.0.0/33"}))}),
+            [],
+            True,
+            id="nothing good",
+        ),
+    ],
+)
+def test_complete_is_who_has_all_that_it_asks_for(
+    known: Said, early: list[str], *, complete: bool
+) -> None:
+    found = given(known)
+
+    assert destinations(found) == early
+    assert done(found).given.complete == complete
+
+
+def test_who_lacks_a_route_is_not_complete() -> None:
+    found = given(Said())
+
+    found.take({next(iter(found.commands)): outcome(0)})
+
+    assert len(found.given.client.routes) == 1
+    assert not found.given.complete
+
+
+def test_long_list_does_not_keep_others_waiting() -> None:
+    many = [f"10.200.{number}.0/24" for number in range(MOST_ROUTES + 1)]
+    container = replace(CREATED, labels={NETWORKS_LABEL: ",".join(many)})
+
+    found = given(Said(described={BY_ID: said(container)}))
+
+    assert destinations(found) == many[:MOST_ROUTES]
+    assert not done(found).given.complete
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        pytest.param(
+            replace(UNTOLD, remembered=CREATED),
+            id="a destination overlaps a network, and whether it is to be on that is not known",
+        ),
+        pytest.param(
+            Said(described={BY_ID: said(TWO_NETWORKS)}, others=()), id="a network that is not known"
+        ),
+    ],
+)
+def test_who_may_come_to_an_overlapping_network_has_to_wait(known: Said) -> None:
+    answers = replace(known, others=(OTHER,) if known.remembered else ()).answers()
+
+    assert grant(arrival(*CLIENT), answers) is None
+
+
+def test_overlapping_network_of_others_keeps_nobody_waiting() -> None:
+    assert destinations(given(Said())) == ["10.8.0.0/16", "fd00:8::/64"]
+
+
+def test_nothing_is_known_of_a_namespace_without_an_address() -> None:
+    assert grant(arrival(), Said().answers()) is None
+    assert grant(arrival(*CLIENT), UNTOLD.answers()) is None
+
+
+def test_the_gateway_itself_gets_nothing() -> None:
+    gateway = replace(CREATED, id=GATEWAY.container_id)
+    network = replace(WG_NET, interfaces={gateway.id: FACES})
+
+    assert destinations(given(Said(network, described={Reference("gw"): said(gateway)}))) == []
+
+
+def test_what_was_refused_is_told_when_it_is_too_late() -> None:
+    found = given(Said())
+    four, six = found.commands
+
+    with structlog.testing.capture_logs() as logged:
+        assert found.take({four: outcome(2), six: outcome(0)}) == {six: outcome(0)}
+        found.tell_missed()
+        assert list(found.commands) == [four]
+        found.take({four: outcome(0)})
+        found.tell_missed()
+
+    assert [entry["event"] for entry in logged] == ["start.missed"]
+    assert found.given.client.routes == (six, four)
+
+
+def test_what_was_given_is_told() -> None:
+    found = given(Said())
+
+    with structlog.testing.capture_logs() as logged:
+        found.tell(found.take({route: outcome(0) for route in found.commands}), "wg-net")
+
+    assert [entry["event"] for entry in logged] == ["route.replaced"] * 2 + ["client.routed"]
+    assert {entry.get("trigger") for entry in logged} == {"early", None}

@@ -1,0 +1,74 @@
+"""What is remembered of containers: what never changes, and for no longer than they are there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from lib.early.known import MOST_CHARACTERS, MOST_CONTAINERS, KnownContainers
+from lib.model import NETWORKS_LABEL, Event
+from tests.fakes import CREATED
+
+
+def event(action: str, identifier: str = "c1", name: str = "dovecot") -> Event:
+    return Event(action, identifier, name, labels={**CREATED.labels, "image": "x"})
+
+
+def test_a_listing_tells_the_labels_and_nothing_that_may_change() -> None:
+    known = KnownContainers()
+
+    known.learn([replace(CREATED, labels={**CREATED.labels, "other": "x"})])
+
+    assert known.get("c1") == replace(CREATED, endpoints=())
+    assert known.get("dovecot") is None
+
+
+def test_events_tell_as_much_as_a_listing() -> None:
+    known = KnownContainers()
+
+    known.note(event("create"))
+    created = known.get("c1")
+    assert created
+    assert (created.labels, created.running) == (CREATED.labels, False)
+
+    states = []
+    for action in ("start", "rename", "die", "start"):
+        known.note(event(action))
+        found = known.get("c1")
+        states.append(found and found.running)
+    assert states == [True, True, False, True]
+
+
+def test_an_event_of_a_network_tells_nothing_of_the_container() -> None:
+    known = KnownContainers()
+    known.note(event("create"))
+
+    known.note(Event("connect", "c1", network_id="n1"))
+
+    assert known.get("c1")
+    known.note(Event("connect", "c2", network_id="n1"))
+    assert known.get("c2") is None
+
+
+def test_memory_falls_when_containers_go() -> None:
+    known = KnownContainers()
+    known.note(event("create", "stays"))
+
+    for number in range(10_000):
+        known.note(event("create", str(number)))
+        known.note(event("start", str(number)))
+        known.note(event("die", str(number)))
+        known.note(event("destroy", str(number)))
+
+    assert len(known) == 1
+
+
+def test_memory_is_bounded_even_if_nothing_is_told_of_their_end() -> None:
+    known = KnownContainers()
+    long = {NETWORKS_LABEL: "x" * (MOST_CHARACTERS + 1)}
+
+    known.learn(replace(CREATED, id=str(number)) for number in range(MOST_CONTAINERS + 10))
+    assert len(known) == MOST_CONTAINERS
+    assert known.get("9") is None
+    known.learn([replace(CREATED, id="10", labels=long)])
+
+    assert known.get("10") is None
