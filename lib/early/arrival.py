@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from lib.early.lookup import Answers, Reference
-    from lib.model import Address, Container, Network, Outcome, Route
+    from lib.kernel.shells import Outcome
+    from lib.model import Address, Container, Network, Route
 
 log = structlog.get_logger()
 

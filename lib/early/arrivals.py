@@ -84,7 +84,7 @@ class Arrivals:
                 self._pairs.append((Arrival(path, now, now), self._open(path)))
             except (NetnsError, OSError) as error:
                 log.debug("watch.failed", netns=path, reason=str(error))
-        for key in [key for key, path in self._served.items() if not namespaces.is_namespace(path)]:
+        for key in [key for key, path in self._served.items() if not namespaces.identify(path)]:
             del self._served[key]  # It ended, and may be started again.
 
     def advance(self, known: Answers, now: float) -> list[Grant]:
@@ -169,7 +169,7 @@ def _undescribed(waiting: Iterable[Arrival], known: Answers) -> Iterable[tuple[R
 
 def _read(arrival: Arrival, monitor: Monitor, now: float) -> bool:
     """Take in what the kernel says of a namespace, and tell whether that was anything."""
-    arrival.is_gone = not namespaces.is_namespace(arrival.path)
+    arrival.is_gone = not namespaces.identify(arrival.path)
     try:
         is_news = monitor.read()
     except OSError as error:

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from lib.early.arrival import Grant
     from lib.early.arrivals import Monitor
     from lib.engine.client import Engine
-    from lib.model import Container, EarlyClient, Event, Gateway, Outcome
+    from lib.kernel.shells import Outcome
+    from lib.model import Container, EarlyClient, Event, Gateway
 
 _MOST_COMMANDS = 64
 """That run without a look at where the gateway is."""

@@ -20,7 +20,8 @@ from lib.early.arrival import (
 )
 from lib.early.known import KnownContainers
 from lib.early.lookup import Answers, Description, Reference
-from lib.model import NETWORKS_LABEL, Client, Container, DockerNetwork, Endpoint, Outcome, Route
+from lib.kernel.shells import Outcome
+from lib.model import NETWORKS_LABEL, Client, Container, DockerNetwork, Endpoint, Route
 from tests.fakes import CREATED, FACES, GATEWAY, OTHER, WG_NET
 
 if TYPE_CHECKING:

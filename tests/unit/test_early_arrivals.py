@@ -14,7 +14,7 @@ from lib.early.arrivals import CALM_SECONDS, MOST_ARRIVALS, Arrivals
 from lib.early.known import KnownContainers
 from lib.early.lookup import Answers, Description, Questions, Reference
 from lib.errors import NetnsError
-from lib.model import Outcome
+from lib.kernel.shells import Outcome
 from tests.fakes import CREATED, FACES, GATEWAY, WG_NET
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ from lib.early.service import EarlyRoutes
 from lib.early.watch import NamespaceWatch
 from lib.errors import EngineError, NetnsError, StaleSocketError
 from lib.kernel.mounts import MountWatch
-from lib.model import NETWORKS_LABEL, Event, Outcome
+from lib.kernel.shells import Outcome
+from lib.model import NETWORKS_LABEL, Event
 from tests.fakes import CREATED, GATEWAY, WG_NET, StandInEngine
 
 if TYPE_CHECKING:

@@ -125,7 +125,7 @@ class Site:
 @pytest.fixture
 def logged() -> Iterator[list[dict[str, Any]]]:
     with structlog.testing.capture_logs() as entries:
-        yield entries  # type: ignore[misc]
+        yield entries
 
 
 def names(logged: list[dict[str, Any]], *leave_out: str) -> list[str]:
