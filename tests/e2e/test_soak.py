@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.soak import soak
-from tests.e2e.soak_model import GOOD, Box, differences, parse, wanted
 from tests.lab import images
 from tests.lab.engine import Engine
+from tests.lab.soak import soak
+from tests.lab.soak_model import GOOD, Box, differences, parse, wanted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

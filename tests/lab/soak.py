@@ -1,6 +1,6 @@
 """Random faults from a seed, again and again until they settle, then an exact comparison.
 
-    python -m tests.e2e.soak --seconds 3600 --seed 7
+    python -m tests.lab.soak --seconds 3600 --seed 7
 
 A dozen clients on two networks, each with a gateway and a sidecar, on an engine of its own. Steps
 are drawn from everything that may happen to clients, routes, gateways, sidecars and the engine.
@@ -25,18 +25,18 @@ from typing import TYPE_CHECKING, Any
 
 import docker
 
-from tests.e2e.soak_model import BAD, GOOD, NETS, RESYNC, SERVED, Box, differences, parse, wanted
-from tests.e2e.soak_watch import SoakError, Watch, fail, zombies
 from tests.lab import images
 from tests.lab.engine import LABEL, Engine, poll
 from tests.lab.errors import LabError
 from tests.lab.rootfs import rootfs
 from tests.lab.site import PRIVILEGES, Lab
+from tests.lab.soak_model import BAD, GOOD, NETS, RESYNC, SERVED, Box, differences, parse, wanted
+from tests.lab.soak_watch import SoakError, Watch, fail, zombies
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from tests.e2e.soak_model import Routes
+    from tests.lab.soak_model import Routes
 
 CLIENTS = 12
 SETTLE_SECONDS = 3 * RESYNC
@@ -926,7 +926,7 @@ def soak(engine: Engine, seed: int, seconds: float, tell: Callable[[str], None] 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run it on an engine of its own."""
-    parser = argparse.ArgumentParser(prog="python -m tests.e2e.soak", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.lab.soak", description=__doc__)
     parser.add_argument("--seconds", type=float, default=90)
     parser.add_argument("--seed", type=int, default=None, help="default: a new one, printed")
     parser.add_argument("--suite", choices=("trixie", "sid"), help="the engine of that Debian")
