@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+from functools import cache
 from importlib.metadata import metadata
 from ipaddress import ip_address, ip_network
 from itertools import pairwise
@@ -67,6 +68,7 @@ def logged_at() -> Iterator[tuple[str, str]]:
                     yield event, "error" if level == "exception" else level
 
 
+@cache
 def templates() -> list[re.Pattern[str]]:
     """Return a pattern for every text of the code, formatted ones included, long enough to tell."""
     found = []
