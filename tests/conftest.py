@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
 
 TESTS = Path(__file__).parent
-MARKED_FOLDERS = ("integration", "e2e")
+MARKED_FOLDERS = ("integration", "e2e", "soak")
 
 # Helpers outside of test files explain their failed asserts too.
 pytest.register_assert_rewrite("tests.e2e", "tests.integration", "tests.lab")
@@ -40,6 +40,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="NAME",
         help="run end-to-end tests on that engine: a name of ./tests/engines --help",
     )
+    parser.addoption("--seconds", type=float, default=600, help="how long the soak takes")
+    parser.addoption("--seed", type=int, help="of the soak's faults; a new one by default, printed")
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

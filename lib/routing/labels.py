@@ -14,7 +14,7 @@ MAX_ENTRIES = 1000
 """Entries of one label that are read; a client with more of them wants a wider network."""
 
 _NOT_UNICAST = {
-    ip_network(text): name
+    text: (ip_network(text), name)
     for text, name in {
         "0.0.0.0/8": "this host",
         "127.0.0.0/8": "loopback",
@@ -73,9 +73,9 @@ def _destination(entry: str) -> Network | Refusal:
     if network.prefixlen == 0:
         hint = "name the networks behind the gateway instead"
         return _refusal(entry, "would replace the default route, which belongs to the engine", hint)
-    for special, name in _NOT_UNICAST.items():
+    for text, (special, name) in _NOT_UNICAST.items():
         if network.version == special.version and network.subnet_of(special):  # type: ignore[arg-type]
-            return _refusal(entry, f"is not unicast: {name}, {special}", "no gateway leads there")
+            return _refusal(entry, f"is not unicast: {name}, {text}", "no gateway leads there")
     return network
 
 

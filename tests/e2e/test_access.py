@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
+from tests.e2e.doctor_site import without
 from tests.e2e.look import await_event, await_routes, entries, events
 from tests.e2e.proxy import Proxy, tcp_listener
-from tests.e2e.sickbed import without
 from tests.lab import images
 from tests.lab.engine import poll, run
 from tests.readme import blocks

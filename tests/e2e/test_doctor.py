@@ -7,25 +7,25 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lib.engine.client import Engine as Docker
-from tests.e2e.look import await_event, await_routes, events
-from tests.e2e.sickbed import (
+from tests.e2e.doctor_site import (
     DST,
     DST6,
     FAR6,
     Finding,
-    Ward,
+    Site,
     ask,
     ask_new,
     beside,
     make_gateway,
+    make_site,
     make_tunnel,
-    make_ward,
     options_of,
     paste,
     reaches,
     set_sysctl,
     without,
 )
+from tests.e2e.look import await_event, await_routes, events
 from tests.lab.engine import LABEL
 from tests.lab.errors import LabError
 from tests.lab.site import PRIVILEGES, Lab
@@ -43,50 +43,50 @@ CAP_ADD = "cap_add: [NET_ADMIN, SYS_ADMIN]"
 
 
 @pytest.fixture(scope="module")
-def ward(engine: Engine) -> Iterator[Ward]:
+def site(engine: Engine) -> Iterator[Site]:
     """A site in good health, which every test leaves as it was."""
     with Lab(engine) as lab:
-        ward = make_ward(lab, "ward")
-        assert reaches(ward.client)
-        assert reaches(ward.client, FAR6)
-        yield ward
+        site = make_site(lab, "site")
+        assert reaches(site.client)
+        assert reaches(site.client, FAR6)
+        yield site
 
 
-def serves(ward: Ward, *options: str) -> bool:
+def serves(site: Site, *options: str) -> bool:
     """Tell whether a sidecar with these options gives a route that was lost, and end it."""
-    lab, gateway = ward.lab, ward.gateway.address(ward.network)
-    ward.client.enter("ip", "route", "del", DST)
+    lab, gateway = site.lab, site.gateway.address(site.network)
+    site.client.enter("ip", "route", "del", DST)
     sidecar = lab.container("another", "wgroutemgr:lab", *options)
     try:
-        gateway6 = ward.gateway.address(ward.network, ipv6=True)
-        await_routes(ward.client, {DST: gateway, DST6: gateway6})
+        gateway6 = site.gateway.address(site.network, ipv6=True)
+        await_routes(site.client, {DST: gateway, DST6: gateway6})
         return True
     finally:
         sidecar.remove()
 
 
-def test_a_site_in_good_health(ward: Ward) -> None:
-    found = ward.ask()
+def test_a_site_in_good_health(site: Site) -> None:
+    found = site.ask()
 
     assert found.levels("warn", "fail", "skip") == []
     assert (found.exit_code, found.last) == (0, f"{len(found.findings)} ok")
-    assert found.one("clients").seen.endswith(ward.client.name)
+    assert found.one("clients").seen.endswith(site.client.name)
     assert [each.seen for each in found.of("tunnel")] == [
-        f"{ward.gateway.name} sends {DST} into wg0",
-        f"{ward.gateway.name} sends {DST6} into wg0",
+        f"{site.gateway.name} sends {DST} into wg0",
+        f"{site.gateway.name} sends {DST6} into wg0",
     ]
 
 
-def test_a_client_in_good_health(ward: Ward) -> None:
-    assert reaches(ward.client)
-    assert reaches(ward.client, FAR6)
-    found = ward.ask(ward.client.name)
+def test_a_client_in_good_health(site: Site) -> None:
+    assert reaches(site.client)
+    assert reaches(site.client, FAR6)
+    found = site.ask(site.client.name)
 
     assert found.levels("warn", "fail", "skip") == []
-    assert found.last.endswith(f"{ward.client.name}: nothing here stops its packet")
-    address = ward.gateway.address(ward.network)
-    assert found.of("route")[0].seen == f"{ward.client.name} sends {DST} to {address} by eth0"
-    assert ward.ask(ward.client.inspect("{{.Id}}")).exit_code == 0
+    assert found.last.endswith(f"{site.client.name}: nothing here stops its packet")
+    address = site.gateway.address(site.network)
+    assert found.of("route")[0].seen == f"{site.client.name} sends {DST} to {address} by eth0"
+    assert site.ask(site.client.inspect("{{.Id}}")).exit_code == 0
 
 
 # --- the sidecar --------------------------------------------------------------------------------
@@ -100,20 +100,20 @@ def test_a_client_in_good_health(ward: Ward) -> None:
         (["NET_ADMIN", "SYS_ADMIN"], "NET_ADMIN and SYS_ADMIN not in effect"),
     ],
 )
-def test_dropped_capabilities(ward: Ward, dropped: list[str], seen: str) -> None:
-    broken = beside(ward.gateway, ward.network, *without(*dropped))
-    finding = ask_new(ward.lab, *broken).one("capabilities")
+def test_dropped_capabilities(site: Site, dropped: list[str], seen: str) -> None:
+    broken = beside(site.gateway, site.network, *without(*dropped))
+    finding = ask_new(site.lab, *broken).one("capabilities")
 
     assert finding.level == "fail"
     assert finding.seen.startswith(seen)
     assert finding.mend == [CAP_ADD]
     mended = [*broken, *options_of(finding.mend)]
-    assert ask_new(ward.lab, *mended).exit_code == 0
-    assert serves(ward, *mended)
+    assert ask_new(site.lab, *mended).exit_code == 0
+    assert serves(site, *mended)
 
 
-def test_user_without_capabilities(ward: Ward) -> None:
-    finding = ask_new(ward.lab, *ward.beside, "--user", "1000").one("capabilities")
+def test_user_without_capabilities(site: Site) -> None:
+    finding = ask_new(site.lab, *site.beside, "--user", "1000").one("capabilities")
 
     assert finding.level == "fail"
     assert "runs as user 1000" in finding.seen
@@ -127,21 +127,21 @@ def test_user_without_capabilities(ward: Ward) -> None:
         (["--volume", NETNS.replace(",rslave", "")], "is mounted, but privately"),
     ],
 )
-def test_namespace_directory_missing_or_private(ward: Ward, instead: list[str], seen: str) -> None:
-    broken = beside(ward.gateway, ward.network, *without(NETNS))
-    finding = ask_new(ward.lab, *broken, *instead).one("namespaces")
+def test_namespace_directory_missing_or_private(site: Site, instead: list[str], seen: str) -> None:
+    broken = beside(site.gateway, site.network, *without(NETNS))
+    finding = ask_new(site.lab, *broken, *instead).one("namespaces")
 
     assert finding.level == "fail"
     assert seen in finding.seen
     assert finding.mend == [f"volumes: ['{NETNS}']", f"or with docker run: -v {NETNS}"]
     mended = [*broken, *options_of(finding.mend)]
-    assert ask_new(ward.lab, *mended).exit_code == 0
-    assert serves(ward, *mended)
+    assert ask_new(site.lab, *mended).exit_code == 0
+    assert serves(site, *mended)
 
 
-def test_the_daemon_names_what_it_lacks(ward: Ward) -> None:
-    broken = beside(ward.gateway, ward.network, *without("SYS_ADMIN", NETNS))
-    sidecar = ward.lab.container("lacking", "wgroutemgr:lab", *broken)
+def test_the_daemon_names_what_it_lacks(site: Site) -> None:
+    broken = beside(site.gateway, site.network, *without("SYS_ADMIN", NETNS))
+    sidecar = site.lab.container("lacking", "wgroutemgr:lab", *broken)
     await_event(sidecar, "engine.connected")
     missing = events(sidecar, "prerequisite.missing", level="error")
     reasons = {entry["reason"].partition(" (")[0]: entry["hint"] for entry in missing}
@@ -156,10 +156,10 @@ def test_the_daemon_names_what_it_lacks(ward: Ward) -> None:
 
 
 @pytest.mark.parametrize("host", ["", "unix:///nowhere.sock", "tcp://127.0.0.1:2375"])
-def test_no_engine(ward: Ward, host: str) -> None:
-    broken = beside(ward.gateway, ward.network, *without(SOCKET))
+def test_no_engine(site: Site, host: str) -> None:
+    broken = beside(site.gateway, site.network, *without(SOCKET))
     wrong = ["--env", f"DOCKER_HOST={host}"] if host else []
-    found = ask_new(ward.lab, *broken, *wrong)
+    found = ask_new(site.lab, *broken, *wrong)
     finding = found.one("engine")
 
     assert finding.level == "fail"
@@ -168,78 +168,78 @@ def test_no_engine(ward: Ward, host: str) -> None:
     assert finding.mend == [*unset, f"volumes: ['{SOCKET}']"]
     assert {check for check, _ in found.levels("ok")} == {"capabilities", "namespaces"}
     assert found.one("tunnel").seen == "cannot be told without the gateway's address"
-    assert ask_new(ward.lab, *broken, *options_of(finding.mend)).exit_code == 0
+    assert ask_new(site.lab, *broken, *options_of(finding.mend)).exit_code == 0
 
 
-def test_from_outside_of_the_gateways_namespace(ward: Ward) -> None:
-    given = ["--network", ward.network, "--gateway", ward.gateway.name]
-    found = ask_new(ward.lab, *PRIVILEGES, "--network", "none", words=given)
+def test_from_outside_of_the_gateways_namespace(site: Site) -> None:
+    given = ["--network", site.network, "--gateway", site.gateway.name]
+    found = ask_new(site.lab, *PRIVILEGES, "--network", "none", words=given)
 
     assert found.levels("fail", "skip") == []
-    assert found.one("gateway").seen == f"{ward.gateway.name}, named by --gateway"
+    assert found.one("gateway").seen == f"{site.gateway.name}, named by --gateway"
     assert [check for check, _ in found.levels("warn")] == ["firewall"]
 
 
 # --- gateway and network ------------------------------------------------------------------------
 
 
-def test_network_missing_and_gateway_not_attached(ward: Ward) -> None:
-    name = ward.lab.name("later")
-    options = beside(ward.gateway, name)
-    finding = ask_new(ward.lab, *options).one("network")
+def test_network_missing_and_gateway_not_attached(site: Site) -> None:
+    name = site.lab.name("later")
+    options = beside(site.gateway, name)
+    finding = ask_new(site.lab, *options).one("network")
     assert (finding.level, finding.seen) == ("fail", f"there is no network {name}")
-    paste(ward.lab, finding.mend[0].replace("create", f"create --label {LABEL}={ward.lab.token}"))
+    paste(site.lab, finding.mend[0].replace("create", f"create --label {LABEL}={site.lab.token}"))
 
-    finding = ask_new(ward.lab, *options).one("address")
-    assert finding.seen == f"{ward.gateway.name} is not attached to {name}"
-    paste(ward.lab, finding.mend[0])
+    finding = ask_new(site.lab, *options).one("address")
+    assert finding.seen == f"{site.gateway.name} is not attached to {name}"
+    paste(site.lab, finding.mend[0])
 
-    found = ask_new(ward.lab, *options)
+    found = ask_new(site.lab, *options)
     assert [found.one("network").level, found.one("address").level] == ["ok", "ok"]
     assert found.one("clients").level == "warn"
-    paste(ward.lab, finding.mend[0].replace("connect", "disconnect"))
+    paste(site.lab, finding.mend[0].replace("connect", "disconnect"))
 
 
 def test_gateway_stopped_and_namespace_left(lab: Lab) -> None:
-    ward = make_ward(lab, "restarted", third=68)
-    ward.gateway.stop()
-    stopped = ward.ask().one("gateway")
-    assert (stopped.level, stopped.seen) == ("fail", f"{ward.gateway.name} is not running")
+    site = make_site(lab, "restarted", third=68)
+    site.gateway.stop()
+    stopped = site.ask().one("gateway")
+    assert (stopped.level, stopped.seen) == ("fail", f"{site.gateway.name} is not running")
     paste(lab, stopped.mend[0])
 
-    left = ward.ask().one("gateway")
+    left = site.ask().one("gateway")
     assert left.level == "warn"
     assert left.seen.endswith("has a new network namespace since it restarted")
-    assert ward.ask().one("address").level == "ok"
+    assert site.ask().one("address").level == "ok"
     paste(lab, left.mend[0])
-    assert ward.ask().one("gateway").level == "ok"
+    assert site.ask().one("gateway").level == "ok"
 
 
 def test_internal_network_where_bridged_packets_are_filtered(lab: Lab) -> None:
-    ward = make_ward(lab, "inner", "--internal", third=68)
+    site = make_site(lab, "inner", "--internal", third=68)
     switch = "net.bridge.bridge-nf-call-iptables"
     try:
         lab.engine.enter("sysctl", "-w", f"{switch}=1")
     except LabError:
         pytest.skip("needs br_netfilter: no bridged packet is filtered without it")
-    assert not reaches(ward.client, seconds=0)
-    finding = ward.ask().one("network")
+    assert not reaches(site.client, seconds=0)
+    finding = site.ask().one("network")
 
     assert finding.level == "warn"
-    assert f"{ward.network} is internal" in finding.seen
+    assert f"{site.network} is internal" in finding.seen
     paste(lab, finding.mend[0])
-    assert reaches(ward.client)
+    assert reaches(site.client)
 
 
 def test_network_whose_containers_must_not_talk(lab: Lab) -> None:
     option = "com.docker.network.bridge.enable_icc=false"
-    ward = make_ward(lab, "mute", "--opt", option, third=68)
-    finding = ward.ask().one("network")
+    site = make_site(lab, "mute", "--opt", option, third=68)
+    finding = site.ask().one("network")
 
-    assert not reaches(ward.client, seconds=0)
+    assert not reaches(site.client, seconds=0)
     assert finding.level == "fail"
     assert "enable_icc=false" in finding.seen
-    assert finding.mend == [f"docker network rm {ward.network}, and create it without that option"]
+    assert finding.mend == [f"docker network rm {site.network}, and create it without that option"]
 
 
 def test_networks_are_listed_as_they_are_inspected(
@@ -261,31 +261,31 @@ def test_networks_are_listed_as_they_are_inspected(
 
 
 def test_forwarding_off(lab: Lab) -> None:
-    ward = make_ward(lab, "still", third=68, sysctls="0")
-    found = ward.ask()
+    site = make_site(lab, "still", third=68, sysctls="0")
+    found = site.ask()
     assert found.levels("fail") == [
-        ("forwarding", f"net.ipv4.ip_forward is 0 in {ward.gateway.name}"),
-        ("forwarding", f"net.ipv6.conf.all.forwarding is 0 in {ward.gateway.name}"),
+        ("forwarding", f"net.ipv4.ip_forward is 0 in {site.gateway.name}"),
+        ("forwarding", f"net.ipv6.conf.all.forwarding is 0 in {site.gateway.name}"),
     ]
-    assert not reaches(ward.client, seconds=0)
+    assert not reaches(site.client, seconds=0)
 
     mend = [word for finding in found.of("forwarding") for word in options_of(finding.mend)]
-    address = ward.gateway.address(ward.network)
-    ward.far.enter("ip", "link", "del", "wg0")
-    ward.gateway.remove()
-    gateway = make_gateway(lab, ward.network, "still-wg", "0", "--ip", address, *mend)
-    make_tunnel(lab, gateway, ward.far, ("192.168.68.0/24", "fd00:68::/64"), 1500)
-    ward.sidecar.remove()
-    ward.sidecar = lab.sidecar("again", gateway, network=ward.network)
+    address = site.gateway.address(site.network)
+    site.far.enter("ip", "link", "del", "wg0")
+    site.gateway.remove()
+    gateway = make_gateway(lab, site.network, "still-wg", "0", "--ip", address, *mend)
+    make_tunnel(lab, gateway, site.far, ("192.168.68.0/24", "fd00:68::/64"), 1500)
+    site.sidecar.remove()
+    site.sidecar = lab.sidecar("again", gateway, network=site.network)
 
-    assert reaches(ward.client)
-    assert reaches(ward.client, FAR6)
-    assert ward.ask().levels("fail") == []
+    assert reaches(site.client)
+    assert reaches(site.client, FAR6)
+    assert site.ask().levels("fail") == []
 
 
-def test_strict_reverse_path_filter(ward: Ward) -> None:
+def test_strict_reverse_path_filter(site: Site) -> None:
     """What comes back takes another way to the client, a cable of its own."""
-    lab, gateway, client = ward.lab, ward.gateway, ward.client
+    lab, gateway, client = site.lab, site.gateway, site.client
     default = gateway.enter("cat", "/proc/sys/net/ipv4/conf/all/rp_filter")
     here, there = (each.inspect("{{.State.Pid}}") for each in (gateway, client))
     lab.engine.enter(
@@ -294,30 +294,30 @@ def test_strict_reverse_path_filter(ward: Ward) -> None:
     )
     client.enter("ip", "link", "set", "side", "up")
     gateway.enter("ip", "link", "set", "side", "up")
-    gateway.enter("ip", "route", "add", client.address(ward.network), "dev", "side")
+    gateway.enter("ip", "route", "add", client.address(site.network), "dev", "side")
     try:
         assert reaches(client)
         set_sysctl(gateway, "net.ipv4.conf.all.rp_filter=1")
-        finding = ward.ask().one("rp_filter")
+        finding = site.ask().one("rp_filter")
         assert finding.level == "fail"
-        sender = client.address(ward.network)
+        sender = client.address(site.network)
         assert finding.seen == f"strict on eth0: it drops what comes from {sender}, reached by side"
         assert not reaches(client, seconds=0)
 
         set_sysctl(gateway, options_of(finding.mend)[1])
-        assert ward.ask().one("rp_filter").level == "ok"
+        assert site.ask().one("rp_filter").level == "ok"
         assert reaches(client)
     finally:
         set_sysctl(gateway, f"net.ipv4.conf.all.rp_filter={default}")
         gateway.enter("ip", "link", "del", "side")
 
 
-def test_strict_reverse_path_filter_that_drops_nothing(ward: Ward) -> None:
-    default = ward.gateway.enter("cat", "/proc/sys/net/ipv4/conf/all/rp_filter")
-    set_sysctl(ward.gateway, "net.ipv4.conf.all.rp_filter=1")
-    found = ward.ask()
-    answered = reaches(ward.client)
-    set_sysctl(ward.gateway, f"net.ipv4.conf.all.rp_filter={default}")
+def test_strict_reverse_path_filter_that_drops_nothing(site: Site) -> None:
+    default = site.gateway.enter("cat", "/proc/sys/net/ipv4/conf/all/rp_filter")
+    set_sysctl(site.gateway, "net.ipv4.conf.all.rp_filter=1")
+    found = site.ask()
+    answered = reaches(site.client)
+    set_sysctl(site.gateway, f"net.ipv4.conf.all.rp_filter={default}")
 
     assert answered
     assert found.one("rp_filter").seen == "strict on eth0, wg0, but drops nothing"
@@ -325,37 +325,37 @@ def test_strict_reverse_path_filter_that_drops_nothing(ward: Ward) -> None:
 
 
 @pytest.mark.parametrize("kind", ["nft", "legacy"])
-def test_forward_policy_that_drops(ward: Ward, kind: str) -> None:
+def test_forward_policy_that_drops(site: Site, kind: str) -> None:
     def firewall(*words: str) -> None:
-        ward.gateway.enter(f"iptables-{kind}", *words)
+        site.gateway.enter(f"iptables-{kind}", *words)
 
     firewall("-P", "FORWARD", "DROP")
     try:
-        finding = ward.ask().one("firewall")
+        finding = site.ask().one("firewall")
         assert (finding.level, finding.seen) == ("fail", "ip filter FORWARD drops everything")
-        assert not reaches(ward.client, seconds=0)
+        assert not reaches(site.client, seconds=0)
 
         firewall("-A", "FORWARD", "-i", "eth0", "-j", "ACCEPT")
-        assert ward.ask().one("firewall").level == "warn"
+        assert site.ask().one("firewall").level == "warn"
         firewall("-F", "FORWARD")
-        prefix = f"docker exec {ward.gateway.name} iptables "
+        prefix = f"docker exec {site.gateway.name} iptables "
         firewall(*finding.mend[0].removeprefix(prefix).split())
-        assert ward.ask().one("firewall").level == "ok"
-        assert reaches(ward.client)
+        assert site.ask().one("firewall").level == "ok"
+        assert reaches(site.client)
     finally:
         firewall("-P", "FORWARD", "ACCEPT")
 
 
-def test_route_into_the_tunnel_missing(ward: Ward) -> None:
-    ward.gateway.enter("ip", "route", "del", DST)
-    ward.gateway.enter("ip", "-6", "route", "add", "unreachable", DST6, "metric", "1")
-    found = ward.ask().of("tunnel")
-    ward.gateway.enter("ip", "-6", "route", "del", "unreachable", DST6, "metric", "1")
-    ward.gateway.enter("ip", "route", "add", DST, "via", "10.255.255.2")
+def test_route_into_the_tunnel_missing(site: Site) -> None:
+    site.gateway.enter("ip", "route", "del", DST)
+    site.gateway.enter("ip", "-6", "route", "add", "unreachable", DST6, "metric", "1")
+    found = site.ask().of("tunnel")
+    site.gateway.enter("ip", "-6", "route", "del", "unreachable", DST6, "metric", "1")
+    site.gateway.enter("ip", "route", "add", DST, "via", "10.255.255.2")
 
-    out = f"{ward.gateway.name} sends {DST} back out by eth0 via 192.168.67.1, into no tunnel"
+    out = f"{site.gateway.name} sends {DST} back out by eth0 via 192.168.67.1, into no tunnel"
     assert [each.level for each in found] == ["fail", "fail"]
-    assert [each.seen for each in found] == [out, f"{ward.gateway.name} has no route to {DST6}"]
+    assert [each.seen for each in found] == [out, f"{site.gateway.name} has no route to {DST6}"]
     assert found[0].mend[0].startswith(f"add {DST} to AllowedIPs of the peer")
 
 
@@ -384,22 +384,22 @@ def test_real_tunnel_without_the_far_network(lab: Lab) -> None:
 
 
 def test_packets_larger_than_the_tunnel_takes(lab: Lab) -> None:
-    large = make_ward(lab, "large", third=68, mtu=1420)
+    large = make_site(lab, "large", third=68, mtu=1420)
     found = large.ask()
     finding = found.one("mtu")
     assert (finding.level, found.exit_code) == ("warn", 0)
     assert finding.seen == f"up to 1500 bytes from {large.client.name}, but 1420 through wg0"
 
-    small = make_ward(lab, "small", *options_of(finding.mend), third=69, mtu=1420)
+    small = make_site(lab, "small", *options_of(finding.mend), third=69, mtu=1420)
     assert small.ask().one("mtu").level == "ok"
 
 
-def test_destination_that_keeps_the_engine_from_attaching_the_client(ward: Ward) -> None:
-    lab = ward.lab
+def test_destination_that_keeps_the_engine_from_attaching_the_client(site: Site) -> None:
+    lab = site.lab
     backend = lab.network("backend", "10.9.0.0/24")
-    client = lab.client("wide", ward.network, networks="10.0.0.0/8,192.168.0.0/16")
-    await_event(ward.sidecar, "client.routed", container=client.name)
-    found = ward.ask()
+    client = lab.client("wide", site.network, networks="10.0.0.0/8,192.168.0.0/16")
+    await_event(site.sidecar, "client.routed", container=client.name)
+    found = site.ask()
     (finding,) = (each for each in found.of("overlaps") if backend in each.seen)
     assert finding.level == "warn"
     assert f"{client.name}: 10.0.0.0/8 overlaps the network {backend}" in finding.seen
@@ -409,9 +409,9 @@ def test_destination_that_keeps_the_engine_from_attaching_the_client(ward: Ward)
         lab.engine.docker("network", "connect", backend, client.name)
 
     client.remove()
-    client = lab.client("wide", ward.network, networks="10.8.0.0/16")
-    await_event(ward.sidecar, "client.routed", container=client.name, routes=1)
-    assert [each for each in ward.ask().of("overlaps") if backend in each.seen] == []
+    client = lab.client("wide", site.network, networks="10.8.0.0/16")
+    await_event(site.sidecar, "client.routed", container=client.name, routes=1)
+    assert [each for each in site.ask().of("overlaps") if backend in each.seen] == []
     lab.engine.docker("network", "connect", backend, client.name)
     client.remove()
 
@@ -419,82 +419,82 @@ def test_destination_that_keeps_the_engine_from_attaching_the_client(ward: Ward)
 # --- one client ---------------------------------------------------------------------------------
 
 
-def stops_at(ward: Ward, name: str, check: str) -> Finding:
+def stops_at(site: Site, name: str, check: str) -> Finding:
     """Follow that client's packet, which must stop there."""
-    found = ward.ask(name)
+    found = site.ask(name)
     assert found.exit_code == 1
     assert found.last.endswith(f"{name}: its packet stops at: {check}")
     return found.of(check)[0]
 
 
-def test_client_that_is_none(ward: Ward) -> None:
-    assert "no container nobody" in stops_at(ward, "nobody", "container").seen
-    hostly = ward.lab.client("hostly", "host", networks=DST)
-    assert "the host's network namespace" in stops_at(ward, hostly.name, "container").seen
-    gateway = stops_at(ward, ward.gateway.name, "container")
+def test_client_that_is_none(site: Site) -> None:
+    assert "no container nobody" in stops_at(site, "nobody", "container").seen
+    hostly = site.lab.client("hostly", "host", networks=DST)
+    assert "the host's network namespace" in stops_at(site, hostly.name, "container").seen
+    gateway = stops_at(site, site.gateway.name, "container")
     assert gateway.seen.endswith("is in the gateway's own network namespace")
     hostly.remove()
 
 
-def test_client_stopped_unattached_and_unlabelled(ward: Ward) -> None:
-    lab = ward.lab
+def test_client_stopped_unattached_and_unlabelled(site: Site) -> None:
+    lab = site.lab
     client = lab.client("remote", lab.network("elsewhere", "192.168.99.0/24"), networks=DST)
     client.stop()
-    stopped = stops_at(ward, client.name, "container")
+    stopped = stops_at(site, client.name, "container")
     assert stopped.seen == f"{client.name} is not running"
     paste(lab, stopped.mend[0])
 
-    unattached = stops_at(ward, client.name, "container")
-    assert unattached.seen == f"{client.name} is not attached to {ward.network}"
+    unattached = stops_at(site, client.name, "container")
+    assert unattached.seen == f"{client.name} is not attached to {site.network}"
     paste(lab, unattached.mend[0])
-    await_routes(client, {DST: ward.gateway.address(ward.network)})
-    assert ward.ask(client.name).exit_code == 0
+    await_routes(client, {DST: site.gateway.address(site.network)})
+    assert site.ask(client.name).exit_code == 0
     client.remove()
 
-    client = lab.client("remote", ward.network)
-    unlabelled = stops_at(ward, client.name, "container")
+    client = lab.client("remote", site.network)
+    unlabelled = stops_at(site, client.name, "container")
     assert unlabelled.seen == f"{client.name} has no label wgroutemgr.networks"
     client.remove()
-    client = lab.client("remote", ward.network, *options_of(unlabelled.mend))
-    await_routes(client, {"192.168.66.0/24": ward.gateway.address(ward.network)})
+    client = lab.client("remote", site.network, *options_of(unlabelled.mend))
+    await_routes(client, {"192.168.66.0/24": site.gateway.address(site.network)})
     client.remove()
 
 
-def test_clients_bad_entries_are_named(ward: Ward) -> None:
-    client = ward.lab.client("bad", ward.network, networks=f"nonsense,{DST}")
-    found = ward.ask(client.name).of("container")
+def test_clients_bad_entries_are_named(site: Site) -> None:
+    client = site.lab.client("bad", site.network, networks=f"nonsense,{DST}")
+    found = site.ask(client.name).of("container")
     client.remove()
 
     assert [each.level for each in found] == ["ok", "warn"]
     assert found[1].seen == f"{client.name}: nonsense is not a network in CIDR notation"
 
 
-def test_clients_route_is_gone(ward: Ward) -> None:
-    ward.client.enter("ip", "route", "del", DST)
-    finding = stops_at(ward, ward.client.name, "route")
+def test_clients_route_is_gone(site: Site) -> None:
+    site.client.enter("ip", "route", "del", DST)
+    finding = stops_at(site, site.client.name, "route")
     assert f"sends {DST} to 192.168.67.1 by eth0, not to the gateway" in finding.seen
 
-    paste(ward.lab, finding.mend[-1])
-    assert ward.ask(ward.client.name).exit_code == 0
+    paste(site.lab, finding.mend[-1])
+    assert site.ask(site.client.name).exit_code == 0
 
 
-def test_somebody_else_answers_for_the_gateway(ward: Ward) -> None:
-    address = ward.gateway.address(ward.network)
+def test_somebody_else_answers_for_the_gateway(site: Site) -> None:
+    address = site.gateway.address(site.network)
     neighbour = ("ip", "neigh", "replace", address, "dev", "eth0")
-    ward.client.enter(*neighbour, "lladdr", "02:00:00:00:00:99", "nud", "permanent")
-    finding = stops_at(ward, ward.client.name, "neighbour")
-    ward.client.enter(*neighbour[:2], "del", address, "dev", "eth0")
+    site.client.enter(*neighbour, "lladdr", "02:00:00:00:00:99", "nud", "permanent")
+    finding = stops_at(site, site.client.name, "neighbour")
+    site.client.enter(*neighbour[:2], "del", address, "dev", "eth0")
 
     assert finding.seen.startswith(f"{address} is 02:00:00:00:00:99, PERMANENT, but ")
-    assert "neighbour" in dict(ward.ask(ward.client.name).levels("skip"))
-    assert reaches(ward.client)
+    assert "neighbour" in dict(site.ask(site.client.name).levels("skip"))
+    assert reaches(site.client)
 
 
-def test_way_back_is_lost(ward: Ward) -> None:
-    address = ward.client.address(ward.network)
-    ward.gateway.enter("ip", "route", "add", address, "dev", "wg0")
-    finding = stops_at(ward, ward.client.name, "back")
-    ward.gateway.enter("ip", "route", "del", address, "dev", "wg0")
+def test_way_back_is_lost(site: Site) -> None:
+    address = site.client.address(site.network)
+    site.gateway.enter("ip", "route", "add", address, "dev", "wg0")
+    finding = stops_at(site, site.client.name, "back")
+    site.gateway.enter("ip", "route", "del", address, "dev", "wg0")
 
     assert finding.seen.endswith(f"({address}) leaves the gateway by wg0")
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from tests.e2e.doctor_site import ask, beside, options_of, without
 from tests.e2e.look import await_event, await_routes, events
-from tests.e2e.sickbed import ask, beside, options_of, without
 from tests.lab import images
 from tests.lab.engine import Docker, Engine
 from tests.lab.site import Lab

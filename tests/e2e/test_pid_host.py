@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tests.e2e.doctor_site import ask, beside, without
 from tests.e2e.look import await_event, await_routes, events
-from tests.e2e.sickbed import ask, beside, without
 from tests.lab import images
 from tests.lab.engine import Docker
 

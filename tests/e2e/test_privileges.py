@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.e2e.doctor_site import beside, without
 from tests.e2e.look import await_event, await_routes, events, routes
-from tests.e2e.sickbed import beside, without
 from tests.lab import images
 from tests.readme import plain, table
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from contextlib import ExitStack
@@ -179,7 +180,7 @@ def test_routes_that_cannot_be_read_are_told_of_and_read_later(
 
     failed = [entry for entry in logged if entry["event"] == "client.failed"]
     assert [(entry["container"], entry["reason"]) for entry in failed] == [
-        (space.path.name, f"cannot read the routes in {space.path}: Too many open files")
+        (space.path.name, f"cannot read the routes in {space.path}: {os.strerror(errno.EMFILE)}")
         for space in spaces
     ]
     assert run(reconciler, engine, reconciler.unfinished) == 0

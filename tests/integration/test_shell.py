@@ -380,8 +380,9 @@ def test_exception_in_mid_command_leaves_no_old_answer_for_the_next_run(shell: S
 # --- nothing is left ----------------------------------------------------------------------------
 
 COUNT = """
-import json, os, sys, threading, time
+import json, os, sys, threading
 from lib.kernel.shells import Shells
+from tests.integration.kernel import poll
 
 def children():
     for name in filter(str.isdigit, os.listdir("/proc")):
@@ -396,18 +397,14 @@ def children():
 def count():
     return [len(os.listdir("/proc/self/fd")), threading.active_count(), sorted(children())]
 
-def settled(is_so, seconds=3):
-    deadline = time.monotonic() + seconds
-    while not is_so(now := count()) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return now
-
 limit, command, runs = json.loads(sys.argv[1])
 shell = Shells(limit)
 list(shell.run(["true"]))
-before = settled(lambda now: now[1] == 1)  # A thread of `sh` may be about to end.
+poll(lambda: threading.active_count() == 1)  # a thread of `sh` ends a little after its command
+before = count()
 *codes, last = [outcome.exit_code for outcome in shell.run([command] * runs + ["true"])]
-print(json.dumps([sorted(set(codes)), before, settled(lambda now: now == before)]))
+poll(lambda: count() == before, 3)
+print(json.dumps([sorted(set(codes)), before, count()]))
 shell.close()
 """
 

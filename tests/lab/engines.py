@@ -5,6 +5,7 @@ as such and counts neither as passed nor as failed. It must not know what the te
 """
 
 import argparse
+import os
 import signal
 import subprocess
 import sys
@@ -28,7 +29,7 @@ NO_ENGINE = ("bad_entry", "wrong_usage", "signal", "image", "terminal")
 NO_OVERLAY = ("several_destinations", "wrong_routes", "first_instruction", "network_is_wg_net")
 # Podman's clients have their routes soon after their start, not before their first instruction.
 NO_PODMAN = ("first_instruction",)
-NOT_INSTALLED = 4
+NOT_INSTALLED = os.EX_UNAVAILABLE
 MACHINE_CGROUP = 2 if Path("/sys/fs/cgroup/cgroup.controllers").exists() else 1
 
 
@@ -189,7 +190,7 @@ def _fill(row: Row, tests: tuple[str, ...]) -> None:
     begun = time.monotonic()
     code = _pytest("--engine", row.name, f"--junitxml={report}", *tests)
     row.seconds = time.monotonic() - begun
-    row.counts = _counts(report)
+    row.counts = counts(report)
     row.result = "ok" if code == 0 and row.counts[0] else "FAILED"
 
 
@@ -213,7 +214,7 @@ def _pytest(*words: str) -> int:
             raise
 
 
-def _counts(report: Path) -> tuple[int, int, int]:
+def counts(report: Path) -> tuple[int, int, int]:
     """Tests that passed, failed and were skipped; one failed if there is no report."""
     if not report.exists():
         return 0, 1, 0

@@ -27,8 +27,11 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "ps": ("procps",),
     "update-ca-certificates": ("ca-certificates",),
     "debootstrap": ("debootstrap",),
+    "busybox": ("busybox-static",),
+    "git": ("git",),
+    "jq": ("jq",),
 }
-LAB = tuple(name for name in PACKAGES if name != "debootstrap")
+LAB = tuple(name for name in PACKAGES if name not in {"debootstrap", "busybox", "git", "jq"})
 
 POLICY = Path("/usr/sbin/policy-rc.d")
 # Debian's root PATH; a bare environment may come without the sbin folders.
@@ -69,7 +72,10 @@ def ensure(commands: Sequence[str] = LAB) -> list[str]:
     return packages
 
 
-_INSTALL = ("install", "--yes", "--quiet", "--no-install-recommends")
+_INSTALL = (
+    *("-o", "DPkg::Lock::Timeout=300"),
+    *("install", "--yes", "--quiet", "--no-install-recommends"),
+)
 
 
 def _packages(commands: Sequence[str]) -> list[str]:

@@ -16,9 +16,15 @@ from tests.lab.errors import LabError
 from tests.lab.images import cache
 
 BASE = ("iproute2", "iptables", "mount", "procps")
-PACKAGES = ("docker-compose", "docker.io", *BASE)
+PACKAGES = ("busybox-static", "docker-compose", "docker.io", "python3", *BASE)
 COMPOSE = "usr/libexec/docker/cli-plugins/docker-compose"
 """Where the package has Compose; it runs outside of that tree too (Go, no libraries but libc)."""
+CONTAINED = (
+    *("unshare", "--mount", "--propagation", "slave"),
+    *("--pid", "--fork", "--kill-child", "--mount-proc"),
+)
+"""A process namespace takes every process with it when it ends, a mount namespace every mount; what
+the machine mounts meanwhile is still seen inside."""
 SECONDS = 900
 
 
@@ -47,9 +53,8 @@ def rootfs(suite: str, packages: Sequence[str] = PACKAGES) -> Path:
     uri, keyring = install.mirror()
     with tempfile.TemporaryDirectory(dir=cache()) as folder:
         fresh = Path(folder) / "root"
-        # In namespaces of its own: whatever it mounts or starts ends with it.
         run(
-            *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
+            *CONTAINED,
             *("debootstrap", "--variant=minbase", f"--keyring={keyring}"),
             *(f"--include={','.join(packages)}", suite, str(fresh), uri),
             seconds=SECONDS,

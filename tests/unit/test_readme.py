@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+from functools import cache
 from importlib.metadata import metadata
 from ipaddress import ip_address, ip_network
 from itertools import pairwise
@@ -70,6 +71,7 @@ def logged_at() -> Iterator[tuple[str, str]]:
                     yield event, "error" if level == "exception" else level
 
 
+@cache
 def templates() -> list[re.Pattern[str]]:
     """Return a pattern for every text of the code, formatted ones included, long enough to tell."""
     found = []
@@ -210,8 +212,8 @@ def test_the_dependencies_are_those_that_are_pinned_with_their_licences() -> Non
 
     assert list(rows) == pinned
     for package, licence in rows.items():
-        said = metadata(package)
-        assert licence == (said["License-Expression"] or said["License"]), package
+        said = metadata(package).json
+        assert licence == (said.get("license_expression") or said["license"]), package
 
 
 def test_without_the_directory_the_sidecar_gets_what_its_errors_say() -> None:

@@ -1,6 +1,6 @@
 """How long a client is without its routes after each fault, measured in its own namespace.
 
-    python -m tests.e2e.faults --times 20
+    python -m tests.lab.faults --times 20
 
 Every fault is done so many times on an engine of its own. One thread reads the kernel's routes in
 the client's namespace every few milliseconds, by a netlink socket that was opened in there, so
@@ -428,7 +428,7 @@ def measure(engine: Engine, times: int, name: str, tell: Callable[[str], None]) 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure on an engine of its own."""
-    parser = argparse.ArgumentParser(prog="python -m tests.e2e.faults", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.lab.faults", description=__doc__)
     parser.add_argument("--times", type=int, default=20)
     parser.add_argument("--only", default="", help="faults whose name contains this")
     parser.add_argument("--suite", choices=("trixie", "sid"), help="the engine of that Debian")

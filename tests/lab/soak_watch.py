@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from tests.e2e.soak_model import SERVED
+from tests.lab.soak_model import SERVED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from tests.e2e.soak_model import Box
     from tests.lab.engine import Engine
+    from tests.lab.soak_model import Box
 
 LIMITS = {"fds": 8, "threads": 4, "rss_kib": 12_288}
 """What a sidecar's process may grow by, from its first samples on."""

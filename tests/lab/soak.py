@@ -1,6 +1,6 @@
 """Random faults from a seed, again and again until they settle, then an exact comparison.
 
-    python -m tests.e2e.soak --seconds 3600 --seed 7
+    ./tests/run soak --seconds 3600 --seed 7
 
 A dozen clients on two networks, each with a gateway and a sidecar, on an engine of its own. Steps
 are drawn from everything that may happen to clients, routes, gateways, sidecars and the engine.
@@ -10,33 +10,30 @@ Truth about containers is what the engine says, truth about routes is what the k
 
 from __future__ import annotations
 
-import argparse
 import random
 import re
 import statistics
-import sys
 import threading
 import time
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import docker
 
-from tests.e2e.soak_model import BAD, GOOD, NETS, RESYNC, SERVED, Box, differences, parse, wanted
-from tests.e2e.soak_watch import SoakError, Watch, fail, zombies
 from tests.lab import images
-from tests.lab.engine import LABEL, Engine, poll
+from tests.lab.engine import LABEL, poll
 from tests.lab.errors import LabError
-from tests.lab.rootfs import rootfs
 from tests.lab.site import PRIVILEGES, Lab
+from tests.lab.soak_model import BAD, GOOD, NETS, RESYNC, SERVED, Box, differences, parse, wanted
+from tests.lab.soak_watch import SoakError, Watch, fail, zombies
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from tests.e2e.soak_model import Routes
+    from tests.lab.engine import Engine
+    from tests.lab.soak_model import Routes
 
 CLIENTS = 12
 SETTLE_SECONDS = 3 * RESYNC
@@ -903,13 +900,7 @@ class Soak:
         return "\n".join((*parts, "---"))
 
 
-def say(text: str) -> None:
-    """Print at once."""
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
-
-
-def soak(engine: Engine, seed: int, seconds: float, tell: Callable[[str], None] = say) -> Soak:
+def soak(engine: Engine, seed: int, seconds: float, tell: Callable[[str], None]) -> Soak:
     """Run it on an engine that has the images; raise SoakError with the whole story.
 
     What it makes stays: an engine that went through this is for nothing else.
@@ -922,32 +913,3 @@ def soak(engine: Engine, seed: int, seconds: float, tell: Callable[[str], None] 
         raise SoakError(run.failure(error)) from error
     tell(run.summary())
     return run
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run it on an engine of its own."""
-    parser = argparse.ArgumentParser(prog="python -m tests.e2e.soak", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=90)
-    parser.add_argument("--seed", type=int, default=None, help="default: a new one, printed")
-    parser.add_argument("--suite", choices=("trixie", "sid"), help="the engine of that Debian")
-    parser.add_argument(
-        "--no-live-restore", action="store_true", help="containers end with the engine's daemon"
-    )
-    parser.add_argument("--source", type=Path, default=images.ROOT, help="tree of the product")
-    chosen = parser.parse_args(arguments)
-    seed = chosen.seed if chosen.seed is not None else random.SystemRandom().randrange(10**6)
-    root = rootfs(chosen.suite) if chosen.suite else None
-    with Engine(live_restore=not chosen.no_live_restore, rootfs=root) as engine:
-        for make in (images.client, images.wireguard):
-            make(engine)
-        images.product(engine, source=chosen.source)
-        try:
-            soak(engine, seed, chosen.seconds, say)
-        except SoakError as error:
-            say(str(error))
-            return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,42 +1,35 @@
-"""Random faults from a seed for a while; for longer: `./tests/soak --seconds 3600 --seed N`."""
+"""Random faults from a seed for a while: `./tests/run soak --seconds 3600 --seed 7`."""
 
 from __future__ import annotations
 
-import os
-from typing import TYPE_CHECKING
+import random
+from functools import partial
 
 import pytest
 
-from tests.e2e.soak import soak
-from tests.e2e.soak_model import GOOD, Box, differences, parse, wanted
 from tests.lab import images
 from tests.lab.engine import Engine
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-SECONDS = float(os.environ.get("SOAK_SECONDS", "90"))
-SEED = int(os.environ.get("SOAK_SEED", "7"))
+from tests.lab.engines import SETUPS
+from tests.lab.soak import soak
+from tests.lab.soak_model import GOOD, Box, differences, parse, wanted
 
 
-@pytest.fixture
-def own_engine() -> Iterator[Engine]:
-    """Start an engine that is restarted, killed and frozen, so no other test may use it."""
-    with Engine(live_restore=True) as engine:
+@pytest.mark.timeout(0)  # it has a time of its own, and a deadline for everything that it awaits
+def test_all_settles_as_the_labels_ask_whatever_happens(
+    pytestconfig: pytest.Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, seconds = pytestconfig.getoption("--engine"), pytestconfig.getoption("--seconds")
+    seed = pytestconfig.getoption("--seed")
+    seed = random.SystemRandom().randrange(10**6) if seed is None else seed
+
+    # It is restarted, killed and frozen; without live restore, as for even seeds, more ends then.
+    own = Engine(live_restore=seed % 2 == 1)
+    with capsys.disabled(), SETUPS[name].start() if name else own as engine:
         images.client(engine)
         images.wireguard(engine)
         images.product(engine)
-        yield engine
+        run = soak(engine, seed, seconds, partial(print, flush=True))
 
-
-@pytest.mark.timeout(SECONDS + 300)
-def test_all_settles_as_the_labels_ask_whatever_happens(
-    own_engine: Engine, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = soak(own_engine, SEED, SECONDS)
-
-    with capsys.disabled():
-        print(f"\nsoak: {run.headline()}")  # noqa: T201 - the seed belongs into every log
     assert len(run.settled) > 2
 
 

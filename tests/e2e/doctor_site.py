@@ -123,7 +123,7 @@ def paste(lab: Lab, line: str) -> str:
 
 
 @dataclass
-class Ward:
+class Site:
     """A site: client, gateway, a tunnel of sorts, a far host. Both sides know the way back."""
 
     lab: Lab
@@ -143,9 +143,9 @@ class Ward:
         return ask(self.sidecar, *words)
 
 
-def make_ward(
+def make_site(
     lab: Lab, what: str, *options: str, third: int = 67, mtu: int = 1500, sysctls: str = "1"
-) -> Ward:
+) -> Site:
     """Make a site; `sysctls` is the value of both forwarding settings."""
     subnets = (f"192.168.{third}.0/24", f"fd00:{third}::/64")
     network = lab.network(f"{what}-net", *subnets, options=options)
@@ -156,7 +156,7 @@ def make_ward(
     resync = ("--env", "WGROUTEMGR_RESYNC_INTERVAL=3600")
     sidecar = lab.sidecar(f"{what}-sidecar", gateway, *resync, network=network)
     await_event(sidecar, "pass.finished", trigger="startup")
-    return Ward(lab, network, gateway, far, client, sidecar)
+    return Site(lab, network, gateway, far, client, sidecar)
 
 
 def make_gateway(
