@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from lib.logs.progress import told
+from lib.logs.progress import with_progress
 from lib.model import Client, Gateway, Report, Route
 from lib.reconcile.reporting import Reporting, who
 from lib.reconcile.survey import VANISHED, Namespace, Survey, Task, gather
@@ -172,7 +172,7 @@ class Reconciler:
 
     def _apply(self, engine: Engine, tasks: Sequence[Task], gateway: Gateway, trigger: str) -> int:
         done: Counter[Client] = Counter()
-        for task, outcome in told(self._run(tasks), len(tasks), "routes set"):
+        for task, outcome in with_progress(self._run(tasks), len(tasks), "routes set"):
             client, route = task.client, task.step.route
             values = {"dst": str(route.dst), "netns": task.netns}
             if task.step.verb == "del" and VANISHED in outcome.output:

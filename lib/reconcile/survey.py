@@ -16,7 +16,7 @@ from lib.engine import sidecar
 from lib.errors import CallError, GoneError, NetnsError, NotReadyError
 from lib.kernel import namespaces, route_table
 from lib.kernel.prerequisites import CAP_ADD
-from lib.logs.progress import told
+from lib.logs.progress import with_progress
 from lib.model import NETWORKS_LABEL, Client, Failure, Gateway, Refusal, Route, Snapshot
 from lib.reconcile.reporting import hint, who
 from lib.routing import desired, iproute
@@ -228,7 +228,7 @@ class Survey:
         gateway = self.gateway
         assert gateway  # noqa: S101 - it is found first
         listed = tuple(containers)
-        looked_at = told(listed, len(listed), "clients looked at")
+        looked_at = with_progress(listed, len(listed), "clients looked at")
         pairs = tuple(self._locate(engine, looked_at, fresh))
         return desired.compute(Snapshot(pairs), gateway)
 
