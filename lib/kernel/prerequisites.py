@@ -58,7 +58,7 @@ def capabilities(status: str | None = None) -> Finding:
     return _capabilities(_CAPABILITIES, CAP_ADD, status or _STATUS.read_text())
 
 
-def _capabilities(needed: Mapping[str, int], mend: str, status: str) -> Finding:
+def _capabilities(needed: Mapping[str, int], fix: str, status: str) -> Finding:
     fields = dict(line.split(":\t", 1) for line in status.splitlines())
     effective = int(fields["CapEff"], 16)
     lacking = [name for name, bit in needed.items() if not effective >> bit & 1]
@@ -67,8 +67,8 @@ def _capabilities(needed: Mapping[str, int], mend: str, status: str) -> Finding:
     seen = f"{' and '.join(lacking)} not in effect (CapEff {fields['CapEff']})"
     user = int(fields["Uid"].split()[1])
     if user != _ROOT:
-        return Finding("fail", f"{seen}: runs as user {user}", ('user: "0"', mend))
-    return Finding("fail", seen, (mend,))
+        return Finding("fail", f"{seen}: runs as user {user}", ('user: "0"', fix))
+    return Finding("fail", seen, (fix,))
 
 
 def directory(path: Path, mountinfo: str | None = None) -> Finding:
@@ -99,8 +99,8 @@ def through_processes(path: Path, status: str | None = None) -> Finding:
     seen = f"there is no directory {path}"
     if found.level == "ok":
         return Finding("ok", f"{seen}: namespaces are entered through processes (pid: host)")
-    mend = (*mount_lines(path), f"or, where that cannot be: {namespaces.PTRACE}")
-    return Finding("fail", f"{seen}, and {found.seen}", mend)
+    fix = (*mount_lines(path), f"or, where that cannot be: {namespaces.PTRACE}")
+    return Finding("fail", f"{seen}, and {found.seen}", fix)
 
 
 def mount_lines(path: Path) -> tuple[str, ...]:

@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 
-EVERY = 1.0
-"""Seconds between two lines, and before the first."""
+EVERY_SECONDS = 1.0
+"""Between two lines, and before the first."""
 
 log = structlog.get_logger()
 
 
-def told(
+def with_progress(
     items: Iterable[Item], total: int, work: str, clock: Callable[[], float] = time.monotonic
 ) -> Iterator[Item]:
     """Yield the items, and now and then tell how many of them are done."""
-    due = clock() + EVERY
+    due = clock() + EVERY_SECONDS
     for done, item in enumerate(items):
         if (now := clock()) >= due:
             log.info("pass.progressed", work=work, done=done, total=total)
-            due = now + EVERY
+            due = now + EVERY_SECONDS
         yield item

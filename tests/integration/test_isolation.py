@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tests.integration.kernel import Namespace
 
 DST = "203.0.113.0/24"
-LIMIT = 0.3
+LIMIT = 1.0
 
 
 def container(name: str, netns: str, address: str, label: str = DST) -> Container:

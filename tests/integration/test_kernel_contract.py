@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack, closing
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -40,33 +40,8 @@ NOT_THERE = "No such process"
 INVALID = "Invalid argument"
 
 
-class Site(Protocol):
-    """What a test makes."""
-
-    def add(
-        self,
-        path: str,
-        connected: Iterable[str] = (),
-        addresses: Iterable[str] = (),
-        *,
-        link_up: bool = True,
-    ) -> None: ...
-
-    def attach(self, path: str, address: str) -> None: ...
-
-    def set_link(self, path: str, *, up: bool) -> None: ...
-
-    def disable_ipv6(self, path: str) -> None: ...
-
-    def give(self, path: str, *routes: Route) -> None: ...
-
-    def remove(self, path: str) -> None: ...
-
-    def replace_with_other(self, path: str) -> None: ...
-
-
 class RealSite:
-    """Namespaces of the kernel's own, each with one link whose other end is there too."""
+    """Makes namespaces as FakeKernel does; each has one link, whose other end is there too."""
 
     def __init__(self) -> None:
         self._spaces: dict[str, tuple[kernel.Namespace, ExitStack]] = {}
@@ -133,7 +108,9 @@ class RealSite:
 class Seam:
     """One way to the kernel, and the namespaces that a test makes for it."""
 
-    def __init__(self, site: Site, kernel: Kernel, folder: str, dialect: str) -> None:
+    def __init__(
+        self, site: FakeKernel | RealSite, kernel: Kernel, folder: str, dialect: str
+    ) -> None:
         self.site = site
         self.kernel = kernel
         self.path = f"{folder}/0a1b2c3d4e5f"

@@ -6,14 +6,15 @@ from itertools import count
 
 import structlog
 
-from lib.logs.progress import told
+from lib.logs.progress import with_progress
 
 
 def lines(seconds: float, items: int) -> list[tuple[int, int]]:
     """Return what is told while each item takes that long."""
     clock = count(0.0, seconds)
     with structlog.testing.capture_logs() as logged:
-        assert list(told(range(items), items, "routes set", lambda: next(clock))) == [*range(items)]
+        passed = with_progress(range(items), items, "routes set", lambda: next(clock))
+        assert list(passed) == [*range(items)]
     assert {(line["event"], line["work"], line["log_level"]) for line in logged} <= {
         ("pass.progressed", "routes set", "info")
     }
