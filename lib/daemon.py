@@ -1,15 +1,13 @@
 """Runs for ever: events, the timer and lost connections, each of which only triggers a pass.
 
-A second thread reads the event stream and enqueues; everything else happens in the main thread,
-which a signal ends by an exception. Nothing here knows what a pass does.
+The event stream has a thread of its own; everything else happens in the main thread, which a
+signal ends by an exception. Nothing here knows what a pass does.
 """
 
 from __future__ import annotations
 
 import math
-import queue
 import random
-import threading
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, NoReturn, Protocol
@@ -17,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn, Protocol
 import structlog
 
 from lib.engine.client import NEWEST_API, Engine
-from lib.errors import CallError, EngineError, NotReadyError, StreamEndedError
+from lib.errors import EngineError, NotReadyError, StreamEndedError
 from lib.reconcile.reconciler import Reconciler
 from lib.reconcile.reporting import hint
 
@@ -25,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from lib.early.service import FastPath
+    from lib.engine.events import EventStream
     from lib.health import Health
     from lib.kernel.shells import Shell
     from lib.model import Event
@@ -86,42 +85,9 @@ def delays(interval: float) -> Iterator[float]:
         delay = min(delay * 2, longest)
 
 
-class Stream:
-    """The engine's events, read by a thread that only enqueues: a slow reader slows the engine."""
-
-    def __init__(self, engine: Engine, since: int) -> None:
-        """Listen from a moment on, in seconds of Unix time."""
-        self._queue: queue.SimpleQueue[Event | EngineError] = queue.SimpleQueue()
-        self._events = engine.events(since)
-        threading.Thread(target=self._listen, name="events", daemon=True).start()
-
-    def read(self, seconds: float) -> list[Event]:
-        """Return the events that came, after waiting for one at most that long.
-
-        Raises StreamEndedError when there will be no more, CallError if there never were any.
-        """
-        try:
-            batch = [self._queue.get(timeout=seconds)]
-        except queue.Empty:
-            return []
-        while not self._queue.empty():
-            batch.append(self._queue.get())
-        for event in batch:
-            if isinstance(event, EngineError):
-                raise event
-        return [event for event in batch if not isinstance(event, EngineError)]
-
-    def _listen(self) -> None:
-        end: EngineError = StreamEndedError("the engine ended the event stream")
-        try:
-            for event in self._events:
-                self._queue.put(event)
-        except CallError as error:
-            end = error  # Refused, as by a proxy.
-        except EngineError as error:
-            log.debug("stream.ended", reason=error.reason)
-        finally:
-            self._queue.put(end)
+def _hints(events: list[Event]) -> list[Event]:
+    """Leave out what changes nothing for a pass: a container that was created does not run."""
+    return [event for event in events if event.action != "create"]
 
 
 class Daemon:
@@ -153,6 +119,7 @@ class Daemon:
         """What was said last of the engine."""
         self._ended_at = -math.inf
         self._listening_since = math.inf
+        self._stream: EventStream | None = None
 
     def run(self) -> NoReturn:
         """Serve, and connect again whenever the engine goes away."""
@@ -163,6 +130,7 @@ class Daemon:
                 try:
                     self._serve(engine)
                 finally:
+                    self._stop_listening()
                     engine.close()
             except StreamEndedError as error:
                 self._take_end(error)
@@ -183,7 +151,7 @@ class Daemon:
             now = self._clock.monotonic()
             self._health.tell(self._trouble(), resync_at, now)
             pause = max(0.0, min(resync_at, self._retry_at) - now)
-            events = stream.read(min(pause, _PROBATION) if self._lost else pause)
+            events = _hints(stream.read(min(pause, _PROBATION) if self._lost else pause))
             self._take_note()
             events = self._settled(stream, events)
             events = [event for event in events if self._reconciler.concerns(event)]
@@ -203,19 +171,26 @@ class Daemon:
             elif self._clock.monotonic() >= self._retry_at:
                 self._pass(engine, "retry", self._reconciler.unfinished or None)
 
-    def _settled(self, stream: Stream, events: list[Event]) -> list[Event]:
+    def _settled(self, stream: EventStream, events: list[Event]) -> list[Event]:
         """Add what comes until nothing does, as long as all of it can wait."""
         until = self._clock.monotonic() + _LONGEST_SETTLING
         more = events
         while more and not any(map(self._is_urgent, more)) and self._clock.monotonic() < until:
-            more = stream.read(_SETTLING)
+            more = _hints(stream.read(_SETTLING))
             self._take_note()
             events = events + more
         return events
 
-    def _listen(self, engine: Engine) -> Stream:
+    def _listen(self, engine: Engine) -> EventStream:
+        self._stop_listening()
         self._listening_since = self._clock.monotonic()
-        return Stream(engine, int(self._clock.time()) - _OVERLAP)
+        self._stream = engine.listen(int(self._clock.time()) - _OVERLAP)
+        return self._stream
+
+    def _stop_listening(self) -> None:
+        if self._stream:
+            self._stream.close()
+            self._stream = None
 
     def _pass(self, engine: Engine, trigger: str, only: frozenset[str] | None) -> None:
         begun = self._clock.monotonic()

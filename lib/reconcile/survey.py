@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from lib.engine import sidecar
+from lib.engine.sharing import netns_owner
 from lib.errors import CallError, GoneError, NetnsError, NotReadyError
 from lib.kernel import namespaces, route_table
 from lib.kernel.prerequisites import CAP_ADD
@@ -104,14 +105,6 @@ def gather(clients: Iterable[Client]) -> dict[str, Namespace]:
     return spaces
 
 
-def netns_owner(engine: Engine, container: Container) -> Container:
-    """Return whose network namespace a container uses: its own, or another container's."""
-    owner = container
-    while reference := owner.shares_netns_of:
-        owner = engine.inspect(reference)
-    return owner
-
-
 class Survey:
     """Looks; remembers who the gateway is and whose namespace is whose."""
 
@@ -200,7 +193,7 @@ class Survey:
         last = self.gateway
         if self._settings.on_gateway_loss == "keep" or not last:
             return gateway
-        if gateway.network_id not in {last.network_id, last.network}:
+        if gateway.network_id != last.network_id:
             return gateway
         here = {address.version for address in gateway.addresses}
         return replace(gateway, lost=_without_addresses(last).lost - here)
@@ -247,7 +240,7 @@ class Survey:
 
     def _owner(self, engine: Engine, container: Container) -> Container:
         owner = netns_owner(engine, container)
-        if owner is container:
+        if owner.id == container.id:
             proof = self._located.get(container.id)
             if proof and proof.holds() and not container.sandbox_key:
                 # A listing tells all but the namespace, and costs no call for each container.

@@ -18,9 +18,9 @@ from lib.settings import Settings
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from lib.daemon import Stream
     from lib.early.service import FastPath
     from lib.engine.client import Engine
+    from lib.engine.events import EventStream
     from lib.kernel.shells import Shell
 
 DAY = 86_400.0
@@ -124,7 +124,7 @@ class Script:
         return self.batches.pop(0) if self.batches else []
 
 
-CONNECT, START = Event("connect", "a"), Event("start", "b")
+CONNECT, START, CREATE = Event("connect", "a"), Event("start", "b"), Event("create", "c")
 
 
 @pytest.mark.parametrize(
@@ -137,6 +137,7 @@ CONNECT, START = Event("connect", "a"), Event("start", "b")
         pytest.param([[Event("disconnect", "gw")]], 0.0, 1, id="it is the gateway"),
         pytest.param([[CONNECT]] * 9, 1.2, 5, id="there is no end"),
         pytest.param([[]], 0.0, 0, id="nothing came"),
+        pytest.param([[CONNECT], [CREATE]], 0.3, 1, id="somebody is created"),
     ],
 )
 def test_events_of_networks_are_gathered(
@@ -148,7 +149,7 @@ def test_events_of_networks_are_gathered(
     daemon = Daemon(Settings(), cast("Shell", None), fastpath, health, clock=clock)
     daemon._reconciler.survey.gateway = Gateway("wireguard", "gw", "wg-net", "n", ())
 
-    gathered = daemon._settled(cast("Stream", Script(clock, *batches[1:])), batches[0])
+    gathered = daemon._settled(cast("EventStream", Script(clock, *batches[1:])), batches[0])
 
     assert len(gathered) == events
     assert clock.now - begun == pytest.approx(seconds)
