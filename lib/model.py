@@ -76,13 +76,10 @@ class Container:
         """The networks in which it has an address."""
         return frozenset(face.network for point in self.endpoints for face in point.interfaces)
 
-    def endpoint(self, network: str, name: str = "") -> Endpoint | None:
-        """Return its attachment to the network of that name or id, or None.
-
-        With the name beside the id, also one that has that for an id, as Podman 4.3 tells it.
-        """
+    def endpoint(self, network: str) -> Endpoint | None:
+        """Return its attachment to the network of that name or id, or None."""
         names = ((point, {point.network, point.network_id}) for point in self.endpoints)
-        return next((point for point, both in names if network in both or both == {name}), None)
+        return next((point for point, both in names if network in both), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,8 +209,8 @@ class Event:
     """The container concerned, also for network events."""
     container: str = ""
     network_id: str = ""
-    labels: Mapping[str, str] = field(default_factory=dict, compare=False)
-    """Of the container; empty for network events."""
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """The container's, where it was just created."""
 
 
 @dataclass(frozen=True, slots=True)

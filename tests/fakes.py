@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import TYPE_CHECKING
 
@@ -32,7 +32,7 @@ OTHER = DockerNetwork("n2", "other", (ip_network("10.8.1.0/24"),), {})
 
 @dataclass
 class StandInEngine:
-    """The part of `lib.engine.Engine` that a pass uses, over containers given by a test."""
+    """The part of `lib.engine.client.Engine` that a pass uses, over containers given by a test."""
 
     known: tuple[Container, ...]
     silent_about: str = ""
@@ -40,8 +40,11 @@ class StandInEngine:
     """What it lists, where that is older than what it knows."""
     on: tuple[DockerNetwork, ...] = ()
     """Its networks."""
+    calls: list[str] = field(default_factory=list)
+    """What it was asked: the method, and about what."""
 
     def inspect(self, reference: str) -> Container:
+        self.calls.append(f"inspect {reference}")
         if reference.startswith(self.silent_about or "-"):
             reason = "the engine was silent for too long"
             raise CallError(reason)
@@ -51,15 +54,18 @@ class StandInEngine:
         raise GoneError(reference)
 
     def network(self, reference: str) -> DockerNetwork:
+        self.calls.append(f"network {reference}")
         for network in self.on:
             if reference in {network.id, network.name}:
                 return network
         raise GoneError(reference)
 
     def networks(self) -> tuple[DockerNetwork, ...]:
+        self.calls.append("networks")
         return tuple(replace(network, interfaces={}, attaching={}) for network in self.on)
 
     def find(self, *, container_id: str = "", name: str = "") -> Container | None:
+        self.calls.append(f"find {container_id or name}")
         known = self.known if self.listing is None else self.listing
         same = (one for one in known if one.id == container_id or one.name == name)
         return next((replace(one, sandbox_key="") for one in same), None)
@@ -70,10 +76,17 @@ class StandInEngine:
     def containers(
         self, *labels: str, running: bool = True, ids: Iterable[str] | None = None
     ) -> tuple[Container, ...]:
+        self.calls.append(" ".join(("containers", *labels)))
+        wanted = None if ids is None else set(ids)
         return tuple(
-            replace(container, sandbox_key="")
-            for container in self.listing or self.known
+            replace(container, sandbox_key="", upper_dir="")
+            for container in (self.known if self.listing is None else self.listing)
             if container.running == running
-            and container.labels.keys() >= set(labels)
-            and (ids is None or container.id in ids)
+            and all(_carries(container, label) for label in labels)
+            and (wanted is None or container.id in wanted)
         )
+
+
+def _carries(container: Container, label: str) -> bool:
+    key, has_value, value = label.partition("=")
+    return key in container.labels and (not has_value or container.labels[key] == value)

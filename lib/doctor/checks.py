@@ -183,7 +183,7 @@ def address(case: Case) -> Iterator[Finding]:
     container = need(case.sidecar, "the gateway").gateway
     if not container.running:
         lacking("a running gateway")
-    endpoint = container.endpoint(served.id, served.name)
+    endpoint = container.endpoint(served.id)
     if not endpoint or not endpoint.interfaces:
         mend = f"docker network connect {served.name} {container.name}"
         yield fail(f"{container.name} is not attached to {served.name}", mend)
@@ -245,7 +245,7 @@ def label_line() -> str:
 
 
 def _served(client: Client, owner: Container, leads: Gateway) -> Served:
-    point = owner.endpoint(leads.network_id, leads.network)
+    point = owner.endpoint(leads.network_id)
     faces = point.interfaces if point else ()
     attached = frozenset(end.network_id for end in owner.endpoints)
     return Served(client, {face.version: face.ip for face in faces}, attached)
@@ -284,7 +284,7 @@ def _conflicts(
 ) -> Iterator[tuple[Network, DockerNetwork]]:
     for other in networks:
         for route in served.client.routes:
-            if served.attached.isdisjoint({other.id, other.name}) and any(
+            if other.id not in served.attached and any(
                 subnet.version == route.dst.version and subnet.overlaps(route.dst)
                 for subnet in other.subnets
             ):

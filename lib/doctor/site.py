@@ -42,7 +42,7 @@ class Served:
     addresses: Mapping[int, Address]
     """Its addresses on the served network, by IP version."""
     attached: frozenset[str]
-    """Ids of its networks, or names where an engine tells them for ids (Podman 4.3)."""
+    """Ids of its networks."""
 
     @property
     def name(self) -> str:

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 CGROUP = Path("/proc/self/cgroup")
 MOUNTINFO = Path("/proc/self/mountinfo")
-_COMPOSE = tuple(f"com.docker.compose.{key}" for key in ("project", "service", "container-number"))
+_COMPOSE = tuple(f"com.docker.compose.{key}" for key in ("service", "project", "container-number"))
+_ONE_OFF = "com.docker.compose.oneoff"
+_SWARM_SERVICE, _SWARM_TASK = "com.docker.swarm.service.name", "com.docker.swarm.task.name"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,19 +56,47 @@ def find(engine: Engine, settings: Settings) -> Sidecar:
 def follow(engine: Engine, last: Container) -> Container:
     """Return the gateway as it is now: that container, or its successor if it does not run.
 
-    A successor has the same name, or is the same container of the same compose service. Raises
-    NotReadyError if there is neither.
+    A successor has the same name, as one that an updater made, or the same place in its service.
+    Of several that run, or do not, the one with the name. Raises NotReadyError if there is none.
     """
     found = [*_existing(engine, (last.id,))]
     if not any(container.running for container in found):
-        found += [other for other in _existing(engine, (last.name,)) if other.name == last.name]
-        same = tuple(f"{key}={last.labels[key]}" for key in _COMPOSE if key in last.labels)
-        if len(same) == len(_COMPOSE):
-            found += _existing(engine, (other.id for other in engine.containers(*same)))
+        found += _successors(engine, last)
     if not found:
         reason = f"the gateway {last.name} was removed"
         raise NotReadyError(reason, "create it again, under the same name")
-    return next((container for container in found if container.running), found[0])
+    return min(found, key=lambda container: (not container.running, container.name != last.name))
+
+
+def _successors(engine: Engine, last: Container) -> Iterator[Container]:
+    """Yield what may have taken a container's place: never a one-off that of the service's own."""
+    likely = [last.name]
+    if place := _place(last):
+        likely += [other.id for other in engine.containers(place[0]) if _place(other) == place]
+    for other in _existing(engine, likely):
+        is_alike = other.name == last.name or (place and _place(other) == place)
+        if is_alike and _is_one_off(other) == _is_one_off(last):
+            yield other
+
+
+def _place(container: Container) -> tuple[str, ...]:
+    """Return its place in its service, by labels, the first to list by; nothing if it has none.
+
+    Compose counts a service's containers. A task of a swarm is named SERVICE.SLOT.ID, where the
+    next one in that slot has another id; ended ones stay for a while.
+    """
+    labels = container.labels
+    if not _is_one_off(container) and all(key in labels for key in _COMPOSE):
+        return tuple(f"{key}={labels[key]}" for key in _COMPOSE)
+    if _SWARM_SERVICE in labels and _SWARM_TASK in labels:
+        slot = labels[_SWARM_TASK].rpartition(".")[0]
+        return f"{_SWARM_SERVICE}={labels[_SWARM_SERVICE]}", slot
+    return ()
+
+
+def _is_one_off(container: Container) -> bool:
+    """Tell whether it is one of `docker compose run`, which bears its service's labels."""
+    return container.labels.get(_ONE_OFF, "").lower() == "true"
 
 
 def _named(engine: Engine, reference: str) -> Container:

@@ -44,7 +44,7 @@ def _client(container: Container, owner: Container, gateway: Gateway) -> Client 
     if owner.id == gateway.container_id:
         hint = f"remove the label {NETWORKS_LABEL}: the gateway has these routes itself"
         return skip("is in the gateway's own network namespace", hint)
-    if not owner.endpoint(gateway.network_id, gateway.network):
+    if not owner.endpoint(gateway.network_id):
         return skip(f"is not attached to {gateway.network}", expected=True)
     if not owner.sandbox_key:
         return skip("has no network namespace yet", expected=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
+from ipaddress import ip_network
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,10 +12,12 @@ import pytest
 from lib.engine.client import Engine
 from lib.errors import GoneError
 from tests.fakes import StandInEngine
+from tests.lab.errors import LabError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from lib.model import Event
     from tests.lab.site import Container, Lab
 
 LABEL = "wgroutemgr.networks"
@@ -76,7 +81,12 @@ def test_listing_is_the_inspection_without_the_namespace(
     ]
     assert engine.containers("no-such-label") == ()
     assert engine.containers(LABEL, ids=[listed.id]) == (listed,)
+    assert engine.containers(f"{LABEL}={listed.labels[LABEL]}") == (listed,)
+    assert engine.containers(f"{LABEL}=10.9.0.0/17") == ()
     assert engine.containers(LABEL, ids=["0" * 64]) == ()
+    assert engine.containers(LABEL, ids=[]) == ()
+    many = [f"{number:064x}" for number in range(220)]
+    assert engine.containers(LABEL, ids=[*many, listed.id]) == (listed,)
 
 
 def test_network_tells_the_addresses_of_who_is_attached(
@@ -89,3 +99,59 @@ def test_network_tells_the_addresses_of_who_is_attached(
     assert network.interfaces == {container.id: container.endpoints[0].interfaces}
     with pytest.raises(GoneError):
         engine.network("no-such-network")
+
+
+def test_networks_are_listed_without_who_is_attached(
+    engine: Engine | StandInEngine, labelled: Container
+) -> None:
+    network = engine.network(engine.inspect(labelled.name).network_mode)
+
+    (listed,) = (other for other in engine.networks() if other.id == network.id)
+    assert listed == replace(network, interfaces={})
+
+
+def test_networks_of_a_container_are_known_by_their_ids(
+    engine: Engine | StandInEngine, labelled: Container
+) -> None:
+    container = engine.inspect(labelled.name)
+    network = engine.network(container.network_mode)
+
+    (listed,) = engine.containers(LABEL, ids=[container.id])
+    for found in (container, listed):
+        assert found.endpoint(network.id) == found.endpoint(network.name) == found.endpoints[0]
+
+
+def test_a_subnet_with_host_bits_is_read(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Docker up to 24 takes it, and tells it as it was typed."""
+    try:
+        name = lab.network("typed", "203.0.113.1/24")
+    except LabError as error:
+        pytest.skip(f"needs an engine that takes it: {error}")
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{lab.engine.socket}")
+    engine = Engine()
+
+    (listed,) = (network for network in engine.networks() if network.name == name)
+    assert listed.subnets == engine.network(name).subnets == (ip_network("203.0.113.0/24"),)
+    engine.close()
+
+
+def test_events_tell_of_a_creation_with_labels_and_of_a_start(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{lab.engine.socket}")
+    engine = Engine()
+    stream = engine.listen(int(time.time()) - 1)
+    client = lab.client("new", lab.network("wg-net", "192.168.67.0/24"), networks="10.9.0.0/16")
+    container = engine.inspect(client.name)
+    found: list[Event] = []
+    deadline = time.monotonic() + 10
+    while "start" not in {event.action for event in found} and time.monotonic() < deadline:
+        found += (event for event in stream.read(1) if event.container_id == container.id)
+    stream.close()
+    engine.close()
+
+    created, *others = (event for event in found if event.action in {"create", "start"})
+    assert (created.action, created.container) == ("create", container.name)
+    assert created.labels.items() >= container.labels.items()
+    assert [event.action for event in others] == ["start"]
+    assert {*others[0].labels} == set()

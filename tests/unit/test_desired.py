@@ -132,13 +132,6 @@ def test_a_container_is_left_out_with_this_reason(container: Container, expected
     assert compute(container) == Desired((), (expected,))
 
 
-def test_a_client_is_served_although_its_endpoint_has_the_networks_name_for_an_id() -> None:
-    """As by Podman 4.3."""
-    client = replace(CLIENT, endpoints=(endpoint("192.0.2.10/24", network_id="wg-net"),))
-
-    assert compute(client).clients == compute(CLIENT).clients
-
-
 def test_a_container_that_is_left_out_costs_the_others_nothing() -> None:
     wanted = compute(replace(CLIENT, id="c0", name="a", running=False), CLIENT)
 

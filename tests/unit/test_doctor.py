@@ -76,7 +76,7 @@ def test_what_builds_on_a_failed_check_is_skipped(monkeypatch: pytest.MonkeyPatc
         (old_engine, Finding("fail", "the engine is too old", ("update it",))),
         (
             new_engine,
-            Finding("warn", "Docker 99.0, API 2.0, at tcp://engine: tried up to API 1.51 only"),
+            Finding("warn", "Docker 99.0, API 2.0, at tcp://engine: tried up to API 1.56 only"),
         ),
     ],
 )
@@ -138,9 +138,8 @@ def test_a_proxy_that_lists_no_networks_is_no_failure() -> None:
     assert (finding.level, finding.mend) == ("warn", ("let the proxy pass GET /networks",))
 
 
-def test_a_network_whose_name_is_told_for_its_id_is_the_same_to_all_checks() -> None:
-    """As by Podman 4.3."""
-    point = Endpoint("wg-net", "wg-net", (FACES[0],))
+def test_a_network_is_known_by_its_id_to_all_checks() -> None:
+    point = Endpoint("wg-net", "n1", (FACES[0],))
     attached = replace(CREATED, running=True, endpoints=(point,))
     site = SimpleNamespace(
         network=WG_NET, sidecar=SimpleNamespace(gateway=attached), links=lambda _: (), place=""
@@ -153,7 +152,7 @@ def test_a_network_whose_name_is_told_for_its_id_is_the_same_to_all_checks() -> 
     served = checks._served(client, attached, GATEWAY)
     assert served.addresses == {4: FACES[0].ip}
     assert list(checks._conflicts(served, [WG_NET, OTHER])) == []
-    assert list(checks._conflicts(served, [replace(WG_NET, name="third")])) != []
+    assert list(checks._conflicts(served, [replace(WG_NET, id="n3")])) != []
 
 
 ANSWER = bytes.fromhex(

@@ -1,122 +1,79 @@
-"""What engines of each version answer, recorded, and which versions are taken.
-
-`tests/data/engine` has one file for each: a container on two networks as it was inspected and
-listed, its network, and its events from start to removal.
-"""
+"""The calls to an engine, against a server of the test's own: what is asked, and what is taken."""
 
 from __future__ import annotations
 
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from ipaddress import ip_interface, ip_network
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from lib.engine import client
-from lib.engine.client import NEWEST_API, OLDEST_API, Engine
-from lib.errors import EngineError
-from lib.model import Event
+from lib.engine.client import MOST_IDS, NEWEST_API, OLDEST_API, Engine
+from lib.engine.sharing import netns_owner
+from lib.errors import CallError, EngineError, GoneError
+from lib.model import Container
+from tests.fakes import CREATED, StandInEngine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-RECORDED = sorted((Path(__file__).parents[1] / "data/engine").glob("*.json"))
-Answers = dict[str, Any]
+
+class Server(HTTPServer):
+    """An engine that knows its version and what a test gives it, by path."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.version: dict[str, object] = {"Version": "99.0", "ApiVersion": NEWEST_API}
+        self.answers: dict[str, object] = {}
+        self.asked: list[str] = []
+        """Path and query of each request, without the version."""
 
 
-@pytest.fixture(params=RECORDED, ids=lambda path: path.stem)
-def answers(request: pytest.FixtureRequest) -> Answers:
-    found: Answers = json.loads(request.param.read_text())
-    return found
+class Handler(BaseHTTPRequestHandler):
+    server: Server
 
+    def do_GET(self) -> None:
+        _, _, asked = self.path.lstrip("/").partition("/")
+        self.server.asked.append(asked)
+        known = {"": self.server.version, "version": self.server.version} | self.server.answers
+        answer = known.get(asked.partition("?")[0], {"message": "No such thing"})
+        body = json.dumps(answer).encode()
+        self.send_response(200 if asked.partition("?")[0] in known else 404)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
 
-def test_every_version_of_the_api_is_between_the_two_named() -> None:
-    versions = [json.loads(path.read_text())["version"]["ApiVersion"] for path in RECORDED]
-
-    assert (versions[0], versions[-1]) == (OLDEST_API, NEWEST_API)
-    assert len(versions) == 3
-
-
-def test_a_container_is_the_same_from_every_version(answers: Answers) -> None:
-    found, listed = client._inspected(answers["inspect"]), client._listed(answers["list"])
-
-    assert (found.name, found.running, found.network_mode) == ("client", True, "wg-net")
-    assert found.labels == {"wgroutemgr.networks": "10.9.0.0/16,2001:db8:51::/48"}
-    assert {point.network: point.interfaces for point in found.endpoints} == {
-        "other": (ip_interface("192.168.99.2/24"),),
-        "wg-net": (ip_interface("192.168.67.2/24"), ip_interface("fd00:67::2/64")),
-    }
-    assert found.sandbox_key.startswith("/var/run/docker/netns/")
-    assert found.upper_dir.startswith("/var/lib/docker/")
-    assert (listed.id, listed.name, listed.labels) == (found.id, found.name, found.labels)
-    assert {*listed.endpoints} == {*found.endpoints}
-
-
-def test_a_network_is_the_same_from_every_version(answers: Answers) -> None:
-    found = client._network(answers["network"])
-
-    assert (found.name, found.driver, found.internal) == ("wg-net", "bridge", False)
-    assert found.subnets == (ip_network("192.168.67.0/24"), ip_network("fd00:67::/64"))
-    addresses = ip_interface("192.168.67.2/24"), ip_interface("fd00:67::2/64")
-    (identifier,) = answers["network"]["Containers"]
-    assert found.interfaces == {identifier: addresses}
-    answers["network"]["Containers"] = {"ep-1": answers["network"]["Containers"][identifier]}
-    found = client._network(answers["network"])
-    assert (found.interfaces, found.attaching) == ({}, {"client": addresses})
-
-
-def modern(event: Answers) -> Answers:
-    """Return an event as API 1.52 has it: without the fields that it dropped."""
-    return {key: value for key, value in event.items() if key not in {"status", "id", "from"}}
-
-
-def test_events_are_understood_without_the_fields_that_newer_versions_dropped(
-    answers: Answers,
-) -> None:
-    network, container = answers["network"]["Id"], answers["inspect"]["Id"]
-    found = [client._event(event) for event in answers["events"]]
-
-    assert found == [client._event(modern(event)) for event in answers["events"]]
-    assert any("status" in event for event in answers["events"])
-    assert Event("start", container, "client") in found
-    assert Event("destroy", container, "renamed") in found
-    assert Event("connect", container, network_id=network) in found
-    assert {event.action for event in found if event} == {*client._FILTERS["event"]}
-    assert {event.container_id for event in found if event} == {container}
+    def log_message(self, *_: object) -> None:
+        pass
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Answers]:
-    """Stand in for an engine that knows nothing but its version."""
-    version: Answers = {"Version": "99.0", "MinAPIVersion": "1.12"}
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body = json.dumps(version).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    with Server() as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{server.server_port}")
-        yield version
+        yield server
         server.shutdown()
         thread.join()
 
 
+@pytest.fixture
+def engine(server: Server) -> Iterator[Engine]:
+    engine = Engine()
+    server.asked.clear()
+    yield engine
+    engine.close()
+
+
+# --- versions -----------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("spoken", ["1.24", "1.40"])
-def test_an_engine_that_is_too_old_is_refused_with_the_mend(server: Answers, spoken: str) -> None:
-    server["ApiVersion"] = spoken
+def test_an_engine_that_is_too_old_is_refused_with_what_to_do(server: Server, spoken: str) -> None:
+    server.version["ApiVersion"] = spoken
 
     with pytest.raises(EngineError) as refused:
         Engine()
@@ -127,10 +84,10 @@ def test_an_engine_that_is_too_old_is_refused_with_the_mend(server: Answers, spo
 
 @pytest.mark.parametrize(
     ("spoken", "newer"),
-    [(OLDEST_API, False), (NEWEST_API, False), ("1.52", True), ("1.100", True), ("2.0", True)],
+    [(OLDEST_API, False), (NEWEST_API, False), ("1.57", True), ("1.100", True), ("2.0", True)],
 )
-def test_an_engine_of_any_other_age_is_taken(server: Answers, spoken: str, *, newer: bool) -> None:
-    server["ApiVersion"] = spoken
+def test_an_engine_of_any_other_age_is_taken(server: Server, spoken: str, *, newer: bool) -> None:
+    server.version["ApiVersion"] = spoken
     found = Engine()
     found.close()
 
@@ -138,8 +95,187 @@ def test_an_engine_of_any_other_age_is_taken(server: Answers, spoken: str, *, ne
     assert found.is_newer_than_tried == newer
 
 
-def test_an_engine_without_a_version_is_an_error_of_ours(server: Answers) -> None:
-    server["ApiVersion"] = "nonsense"
+def test_an_engine_without_a_version_is_an_error_of_ours(server: Server) -> None:
+    server.version["ApiVersion"] = "nonsense"
 
     with pytest.raises(EngineError):
         Engine()
+
+
+# --- containers ---------------------------------------------------------------------------------
+
+
+def listed(number: int, **points: str) -> dict[str, Any]:
+    """Return a container of a listing, on networks with those ids."""
+    networks = {name: {"NetworkID": network_id} for name, network_id in points.items()}
+    return {
+        "Id": f"{number:064x}",
+        "Names": [f"/web{number}"],
+        "State": "running",
+        "NetworkSettings": {"Networks": networks},
+    }
+
+
+def inspected(**points: str) -> dict[str, Any]:
+    return listed(1, **points) | {
+        "Name": "/web1",
+        "State": {"Running": True},
+        "Config": {},
+        "HostConfig": {},
+    }
+
+
+def filters(server: Server) -> dict[str, list[str]]:
+    (asked,) = server.asked
+    found: dict[str, list[str]] = json.loads(parse_qs(urlsplit(asked).query)["filters"][0])
+    return found
+
+
+@pytest.mark.parametrize("count", [1, MOST_IDS])
+def test_some_containers_are_asked_for_by_their_ids(
+    server: Server, engine: Engine, count: int
+) -> None:
+    server.answers["containers/json"] = [listed(number) for number in range(count)]
+    ids = [f"{number:064x}" for number in range(count)]
+
+    assert [container.id for container in engine.containers("label", ids=ids)] == ids
+    assert filters(server)["id"] == ids
+
+
+def test_many_containers_are_listed_with_all_others_as_a_proxy_refuses_a_long_url(
+    server: Server, engine: Engine
+) -> None:
+    server.answers["containers/json"] = [listed(number) for number in range(300)]
+    ids = [f"{number:064x}" for number in range(220)]
+
+    assert [container.id for container in engine.containers("label", ids=ids)] == ids
+    assert "id" not in filters(server)
+    assert filters(server)["label"] == ["label"]
+    assert max(map(len, server.asked)) < 8192
+
+
+def test_nobody_is_asked_for_without_a_call(server: Server, engine: Engine) -> None:
+    server.answers["containers/json"] = [listed(1)]
+
+    assert engine.containers("label", ids=[]) == ()
+    assert server.asked == []
+
+
+def test_podman_is_asked_only_for_states_that_it_knows(server: Server) -> None:
+    """It refuses `restarting` (libpod, `define.StringToContainerStatus`)."""
+    server.version["Components"] = [{"Name": "Podman Engine"}, {"Name": "Conmon"}]
+    server.answers["containers/json"] = []
+    engine = Engine()
+    server.asked.clear()
+
+    assert engine.containers(running=False) == ()
+    engine.close()
+
+    assert filters(server)["status"] == ["created", "initialized", "stopped", "exited"]
+
+
+def test_docker_is_asked_for_containers_that_are_about_to_start_again(
+    server: Server, engine: Engine
+) -> None:
+    server.answers["containers/json"] = []
+    engine.containers(running=False)
+
+    assert "restarting" in filters(server)["status"]
+
+
+N1, N2, SWARM = "a" * 64, "b" * 64, "kzp3hx7y7dsv2z1jvlzl4dg6y"
+NETWORKS = [{"Id": N1, "Name": "wg-net"}, {"Id": N2, "Name": "other"}]
+
+
+def test_names_told_for_ids_are_resolved_by_one_call(server: Server, engine: Engine) -> None:
+    """As by Podman 4.3."""
+    many = [listed(1, **{"wg-net": "wg-net", "other": N2}), listed(2, other="other", gone="gone")]
+    server.answers |= {
+        "containers/json": many,
+        f"containers/{1:064x}/json": inspected(**{"wg-net": "wg-net"}),
+        "networks": NETWORKS,
+    }
+
+    found = engine.containers()
+    assert [[point.network_id for point in one.endpoints] for one in found] == [[N1, N2], [N2, ""]]
+    assert len(server.asked) == 2
+    one = engine.inspect(found[0].id)
+    assert one.endpoint(N1) == one.endpoint("wg-net") == one.endpoints[0]
+
+
+def test_where_ids_are_told_nothing_more_is_asked(server: Server, engine: Engine) -> None:
+    # An id of a swarm's network is shorter, and before its first start a container has none.
+    server.answers["containers/json"] = [listed(1, other=N2, swarm=SWARM, new="")]
+
+    (found,) = engine.containers()
+    assert [point.network_id for point in found.endpoints] == [N2, SWARM, ""]
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("answer", [{}, [], {"Id": "c1"}, inspected() | {"Name": None}], ids=str)
+def test_an_inspection_that_cannot_be_read_is_an_error_about_that_container(
+    server: Server, engine: Engine, answer: object
+) -> None:
+    server.answers["containers/c1/json"] = answer
+
+    with pytest.raises(CallError):
+        engine.inspect("c1")
+
+
+def test_a_network_that_cannot_be_read_is_an_error_about_that_network(
+    server: Server, engine: Engine
+) -> None:
+    server.answers["networks/wg-net"] = {"Name": "wg-net"}
+
+    with pytest.raises(CallError):
+        engine.network("wg-net")
+    with pytest.raises(GoneError):
+        engine.network("other")
+
+
+def test_a_listing_that_is_none_is_an_error_of_the_engine(server: Server, engine: Engine) -> None:
+    server.answers |= {"containers/json": {"message": "?"}, "networks": None}
+
+    for ask in (engine.containers, engine.networks):
+        with pytest.raises(EngineError):
+            ask()
+
+
+# --- whose namespace ----------------------------------------------------------------------------
+
+
+def sharing(name: str, owner: str) -> Container:
+    mode = f"container:{owner}" if owner else "bridge"
+    return Container(name * 64, name, True, {}, mode, "", ())  # noqa: FBT003 - the field's value
+
+
+def owner(engine: StandInEngine, name: str) -> Container:
+    return netns_owner(cast("Engine", engine), engine.inspect(name))
+
+
+@pytest.mark.parametrize("first", ["a", "b", "c"])
+def test_whose_namespace_is_used_is_found_however_far_away(first: str) -> None:
+    engine = StandInEngine((sharing("a", "b"), sharing("b", "c" * 64), sharing("c", "")))
+
+    assert owner(engine, first).name == "c"
+
+
+@pytest.mark.parametrize(
+    ("ring", "names"), [([("a", "a")], "a"), ([("a", "b"), ("b", "c"), ("c", "b")], "a, b, c")]
+)
+def test_a_namespace_that_leads_back_is_an_error_which_names_them(
+    ring: list[tuple[str, str]], names: str
+) -> None:
+    engine = StandInEngine(tuple(sharing(*pair) for pair in ring))
+
+    with pytest.raises(CallError, match=f"leads back to it: {names}$") as refused:
+        owner(engine, "a")
+    assert refused.value.hint
+    assert len(engine.calls) <= 4
+
+
+def test_whose_owner_is_gone_is_gone() -> None:
+    engine = StandInEngine((sharing("a", "b"), CREATED))
+
+    with pytest.raises(GoneError):
+        owner(engine, "a")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from ipaddress import ip_address, ip_interface
 
 import pytest
@@ -41,17 +40,6 @@ def test_an_endpoint_is_found_by_the_id_or_the_name_of_its_network() -> None:
     assert container().endpoint("n2") is OTHER
     assert container().endpoint("wg-net") is WG_NET
     assert container().endpoint("n3") is None
-
-
-def test_an_endpoint_that_has_the_name_for_an_id_is_found_where_both_are_known() -> None:
-    """As by Podman 4.3."""
-    named = Endpoint("wg-net", "wg-net", ())
-    client = replace(container(), endpoints=(OTHER, named))
-
-    assert client.endpoint("n1", "wg-net") is named
-    assert client.endpoint("n1", "third") is None
-    assert container().endpoint("n9", "wg-net") is None  # another network of that name
-    assert replace(client, endpoints=(Endpoint("new", "", ()),)).endpoint("n1") is None
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,174 @@
+"""The engine's answers as values of `lib.model`.
+
+What differs between engines and their versions ends here. An entry of a list that cannot be read
+costs that entry, never the list: containers are told of in odd ways while they are removed.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from ipaddress import ip_interface, ip_network
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import structlog
+
+from lib.kernel import namespaces
+from lib.model import Container, DockerNetwork, Endpoint, Event, Interface
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+log = structlog.get_logger()
+
+Answer = dict[str, Any]
+S = TypeVar("S")
+T = TypeVar("T")
+
+RUNNING = ("running", "paused")
+"""States of a container that has a network namespace."""
+
+UNREADABLE = (AttributeError, LookupError, TypeError, ValueError)
+"""What a parser raises for an answer that has not the form it should have."""
+
+
+def parse_container(answer: Answer) -> Container:
+    """Return the container that was inspected."""
+    settings = answer["NetworkSettings"]
+    layer = (answer.get("GraphDriver") or {}).get("Data") or {}
+    return Container(
+        id=answer["Id"],
+        name=answer["Name"].removeprefix("/"),
+        running=bool(answer["State"]["Running"]),
+        labels=answer["Config"].get("Labels") or {},
+        network_mode=answer["HostConfig"].get("NetworkMode") or "",
+        sandbox_key=namespaces.locate(
+            settings.get("SandboxKey") or "", answer["State"].get("Pid") or 0, answer["Id"]
+        ),
+        endpoints=_endpoints(settings),
+        upper_dir=layer.get("UpperDir") or "",
+    )
+
+
+def parse_listing(answer: object) -> tuple[Container, ...]:
+    """Return the containers that were listed; `sandbox_key` and `upper_dir` are empty."""
+    return tuple(_readable("container", _parse_listed, _list(answer)))
+
+
+def _parse_listed(item: Answer) -> Container:
+    # Legacy links show as further names, with a second slash.
+    names = [name.removeprefix("/") for name in item["Names"]]
+    return Container(
+        id=item["Id"],
+        name=[name for name in names if "/" not in name][0],  # noqa: RUF015 - IndexError is wanted
+        running=item["State"] in RUNNING,
+        labels=item.get("Labels") or {},
+        network_mode=(item.get("HostConfig") or {}).get("NetworkMode") or "",
+        sandbox_key="",
+        endpoints=_endpoints(item.get("NetworkSettings") or {}),
+    )
+
+
+def parse_network(answer: Answer) -> DockerNetwork:
+    """Return the network that was inspected.
+
+    Its subnets may have host bits: up to Docker 24 they are as somebody typed them.
+    """
+    pools = (answer.get("IPAM") or {}).get("Config") or []
+    ends = list(_readable("endpoint", _parse_end, (answer.get("Containers") or {}).items()))
+    return DockerNetwork(
+        answer["Id"],
+        answer["Name"],
+        tuple(ip_network(pool["Subnet"], strict=False) for pool in pools if pool.get("Subnet")),
+        {whose: addresses for is_id, whose, addresses in ends if is_id},
+        {whose: addresses for is_id, whose, addresses in ends if not is_id},
+        driver=answer.get("Driver") or "",
+        internal=bool(answer.get("Internal")),
+        options=answer.get("Options") or {},
+    )
+
+
+def parse_networks(answer: object) -> tuple[DockerNetwork, ...]:
+    """Return the networks that were listed; `interfaces` is empty."""
+    return tuple(_readable("network", parse_network, _list(answer)))
+
+
+def parse_event(line: str | bytes) -> Event | None:
+    """Return an event of a container, or of its attachment to a network; None for anything else."""
+    return next(_readable("event", _parse_event, [line]), None)
+
+
+def with_network_ids(container: Container, ids: Mapping[str, str]) -> Container:
+    """Return the container with the ids of its networks where their names were told for ids."""
+    points = (
+        Endpoint(point.network, ids.get(point.network, ""), point.interfaces)
+        if has_name_for_id(point)
+        else point
+        for point in container.endpoints
+    )
+    return replace(container, endpoints=tuple(points))
+
+
+def has_name_for_id(endpoint: Endpoint) -> bool:
+    """Tell whether the network's name was told for its id, as by Podman 4.3."""
+    return endpoint.network_id == endpoint.network
+
+
+def _list(answer: object) -> list[Answer]:
+    """Return a listing; TypeError if the answer is none, which is not an empty one."""
+    if not isinstance(answer, list):
+        reason = f"{type(answer).__name__} instead of a list"
+        raise TypeError(reason)
+    return answer
+
+
+def _readable(kind: str, parse: Callable[[S], T], entries: Iterable[S]) -> Iterator[T]:
+    for entry in entries:
+        try:
+            found = parse(entry)
+        except UNREADABLE as error:
+            log.debug("answer.unreadable", kind=kind, reason=repr(error))
+        else:
+            yield found
+
+
+def _parse_end(item: tuple[str, Answer]) -> tuple[bool, str, tuple[Interface, ...]]:
+    """Return one end of a network: whether its container's id is told, that or the name, addresses."""
+    key, end = item
+    told = (end.get(version) for version in ("IPv4Address", "IPv6Address"))
+    addresses = tuple(ip_interface(address) for address in told if address)
+    is_id = not key.startswith("ep-")
+    return is_id, key if is_id else end["Name"], addresses
+
+
+def _endpoints(settings: Answer) -> tuple[Endpoint, ...]:
+    return tuple(
+        Endpoint(name, endpoint.get("NetworkID") or "", tuple(_interfaces(endpoint)))
+        for name, endpoint in (settings.get("Networks") or {}).items()
+    )
+
+
+def _interfaces(endpoint: Answer) -> Iterator[Interface]:
+    for address, length in (
+        ("IPAddress", "IPPrefixLen"),
+        ("GlobalIPv6Address", "GlobalIPv6PrefixLen"),
+    ):
+        if endpoint.get(address):
+            yield ip_interface(f"{endpoint[address]}/{endpoint[length]}")
+
+
+def _parse_event(line: str | bytes) -> Event | None:
+    answer = json.loads(line)
+    actor, action = answer["Actor"], answer["Action"]
+    attributes = cast("dict[str, str]", actor.get("Attributes") or {})
+    if answer["Type"] == "container":
+        # Labels stand among the others, unmarked; these two overwrite labels of their names.
+        labels = {key: attributes[key] for key in attributes.keys() - {"image", "name"}}
+        told = labels if action == "create" else {}
+        return Event(action, actor["ID"], attributes.get("name", ""), labels=told)
+    if action not in {"connect", "disconnect"}:
+        return None
+    if container_id := attributes.get("container"):
+        return Event(action, container_id, network_id=actor["ID"])
+    # Podman tells it the other way round (libpod, newNetworkEvent), the network by its name.
+    return Event(action, actor["ID"], attributes.get("name", ""))

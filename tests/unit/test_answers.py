@@ -1,0 +1,241 @@
+"""What engines of each version answer, recorded, and what of it is understood.
+
+`tests/data/engine` has one file for each: a container on two networks as it was inspected and
+listed, its network, and its events from start to removal. Each stands for itself and for the same
+answers in the shape of API 1.55 (moby, `api/docs/CHANGELOG.md`), on the containerd image store.
+"""
+
+from __future__ import annotations
+
+import json
+from copy import deepcopy
+from ipaddress import ip_interface, ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+from lib.engine.answers import (
+    parse_container,
+    parse_event,
+    parse_listing,
+    parse_network,
+    parse_networks,
+)
+from lib.engine.client import OLDEST_API
+from lib.engine.events import FILTERS
+from lib.model import Event
+
+RECORDED = sorted((Path(__file__).parents[1] / "data/engine").glob("*.json"))
+Answers = dict[str, Any]
+
+
+def modern(answers: Answers) -> Answers:
+    """Return recorded answers as API 1.55 has them."""
+    inspect = {key: value for key, value in answers["inspect"].items() if key != "GraphDriver"}
+    settings = inspect["NetworkSettings"]
+    kept = {"SandboxID", "SandboxKey", "Ports", "Networks"}
+    events = answers["events"]
+    return answers | {
+        "inspect": inspect
+        | {
+            "NetworkSettings": {key: settings[key] for key in kept & settings.keys()},
+            "Storage": {"RootFS": {"Snapshot": {"Name": "overlayfs"}}},
+        },
+        "network": answers["network"] | {"Status": {"IPAM": {"Subnets": {}}}},
+        "events": [{key: event[key] for key in event.keys() - LEGACY} for event in events],
+    }
+
+
+LEGACY = {"status", "id", "from"}
+
+
+@pytest.fixture(params=[False, True], ids=["as recorded", "API 1.55"])
+def is_modern(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+@pytest.fixture(params=RECORDED, ids=lambda path: path.stem)
+def answers(request: pytest.FixtureRequest, *, is_modern: bool) -> Answers:
+    found: Answers = json.loads(request.param.read_text())
+    return modern(found) if is_modern else found
+
+
+def test_what_was_recorded_begins_with_the_oldest_version() -> None:
+    versions = [json.loads(path.read_text())["version"]["ApiVersion"] for path in RECORDED]
+
+    assert versions == [OLDEST_API, "1.45", "1.51"]
+
+
+def test_a_container_is_the_same_from_every_version(answers: Answers, *, is_modern: bool) -> None:
+    found, (listed,) = parse_container(answers["inspect"]), parse_listing([answers["list"]])
+
+    assert (found.name, found.running, found.network_mode) == ("client", True, "wg-net")
+    assert found.labels == {"wgroutemgr.networks": "10.9.0.0/16,2001:db8:51::/48"}
+    assert {point.network: point.interfaces for point in found.endpoints} == {
+        "other": (ip_interface("192.168.99.2/24"),),
+        "wg-net": (ip_interface("192.168.67.2/24"), ip_interface("fd00:67::2/64")),
+    }
+    assert found.sandbox_key.startswith("/var/run/docker/netns/")
+    assert found.upper_dir.startswith("" if is_modern else "/var/lib/docker/")
+    assert bool(found.upper_dir) != is_modern
+    assert (listed.id, listed.name, listed.labels) == (found.id, found.name, found.labels)
+    assert {*listed.endpoints} == {*found.endpoints}
+
+
+def test_a_network_is_the_same_from_every_version(answers: Answers) -> None:
+    found = parse_network(answers["network"])
+
+    assert (found.name, found.driver, found.internal) == ("wg-net", "bridge", False)
+    assert found.subnets == (ip_network("192.168.67.0/24"), ip_network("fd00:67::/64"))
+    addresses = ip_interface("192.168.67.2/24"), ip_interface("fd00:67::2/64")
+    (identifier,) = answers["network"]["Containers"]
+    assert found.interfaces == {identifier: addresses}
+    answers["network"]["Containers"] = {"ep-1": answers["network"]["Containers"][identifier]}
+    found = parse_network(answers["network"])
+    assert (found.interfaces, found.attaching) == ({}, {"client": addresses})
+
+
+def event_of(answer: object) -> Event | None:
+    return parse_event(json.dumps(answer))
+
+
+def test_events_are_the_same_from_every_version(answers: Answers, *, is_modern: bool) -> None:
+    network, container = answers["network"]["Id"], answers["inspect"]["Id"]
+    found = [event_of(event) for event in answers["events"]]
+
+    assert any("status" in event for event in answers["events"]) != is_modern
+    assert Event("start", container, "client") in found
+    assert Event("destroy", container, "renamed") in found
+    assert Event("connect", container, network_id=network) in found
+    assert {event.action for event in found if event} == {*FILTERS["event"]} - {"create"}
+    assert {event.container_id for event in found if event} == {container}
+
+
+def test_a_creation_tells_the_labels(answers: Answers) -> None:
+    start = next(event for event in answers["events"] if event["Action"] == "start")
+    container = answers["inspect"]
+    labels = container["Config"]["Labels"]
+
+    assert event_of(start | {"Action": "create"}) == Event(
+        "create", container["Id"], "client", labels=labels
+    )
+
+
+PODMAN_CONNECT = {
+    "Type": "network",
+    "Action": "connect",
+    "Actor": {"ID": "c1", "Attributes": {"name": "web", "network": "wg-net"}},
+}
+
+
+@pytest.mark.parametrize(
+    ("answer", "event"),
+    [
+        pytest.param(PODMAN_CONNECT, Event("connect", "c1", "web"), id="Podman's way round"),
+        pytest.param(PODMAN_CONNECT | {"Action": "destroy"}, None, id="of a network itself"),
+        pytest.param(PODMAN_CONNECT | {"Actor": None}, None, id="about nobody"),
+        pytest.param({"Type": "container", "Action": "start", "Actor": {}}, None, id="without id"),
+        pytest.param({"message": "page not found"}, None, id="a refusal"),
+        pytest.param([], None, id="a list"),
+        pytest.param(None, None, id="nothing"),
+    ],
+)
+def test_what_else_comes_as_an_event_is_read_or_left_out(
+    answer: object, event: Event | None
+) -> None:
+    assert event_of(answer) == event
+
+
+def without(answer: Answers, key: str) -> Answers:
+    return {name: value for name, value in answer.items() if name != key}
+
+
+LISTED: Answers = json.loads(RECORDED[-1].read_text())["list"]
+NETWORK: Answers = json.loads(RECORDED[-1].read_text())["network"]
+POINT = {"IPAddress": "192.168.67.2"}
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        pytest.param(LISTED | {"Names": []}, id="no names"),
+        pytest.param(LISTED | {"Names": None}, id="names null"),
+        pytest.param(LISTED | {"Names": [None]}, id="a name null"),
+        pytest.param(LISTED | {"Names": ["/other/alias"]}, id="only a legacy link's name"),
+        *(pytest.param(without(LISTED, key), id=f"no {key}") for key in ("Id", "Names", "State")),
+        pytest.param(
+            LISTED | {"NetworkSettings": {"Networks": {"wg-net": POINT}}}, id="no prefix length"
+        ),
+        pytest.param(
+            LISTED | {"NetworkSettings": {"Networks": {"wg-net": None}}}, id="no endpoint"
+        ),
+        pytest.param(LISTED | {"Labels": None, "Id": None, "Names": 1}, id="of other types"),
+        pytest.param(None, id="null"),
+    ],
+)
+def test_an_odd_container_costs_itself_and_not_the_listing(odd: object) -> None:
+    with structlog.testing.capture_logs() as logged:
+        listed = parse_listing([odd, LISTED, odd])
+
+    assert [container.name for container in listed] == ["client"]
+    assert [(line["event"], line["kind"], line["log_level"]) for line in logged] == [
+        ("answer.unreadable", "container", "debug")
+    ] * 2
+
+
+@pytest.mark.parametrize("key", ["Labels", "HostConfig", "NetworkSettings"])
+def test_a_container_without_what_it_need_not_have_is_listed(key: str) -> None:
+    assert len(parse_listing([without(LISTED, key), LISTED | {key: None}])) == 2
+
+
+@pytest.mark.parametrize("parse", [parse_listing, parse_networks])
+@pytest.mark.parametrize("answer", [None, {}, {"message": "no"}, "[]"], ids=repr)
+def test_what_is_no_listing_is_not_an_empty_one(parse: Any, answer: object) -> None:  # noqa: ANN401
+    with pytest.raises(TypeError):
+        parse(answer)
+
+
+def test_an_odd_network_costs_itself_and_not_the_listing() -> None:
+    odd = [without(NETWORK, "Id"), without(NETWORK, "Name"), with_subnets("nonsense"), None]
+
+    assert [network.name for network in parse_networks([*odd, NETWORK])] == ["wg-net"]
+
+
+@pytest.mark.parametrize("key", ["IPAM", "Containers", "Options", "Driver"])
+def test_a_network_without_what_it_need_not_have_is_read(key: str) -> None:
+    assert parse_network(without(NETWORK, key)).name == "wg-net"
+    assert parse_network(NETWORK | {key: None}).name == "wg-net"
+
+
+@pytest.mark.parametrize(
+    ("key", "end"),
+    [
+        pytest.param("ep-1", {"IPv4Address": "192.168.67.3/24"}, id="no name"),
+        pytest.param("c2", {"IPv4Address": "192.168.67.300/24"}, id="no address"),
+        pytest.param("c2", None, id="null"),
+    ],
+)
+def test_an_odd_endpoint_costs_itself_and_not_the_network(key: str, end: object) -> None:
+    ends = {key: end} | deepcopy(NETWORK["Containers"])
+
+    assert len(parse_network(NETWORK | {"Containers": ends}).interfaces) == 1
+
+
+def with_subnets(*subnets: str) -> Answers:
+    pools = [{"Subnet": subnet, "Gateway": "203.0.113.1/24"} for subnet in subnets]
+    return NETWORK | {"IPAM": {"Config": pools}}
+
+
+@pytest.mark.parametrize(
+    ("typed", "subnet"),
+    [
+        ("203.0.113.1/24", "203.0.113.0/24"),
+        ("2001:db8:0:0:0:0:0:1/64", "2001:db8::/64"),
+        ("2001:0DB8:0000:0000::/64", "2001:db8::/64"),
+    ],
+)
+def test_a_subnet_is_read_however_it_was_typed(typed: str, subnet: str) -> None:
+    """As Docker up to 24 tells it."""
+    assert parse_network(with_subnets(typed)).subnets == (ip_network(subnet),)
