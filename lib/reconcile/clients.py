@@ -9,7 +9,7 @@ import structlog
 
 from lib.engine.sharing import netns_owner
 from lib.errors import CallError, GoneError, NotReadyError
-from lib.logs.progress import told
+from lib.logs.progress import with_progress
 from lib.model import NETWORKS_LABEL, Snapshot
 from lib.reconcile.report import Failure
 
@@ -67,7 +67,7 @@ class Clients:
         pairs: list[tuple[Container, Container]] = []
         identities: dict[str, NamespaceId] = {}
         failures: list[Failure] = []
-        for one in told(listed, len(listed), "clients looked at"):
+        for one in with_progress(listed, len(listed), "clients looked at"):
             try:
                 container = engine.inspect(one.id) if one.id in fresh else one
                 owner = self._owner(engine, container)

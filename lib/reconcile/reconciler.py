@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from lib.logs.progress import told
+from lib.logs.progress import with_progress
 from lib.reconcile import failures
 from lib.reconcile.clients import Clients
 from lib.reconcile.gateway import GatewayTracker
@@ -164,7 +164,7 @@ class Reconciler:
             scope.trigger,
         )
         namespaces = self._namespaces(wanted, located, names)
-        visits = told(namespaces, len(namespaces), "namespaces visited")
+        visits = with_progress(namespaces, len(namespaces), "namespaces visited")
         self._kernel.serve(visitor.visit(namespace) for namespace in visits)
         return visitor.changed
 
