@@ -17,6 +17,7 @@ from docker.errors import APIError, DockerException, NotFound
 from docker.utils import kwargs_from_env, version_lt
 from requests.exceptions import ReadTimeout
 
+from lib import advice
 from lib.errors import CallError, EngineError, GoneError, OldEngineError, StaleSocketError
 from lib.kernel import namespaces
 from lib.model import Container, DockerNetwork, Endpoint, Event, Interface
@@ -36,18 +37,13 @@ OLDEST_API, NEWEST_API = "1.41", "1.51"
 """Versions of the API: of Docker 20.10, from which on all is there that is used here, and of 28.5,
 up to which it was tried. The newest that an engine has is spoken."""
 
-_SOCKET = "unix:///var/run/docker.sock"
-_STALE_HINT = "give the sidecar `restart: unless-stopped`: its next start mounts the new socket"
+_SOCKET = f"unix://{advice.SOCKET}"
 _RUNNING, _NOT_RUNNING = ["running", "paused"], ["created", "restarting", "exited"]
 
 _FILTERS = {
     "type": ["container", "network"],
     "event": ["start", "die", "destroy", "rename", "connect", "disconnect"],
 }
-_HINT = (
-    "mount the engine's socket (-v /var/run/docker.sock:/var/run/docker.sock:ro), "
-    "or set DOCKER_HOST"
-)
 
 
 class Engine:
@@ -56,7 +52,7 @@ class Engine:
     def __init__(self) -> None:
         """Connect; raise EngineError if no engine answers, StaleSocketError if none ever will."""
         try:
-            with _our_errors(_HINT):
+            with _our_errors(advice.ENGINE):
                 version = _client(OLDEST_API).version(api_version=False)
                 self.api_version = str(version["ApiVersion"])
                 self.is_newer_than_tried = version_lt(NEWEST_API, self.api_version)
@@ -136,7 +132,7 @@ class Engine:
     def _check_version(self) -> None:
         if version_lt(self.api_version, OLDEST_API):
             reason = f"the engine is too old: API {self.api_version}, and {OLDEST_API} is needed"
-            raise OldEngineError(reason, "update it to Docker 20.10 or newer")
+            raise OldEngineError(reason, advice.ENGINE_UPDATE)
 
     def _close_stream(self) -> None:
         if self._stream:
@@ -173,24 +169,24 @@ def _check_socket(error: EngineError) -> None:
     with suppress(OSError):
         if path.stat().st_nlink == 0:
             reason = f"the engine went away and its socket {path} was deleted"
-            raise StaleSocketError(reason, _STALE_HINT) from error
+            raise StaleSocketError(reason, advice.RESTART_POLICY) from error
 
 
 @contextmanager
-def _our_errors(advice: str = "") -> Iterator[None]:
+def _our_errors(hint: str = "") -> Iterator[None]:
     try:
         yield
     except NotFound as error:
         raise GoneError(str(error.explanation)) from error
     except APIError as error:
         reason = f"the engine refused: {error.explanation or error}"
-        raise CallError(reason, advice) from error
+        raise CallError(reason, hint) from error
     except ReadTimeout as error:
         reason = "the engine was silent for too long"
-        raise CallError(reason, advice) from error
+        raise CallError(reason, hint) from error
     except (DockerException, OSError, ValueError, KeyError, TypeError) as error:
         reason = f"the engine did not answer as it should: {error}"
-        raise EngineError(reason, advice) from error
+        raise EngineError(reason, hint) from error
 
 
 def _inspected(answer: dict[str, Any]) -> Container:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from lib import advice
 from lib.engine import sidecar
 from lib.errors import CallError, GoneError, NetnsError, NotReadyError
 from lib.kernel import namespaces, route_table
-from lib.kernel.prerequisites import CAP_ADD
 from lib.logs.progress import told
 from lib.model import NETWORKS_LABEL, Client, Failure, Gateway, Refusal, Route, Snapshot
 from lib.reconcile.reporting import hint, who
@@ -33,15 +33,6 @@ log = structlog.get_logger()
 
 VANISHED = "No such process"
 """What the kernel says to the deletion of a route that is gone already (ESRCH)."""
-
-_OFF_LINK = "check that the container's link to the gateway's network is up"
-_HINTS = {
-    "not permitted": f"give the sidecar both capabilities: {CAP_ADD}",
-    "not found": "use an image with ip and nsenter",
-    "can't execute": "use an image with ip and nsenter",
-    "unreachable": _OFF_LINK,
-    "invalid gateway": _OFF_LINK,
-}
 
 
 @dataclass(slots=True)
@@ -70,9 +61,8 @@ class Namespace:
     def direct(self, routes: Iterable[Route]) -> tuple[Refusal, ...]:
         """Tell which of the routes are refused because they would replace a connected network."""
         reason = "is a network to which the container is connected by itself"
-        advice = "remove it from the label: the container reaches that network directly"
         found = sorted(str(route.dst) for route in directly_reached(routes, self.actual))
-        return tuple(Refusal(dst, reason, advice) for dst in found)
+        return tuple(Refusal(dst, reason, advice.CONNECTED) for dst in found)
 
     @property
     def _for_whom(self) -> dict[Route, Client]:
@@ -168,11 +158,11 @@ class Survey:
             _tell_gateway(container)
         if not container.running:
             reason = f"the gateway {container.name} is not running"
-            raise NotReadyError(reason, f"docker start {container.name}")
+            raise NotReadyError(reason, advice.start(container.name))
         endpoint = container.endpoint(found.network)
         if endpoint is None or not endpoint.interfaces:
             reason = f"the gateway {container.name} has no address on the network {found.network}"
-            raise NotReadyError(reason, f"docker network connect {found.network} {container.name}")
+            raise NotReadyError(reason, advice.connect(found.network, container.name))
         addresses = tuple(interface.ip for interface in endpoint.interfaces)
         gateway = Gateway(
             container.name, container.id, endpoint.network, endpoint.network_id, addresses
@@ -188,9 +178,9 @@ class Survey:
         try:
             network = engine.network(found.network)
         except GoneError:
-            advice = f"docker network create {found.network}, or name another by label or --network"
             reason = f"there is no network {found.network}"
-            raise NotReadyError(reason, advice) from error
+            fix = f"{advice.create_network(found.network)}, or name another by label or --network"
+            raise NotReadyError(reason, fix) from error
         container = found.gateway
         versions = frozenset(subnet.version for subnet in network.subnets)
         return Gateway(container.name, container.id, network.name, network.id, (), lost=versions)
@@ -288,7 +278,7 @@ class Survey:
     ) -> None:
         """Tell that a namespace cannot be entered, for each of its clients that is still there."""
         values = {"netns": path, "reason": error.reason}
-        values |= hint(error.hint or _advice(error.reason))
+        values |= hint(error.hint or advice.on_output(error.reason))
         for client in clients:
             if _is_there(engine, client):
                 named = {"container": client.container} | values
@@ -306,7 +296,7 @@ class Survey:
             "exit_code": outcome.exit_code,
             "stderr": outcome.output,
             "reason": f"the command ended with exit code {outcome.exit_code}",
-            **hint(_advice(outcome.output)),
+            **hint(advice.on_output(outcome.output)),
         }
         self._fail(Failure("route.failed", client.container_id, outcome.command, named))
 
@@ -345,10 +335,6 @@ def _each_once(clients: Iterable[Client]) -> Iterable[Client]:
     return {client.container_id: client for client in clients}.values()
 
 
-def _advice(output: str) -> str:
-    return next((advice for text, advice in _HINTS.items() if text in output), "")
-
-
 def _is_namespace(path: str) -> bool:
     try:
         namespaces.check(path)
@@ -375,8 +361,9 @@ def _tell_sidecar(found: sidecar.Sidecar, settings: Settings) -> None:
         log.info("sidecar.found", **values, network=found.network)
     elif not settings.network:
         reason = "our own container was not found, so its label cannot be read"
-        advice = "name the network with --network if it is another one"
-        log.warning("sidecar.unknown", network=found.network, reason=reason, hint=advice)
+        log.warning(
+            "sidecar.unknown", network=found.network, reason=reason, hint=advice.NETWORK_OPTION
+        )
 
 
 def _tell_gateway(gateway: Container) -> None:
