@@ -9,24 +9,28 @@ from __future__ import annotations
 import math
 import queue
 import random
+import sys
 import threading
 import time
+from contextlib import closing
 from dataclasses import asdict
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import structlog
 
+from lib.early.service import FastPath
 from lib.engine.client import NEWEST_API, Engine
 from lib.errors import CallError, EngineError, NotReadyError, StreamEndedError
+from lib.health import Health
+from lib.kernel import prerequisites
+from lib.kernel.shells import Shell
 from lib.reconcile.reconciler import Reconciler
 from lib.reconcile.reporting import hint
+from lib.settings import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from lib.early.service import FastPath
-    from lib.health import Health
-    from lib.kernel.shells import Shell
     from lib.model import Event
     from lib.settings import Settings
 
@@ -56,6 +60,29 @@ _SECOND_LOOK = 3.0
 sidecar settles."""
 
 _FIRST_DELAY, _LONGEST_DELAY = 0.5, 30.0
+
+_SWITCH_INTERVAL = 0.0005
+"""Seconds after which a thread hands over: a container being started cannot wait for a pass."""
+
+_WIDTH, _EARLY_WIDTH = 2, 8
+"""Commands that run side by side in a pass, and for containers being started: where the engine
+keeps every CPU busy, who has more processes gets more of it."""
+
+
+def run(settings: Settings) -> NoReturn:
+    """Serve until something raises in the main thread, as a signal does."""
+    log.info("daemon.started", version=VERSION, resync_interval=settings.resync_interval)
+    for finding in prerequisites.missing():
+        log.error("prerequisite.missing", reason=finding.seen, hint="; ".join(finding.fix))
+    sys.setswitchinterval(_SWITCH_INTERVAL)
+    health = Health()
+    # Those for early routes may be in use by their thread, and end with us.
+    with closing(Shell(width=_WIDTH)) as shell:
+        early = FastPath(Shell(width=_EARLY_WIDTH), Engine)
+        try:
+            Daemon(settings, shell, early, health).run()
+        finally:
+            health.tell("has ended")
 
 
 class Clock(Protocol):

@@ -1,7 +1,7 @@
-"""The commands that take one look: plan, status and withdraw.
+"""The commands that look once and end: plan, status, withdraw and health.
 
-Each writes its result to standard output and returns the exit code. None of them needs the daemon,
-nor tells it anything.
+Each writes its result to standard output and returns the exit code. None of them tells the daemon
+anything, and only health needs it.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ import sys
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from lib.cli import tables as view
+from lib.cli import tables
+from lib.cli.output import complain
 from lib.engine.client import Engine
+from lib.health import OK, verdict
 from lib.kernel.shells import Shell
 from lib.model import NETWORKS_LABEL, Step
 from lib.reconcile.survey import VANISHED, look
@@ -39,7 +41,7 @@ def plan(settings: Settings) -> int:
     """Print the commands of a pass, and as comments what there is to say beside them."""
     with closing(Engine()) as engine:
         findings = look(engine, settings)
-    for comment in view.comments(view.rows(findings)):
+    for comment in tables.comments(tables.rows(findings)):
         print(comment)
     tasks = [task for space in findings.spaces for task in space.tasks()]
     for verb in ("replace", "del"):
@@ -56,15 +58,15 @@ def status(settings: Settings) -> int:
     """Print the state of every destination."""
     with closing(Engine()) as engine:
         findings = look(engine, settings)
-    rows = view.rows(findings)
+    rows = tables.rows(findings)
     if not rows:
         complain(*_NO_CLIENT)
     if settings.json:
-        print(view.document(rows, findings.gateway))
+        print(tables.document(rows, findings.gateway))
     else:
         colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-        print(*view.table(rows, colour=colour), sep="\n")
-    return _DONE if {row.state for row in rows} <= view.FINE else _SOMETHING
+        print(*tables.table(rows, colour=colour), sep="\n")
+    return _DONE if {row.state for row in rows} <= tables.FINE else _SOMETHING
 
 
 def withdraw(settings: Settings) -> int:
@@ -89,14 +91,13 @@ def withdraw(settings: Settings) -> int:
     return _ERROR if findings.failures else _DONE
 
 
-def complain(reason: str, hint: str) -> None:
-    """Tell on standard error what is wrong and what to do about it."""
-    print(f"wgroutemgr: {view.printable(reason)}", file=sys.stderr)
-    if hint:
-        print(f"hint: {view.printable(hint)}", file=sys.stderr)
+def health(_: Settings) -> int:
+    """Print what the daemon in this container says of itself."""
+    print(said := verdict())
+    return _DONE if said == OK else _ERROR
 
 
 def _tell(failures: Iterable[Failure]) -> None:
     for failure in failures:
-        cause = view.cause(failure)
+        cause = tables.cause(failure)
         complain(f"{failure.values['container']}: {cause['reason']}", cause["hint"])
