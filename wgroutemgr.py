@@ -1,137 +1,119 @@
 #!/usr/bin/env python3
-"""The command line: wiring and exit codes; nothing else."""
+"""Signals, dispatch, exit codes, and the last resort for whatever goes wrong.
+
+Signals are minded before anything large is imported: imports take most of a start, and the kernel
+drops a signal to PID 1 that has no handler.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
-from typing import TYPE_CHECKING, NoReturn
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from types import FrameType
-
-    from lib.settings import Settings
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SOON_SECONDS, _AGAIN_SECONDS = 0.01, 3.0
+"""When a signal is raised again that was swallowed: if that is noticed, and if not. The latter is
+longer than it takes to end."""
 
 
-class Stopped(SystemExit):
+class Stopped(BaseException):
     """A signal asked us to end: raised in the main thread wherever it is."""
 
     def __init__(self, number: int) -> None:
-        super().__init__(128 + number)  # As a shell has it; for the daemon it is no failure.
-        self.signal = signal.Signals(number).name
+        super().__init__(signal.Signals(number).name)
+        self.exit_code = 128 + number  # As a shell has it; for the daemon it is no failure.
 
 
-def _stop(number: int, _: FrameType | None) -> NoReturn:
+def _stop(number: int, _: object) -> None:
+    """Raise Stopped, and again until it arrives: a finalizer or a library may swallow it."""
+
+    def again(*_: object) -> None:
+        raise Stopped(number)
+
+    for each in _SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, again)
+    signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS, _AGAIN_SECONDS)
     raise Stopped(number)
 
 
-# Before the other imports, which take most of the start: the kernel drops a signal to PID 1 that
-# has no handler.
-signal.signal(signal.SIGTERM, _stop)
-signal.signal(signal.SIGINT, _stop)
-
-import os  # noqa: E402
-
-import structlog  # noqa: E402
-
-from lib import health, settings  # noqa: E402
-from lib.daemon import Daemon  # noqa: E402
-from lib.early.service import EarlyRoutes  # noqa: E402
-from lib.engine.client import Engine  # noqa: E402
-from lib.errors import WgRouteMgrError  # noqa: E402
-from lib.kernel import prerequisites  # noqa: E402
-from lib.kernel.access import Kernel  # noqa: E402
-from lib.kernel.shells import Shells  # noqa: E402
-from lib.logs.setup import configure  # noqa: E402
-
-_SWITCH_INTERVAL = 0.0005
-"""Seconds after which a thread hands over: a container being started cannot wait for a pass."""
-
-_WIDTH, _FAST_WIDTH = 2, 8
-"""Commands that run side by side in a pass, and for containers being started: where the engine
-keeps every CPU busy, who has more processes gets more of it."""
-
-log = structlog.get_logger()
+def _ignore_signals() -> None:
+    for each in (*_SIGNALS, signal.SIGALRM):
+        signal.signal(each, signal.SIG_IGN)
 
 
 def main() -> int:
-    """Run what the command line asks for and return the exit code."""
-    chosen = settings.parse(sys.argv[1:], os.environ)
-    if chosen.command == "run":
-        return _run(chosen)
-    return _once(chosen)
-
-
-def _once(chosen: Settings) -> int:
-    """Run a command that ends by itself: results to standard output, complaints to the other."""
-    # Here, since the daemon needs none of it, and its start is not to wait for it.
-    from lib.cli import commands  # noqa: PLC0415
-
-    once: dict[str, Callable[[Settings], int]] = {
-        "plan": commands.plan,
-        "status": commands.status,
-        "doctor": _doctor,
-        "health": _health,
-        "withdraw": commands.withdraw,
-    }
-    configure(chosen.log_format or "console", chosen.log_level, sys.stderr)
+    """Do what the command line asks for; return the exit code, whatever happens."""
     try:
-        code = once[chosen.command](chosen)
+        sys.unraisablehook = _take_ignored
+        for each in _SIGNALS:
+            signal.signal(each, _stop)
+        code = _attempt()
+        _ignore_signals()
+    except Stopped as stopped:
+        _ignore_signals()
+        if not _is_daemon():
+            return stopped.exit_code
+        from lib.logs import last_resort
+
+        last_resort.log("info", "daemon.stopped", reason=str(stopped))
+        return 0
+    return code
+
+
+def _attempt() -> int:
+    try:
+        code = _dispatch()
         sys.stdout.flush()
-    except WgRouteMgrError as error:
-        commands.complain(error.reason, error.hint)
-        return 1
-    except BrokenPipeError:
-        # Who reads has enough, as in `plan | head`; what was not written has nowhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:  # noqa: BLE001 - the last resort: a restart may get past it
+        # Who reads what a command prints may have enough, as in `plan | head`.
+        if _is_daemon() or not isinstance(error, BrokenPipeError):
+            _report("daemon.failed", error)
         return 1
     return code
 
 
-def _run(chosen: Settings) -> int:
-    configure(chosen.log_format, chosen.log_level)
-    log.info("daemon.started", version=settings.VERSION, resync_interval=chosen.resync_interval)
-    for finding in prerequisites.missing():
-        log.error("prerequisite.missing", reason=finding.seen, hint="; ".join(finding.mend))
-    sys.setswitchinterval(_SWITCH_INTERVAL)
-    shell, fast_shell, state = Shells(width=_WIDTH), Shells(width=_FAST_WIDTH), health.Health()
+def _dispatch() -> int:
+    from lib.cli import commandline, registry
+    from lib.logs.setup import configure
+
     try:
-        Daemon(chosen, Kernel(shell), EarlyRoutes(fast_shell, Engine), state).run()
-    except Stopped as stopped:
-        log.info("daemon.stopped", reason=stopped.signal)
-    except WgRouteMgrError as error:
-        log.error("daemon.failed", reason=error.reason, hint=error.hint)  # noqa: TRY400
-        return 1
-    except Exception:
-        # The last resort: nothing is known of this error but that the container's restart policy
-        # may get past it.
-        log.exception("daemon.failed", hint="please report this, with the lines above it")
-        return 1
-    finally:
-        state.tell("has ended")
-        shell.close()  # The other one may be in use by its thread, and ends with us.
-    return 0
+        settings = commandline.parse(sys.argv[1:], os.environ)
+    except SystemExit as end:  # Wrong usage, --help, --version.
+        return int(end.code or 0)
+    if _is_daemon():
+        configure(settings.log_format, settings.log_level)
+    else:  # Standard output is for results.
+        configure(settings.log_format or "console", settings.log_level, sys.stderr)
+    return registry.COMMANDS[settings.command].load()(settings)
 
 
-def _doctor(chosen: Settings) -> int:
-    from lib.doctor import report  # noqa: PLC0415 - as in _once()
-    from lib.doctor.site import Case  # noqa: PLC0415
-
-    shell = Shells()
-    try:
-        return report.report(Case(chosen, shell, Engine), sys.stdout)
-    finally:
-        shell.close()
+def _take_ignored(failure: sys.UnraisableHookArgs) -> None:
+    """Take an error that Python has nowhere to raise, as in a finalizer."""
+    if isinstance(failure.exc_value, Stopped):
+        signal.setitimer(signal.ITIMER_REAL, _SOON_SECONDS, _AGAIN_SECONDS)
+    elif failure.exc_value:
+        _report("error.ignored", failure.exc_value)
 
 
-def _health(_: Settings) -> int:
-    print(said := health.verdict())
-    return 0 if said == health.OK else 1
+def _report(event: str, error: BaseException) -> None:
+    from lib.cli import output
+    from lib.logs import last_resort
+
+    reason, hint, unforeseen = last_resort.explained(error)
+    if _is_daemon():
+        last_resort.log("error", event, unforeseen, reason=reason, hint=hint)
+    else:
+        output.complain(reason, hint)
+
+
+def _is_daemon() -> bool:
+    from lib.cli.named import RUN, named_command
+
+    return named_command(sys.argv[1:]) == RUN
 
 
 if __name__ == "__main__":
-    exit_code = main()
-    sys.stdout.flush()
     # Not sys.exit(): an interpreter that tidies up while side threads write can trip over them.
-    os._exit(exit_code)
+    os._exit(main())

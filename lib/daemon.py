@@ -7,26 +7,31 @@ ends by an exception. Nothing here knows what a pass does, or when one is due.
 from __future__ import annotations
 
 import math
+import sys
 import time
 from contextlib import closing
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import structlog
 
+from lib.early.service import EarlyRoutes
 from lib.engine.client import NEWEST_API, Engine
 from lib.errors import EngineError, StreamEndedError
+from lib.health import Health
+from lib.kernel import prerequisites
+from lib.kernel.access import Kernel
+from lib.kernel.shells import Shells
 from lib.reconcile.reconciler import Reconciler
 from lib.reconcile.report import Lost, Unknown, Why
 from lib.reconcile.reporting import hint
 from lib.schedule import Schedule, delay, delays
+from lib.settings import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from lib.engine.events import EventStream
-    from lib.health import Health
-    from lib.kernel.access import Kernel
     from lib.model import EarlyClient, Gateway
     from lib.reconcile.report import Report, Scope
     from lib.settings import Settings
@@ -44,6 +49,30 @@ often."""
 _CALM_SECONDS = 60.0
 """Without an end of the stream, after which the next one is worth a warning: a proxy may cut every
 idle stream."""
+
+
+_SWITCH_INTERVAL_SECONDS = 0.0005
+"""After which a thread hands over: a container that is being started cannot wait for a pass."""
+
+_WIDTH, _EARLY_WIDTH = 2, 8
+"""Shells that work side by side in a pass, and for containers that are being started: where the
+engine keeps every CPU busy, who has more processes gets more of it."""
+
+
+def run(settings: Settings) -> NoReturn:
+    """Serve until something raises in the main thread, as a signal does."""
+    log.info("daemon.started", version=VERSION, resync_interval=settings.resync_interval)
+    for finding in prerequisites.missing():
+        log.error("prerequisite.missing", reason=finding.seen, hint="; ".join(finding.fix))
+    sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
+    health = Health()
+    # Those for early routes may be in use by their thread, and end with us.
+    with closing(Shells(width=_WIDTH)) as shells:
+        early = EarlyRoutes(Shells(width=_EARLY_WIDTH), Engine)
+        try:
+            Daemon(settings, Kernel(shells), early, health).run()
+        finally:
+            health.tell("has ended")
 
 
 class Clock(Protocol):

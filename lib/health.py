@@ -1,10 +1,10 @@
-"""What the daemon tells those who ask whether it serves: one line in a file.
+"""The daemon's state, in one line of a file, for the image's HEALTHCHECK and the command `health`.
 
-The line is `DEADLINE STATE`: `ok` or what is wrong, and for how long `ok` may be believed, in
-seconds of `/proc/uptime`. So a daemon that hangs becomes unhealthy by doing nothing. The file lies
-in memory, so it can be written where the root file system is read-only. The image's HEALTHCHECK
-reads it with `lib/health.sh`, as a start of Python would cost more than the daemon does. Nothing
-here decides what is wrong.
+The line is `DEADLINE STATE`. STATE is `ok` or says what is wrong; `ok` holds until DEADLINE, in
+seconds of `/proc/uptime`, so that a daemon that hangs becomes unhealthy by doing nothing. The file
+lies in memory, where it can be written although the root file system is read-only. HEALTHCHECK
+reads it with `lib/health.sh`: starting Python costs more than the daemon does. Nothing here decides
+what is wrong.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import os
 from pathlib import Path
 
 import structlog
+
+from lib import advice
 
 FILE = Path("/dev/shm/wgroutemgr.health")  # noqa: S108 - a container has a /dev/shm of its own
 
@@ -31,16 +33,16 @@ log = structlog.get_logger()
 
 
 class Health:
-    """The state of one daemon; written only when it changes or is prolonged."""
+    """The state of one daemon, which writes it only when it changes or holds for longer."""
 
     def __init__(self, file: Path = FILE) -> None:
         self._file = file
         self._told: tuple[str, float] | None = None
 
     def tell(self, trouble: str, due: float = 0, now: float = 0) -> None:
-        """Say what is wrong, or with an empty text that all is well, until a pass is overdue.
+        """Write what is wrong; an empty text is `ok`, which holds until a full pass is overdue.
 
-        `due` is when the next full pass begins, by the clock that shows `now`.
+        `due` is when the next full pass begins, `now` what the same clock shows, both in seconds.
         """
         if self._told == (trouble, due):
             return
@@ -55,8 +57,7 @@ class Health:
             fresh.replace(self._file)  # In one step, so that nobody reads half a line.
         except OSError as error:
             if first:
-                advice = "leave the container a /dev/shm (no --ipc none), or its health is unknown"
-                log.warning("health.unwritten", reason=str(error), hint=advice)
+                log.warning("health.failed", reason=str(error), hint=advice.SHM)
 
 
 def verdict(file: Path = FILE) -> str:

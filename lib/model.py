@@ -214,28 +214,9 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
-    """A network interface of one namespace."""
-
-    name: str
-    mtu: int
-    mac: str
-    addresses: tuple[Address, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Lookup:
-    """The kernel's answer to where it would send a packet."""
-
-    device: str = ""
-    """Empty where it would send it nowhere."""
-    gateway: Address | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Finding:
     """What one check saw, and what to do about it: lines to paste or to put into a file."""
 
     level: Literal["ok", "warn", "fail", "skip"]
     seen: str
-    mend: tuple[str, ...] = ()
+    fix: tuple[str, ...] = ()

@@ -1,7 +1,7 @@
-"""The commands that take one look: plan, status and withdraw.
+"""The commands that look once and end: plan, status, withdraw and health.
 
-Each writes its result to standard output and returns the exit code. None of them needs the daemon,
-nor tells it anything.
+Each writes its result to standard output and returns the exit code. None of them tells the daemon
+anything, and only health needs it.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ import sys
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from lib.cli import tables as view
+from lib.cli import tables
+from lib.cli.output import complain
 from lib.engine.client import Engine
+from lib.health import OK, verdict
 from lib.kernel.access import Reader
 from lib.kernel.shells import Shells
 from lib.model import NETWORKS_LABEL, Step
@@ -41,7 +43,7 @@ _GIVEN_BACK = (
 def plan(settings: Settings) -> int:
     """Print the commands of a pass, and as comments what there is to say beside them."""
     findings = _look(settings)
-    for comment in view.comments(view.rows(findings)):
+    for comment in tables.comments(tables.rows(findings)):
         print(comment)
     tasks = [task for namespace in findings.namespaces for task in namespace.tasks()]
     for verb in ("replace", "del"):
@@ -57,15 +59,15 @@ def plan(settings: Settings) -> int:
 def status(settings: Settings) -> int:
     """Print the state of every destination."""
     findings = _look(settings)
-    rows = view.rows(findings)
+    rows = tables.rows(findings)
     if not rows:
         complain(*_NO_CLIENT)
     if settings.json:
-        print(view.document(rows, findings.gateway))
+        print(tables.document(rows, findings.gateway))
     else:
         colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-        print(*view.table(rows, colour=colour), sep="\n")
-    return _DONE if {row.state for row in rows} <= view.FINE else _SOMETHING
+        print(*tables.table(rows, colour=colour), sep="\n")
+    return _DONE if {row.state for row in rows} <= tables.FINE else _SOMETHING
 
 
 def withdraw(settings: Settings) -> int:
@@ -73,17 +75,17 @@ def withdraw(settings: Settings) -> int:
     with closing(Engine()) as engine, closing(Shells()) as shells:
         findings = look(engine, Reader(), settings)
         tasks = [
-            (namespace, namespace.task(Step("del", route), client))
+            (namespace.path, namespace.task(Step("del", route), client))
             for namespace in findings.namespaces
             for route, client in namespace.wanted.items()
             if route in namespace.actual
         ]
         outcomes = shells.run([task.command for _, task in tasks])
-        for (namespace, task), outcome in zip(tasks, outcomes, strict=True):
+        for (path, task), outcome in zip(tasks, outcomes, strict=True):
             if not outcome.exit_code or failures.is_vanished(outcome):
                 print(task.command)
             elif failures.is_there(engine, task.client):
-                failed = failures.of_command(task.client, namespace.path, task.step.route, outcome)
+                failed = failures.of_command(task.client, path, task.step.route, outcome)
                 findings.failures.append(failed)
     if tasks:
         complain(*_GIVEN_BACK)
@@ -91,19 +93,18 @@ def withdraw(settings: Settings) -> int:
     return _ERROR if findings.failures else _DONE
 
 
+def health(_: Settings) -> int:
+    """Print what the daemon in this container says of itself."""
+    print(said := verdict())
+    return _DONE if said == OK else _ERROR
+
+
 def _look(settings: Settings) -> Findings:
     with closing(Engine()) as engine:
         return look(engine, Reader(), settings)
 
 
-def complain(reason: str, hint: str) -> None:
-    """Tell on standard error what is wrong and what to do about it."""
-    print(f"wgroutemgr: {view.printable(reason)}", file=sys.stderr)
-    if hint:
-        print(f"hint: {view.printable(hint)}", file=sys.stderr)
-
-
 def _tell(failures: Iterable[Failure]) -> None:
     for failure in failures:
-        cause = view.cause(failure)
+        cause = tables.cause(failure)
         complain(f"{failure.container}: {cause['reason']}", cause["hint"])

@@ -1,4 +1,4 @@
-"""What a survey found, as a person or a program reads it: rows, a table, JSON, comments.
+"""What one look found, as a person or a program reads it: rows, a table, JSON, comments.
 
 Pure: it takes no look of its own.
 """
@@ -9,6 +9,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from lib.cli.output import printable
 from lib.routing import iproute
 from lib.routing.plan import plan
 
@@ -117,23 +118,18 @@ def cause(failure: Failure) -> dict[str, str]:
     return {"reason": reason, "hint": str(values.get("hint", ""))}
 
 
-def printable(text: str) -> str:
-    """Return the text with whatever could break a line or a terminal escaped."""
-    return text if text.isprintable() else ascii(text)[1:-1]
-
-
 def _client(client: Client, findings: Findings) -> Iterator[Row]:
     whose = (client.container, client.container_id, findings.gateway.network, client.netns)
     space = next((space for space in findings.namespaces if space.path == client.netns), None)
     failure = next((f for f in findings.failures if f.values.get("netns") == client.netns), None)
     unknown = {"state": "unknown", **cause(failure)} if failure else {}
-    flags = {refusal.entry: refusal for refusal in client.refusals if refusal.served}
+    remarks = {refusal.entry: refusal for refusal in client.refusals if refusal.served}
     for route in client.routes:
         state = _state(route, space) if space else unknown
         if not state:
             continue  # It ended while it was looked at.
-        if (flag := flags.get(str(route.dst))) and "reason" not in state:
-            state |= {"reason": flag.reason, "hint": flag.hint}
+        if (remark := remarks.get(str(route.dst))) and "reason" not in state:
+            state |= {"reason": remark.reason, "hint": remark.hint}
         yield Row(*whose, str(route.dst), str(route.gateway or route.kind), **state)
     if not client.routes and not client.refusals:
         yield Row(*whose, state="skipped", reason="its label names no network")

@@ -1,125 +1,128 @@
 """The way of a client's packet: its own routes, through the gateway into the tunnel, and back.
 
-Each function looks at one thing: it yields what it saw and what mends it. It may only read. The
-kernel is asked where it would send a packet; none is sent.
+Each check only reads the site and yields what it saw and what fixes it. The kernel is asked where
+it would send a packet; none is sent.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from lib.doctor.site import fail, host_of, lacking, need, ok, some, warn
-from lib.kernel import netfilter, prerequisites, route_table
+from lib import advice
+from lib.doctor.findings import fail, ok, some, warn
+from lib.doctor.site import SkippedError, host_of, lacking
+from lib.kernel import netfilter, route_table
 from lib.model import IPV4, IPV6, Step
 from lib.routing import iproute
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from lib.doctor.site import Case, Served
-    from lib.model import Address, Finding, Gateway, Route
+    from lib.doctor.ip_output import Link, Lookup
+    from lib.doctor.site import AttachedClient, Site
+    from lib.model import Address, Finding, Network, Route
 
 _STRICT = 1
 _NO_ANSWER = {"FAILED", "INCOMPLETE"}
 """States of a neighbour that does not answer (ip-neighbour(8))."""
 
 
-def route(case: Case) -> Iterator[Finding]:
+# --- from the client to the gateway -------------------------------------------------------------
+
+
+def route(site: Site) -> Iterator[Finding]:
     """The client's own kernel sends each destination to the gateway."""
-    for served in need(case.clients, "the client"):
-        for wanted in served.client.routes:
-            yield _routed(case, served, wanted)
+    client = site.client()
+    for wanted in client.routes:
+        yield _routed(site, client, wanted)
 
 
-def _routed(case: Case, served: Served, wanted: Route) -> Finding:
-    way = case.look_up(served.client.netns, host_of(wanted.dst))
-    if way.gateway and way.gateway == wanted.gateway:
-        return ok(f"{served.name} sends {wanted.dst} to {way.gateway} by {way.device}")
-    to = f"to {way.gateway or 'nobody'} by {way.device}" if way.device else "nowhere"
-    seen = f"{served.name} sends {wanted.dst} {to}, not to the gateway {wanted.gateway}"
-    own = case.sidecar.own.name if case.sidecar and case.sidecar.own else "SIDECAR"
+def _routed(site: Site, client: AttachedClient, wanted: Route) -> Finding:
+    found = site.look_up(client.netns, host_of(wanted.dst))
+    if found.gateway and found.gateway == wanted.gateway:
+        return ok(f"{client.name} sends {wanted.dst} to {found.gateway} by {found.device}")
+    to = f"to {found.gateway or 'nobody'} by {found.device}" if found.device else "nowhere"
     return fail(
-        seen,
-        f"docker logs {own}   # why did it not set this:",
-        iproute.command(served.client.netns, Step("replace", wanted)),
+        f"{client.name} sends {wanted.dst} {to}, not to the gateway {wanted.gateway}",
+        f"docker logs {site.own_name}   # why did it not set this:",
+        iproute.command(client.netns, Step("replace", wanted)),
     )
 
 
-def neighbour(case: Case) -> Iterator[Finding]:
+def neighbour(site: Site) -> Iterator[Finding]:
     """The gateway answers the client on their link, and nobody else does in its name."""
-    leads, front = need(case.gateway, "the gateway's address"), need(case.front, "the address")
-    for served in need(case.clients, "the client"):
-        output = case.run(served.client.netns, "ip", "neigh", "show").output
-        known = iproute.parse_neighbours(output)
-        for address in leads.addresses:
-            if address not in known:
-                lacking(f"a packet: {served.name} has not asked for {address} lately")
-            mac, state = known[address]
-            seen = f"{address} is {mac or 'nobody'}, {state}"
-            if state in _NO_ANSWER:
-                yield fail(f"{seen}: it does not answer", f"docker restart {leads.container}")
-            elif mac != front.mac:
-                mend = f"ipv4_address: {address}   # of {leads.container}, outside of ip_range"
-                yield fail(f"{seen}, but {leads.container} is {front.mac}", mend)
-            else:
-                yield ok(seen)
+    gateway, link, client = site.gateway(), site.gateway_link(), site.client()
+    known = site.neighbours(client.netns)
+    for address in gateway.addresses:
+        if address not in known:
+            lacking(f"a packet: {client.name} has not asked for {address} lately")
+        mac, state = known[address]
+        seen = f"{address} is {mac or 'nobody'}, {state}"
+        if state in _NO_ANSWER:
+            yield fail(f"{seen}: it does not answer", advice.restart(gateway.container))
+        elif mac != link.mac:
+            fix = advice.fixed_address(address, gateway.container)
+            yield fail(f"{seen}, but {gateway.container} is {link.mac}", fix)
+        else:
+            yield ok(seen)
 
 
-def forwarding(case: Case) -> Iterator[Finding]:
-    """The gateway forwards each IP version that it serves.
+# --- through the gateway ------------------------------------------------------------------------
+
+
+def forwarding(site: Site) -> Iterator[Finding]:
+    """The gateway forwards each IP version that it serves."""
+    gateway, link = site.gateway(), site.gateway_link()
+    wanted = set()
+    with suppress(SkippedError):  # It forwards even where nobody asks yet.
+        wanted = {dst.version for _, dst in site.destinations()}
+    for version in sorted(address.version for address in gateway.addresses):
+        names = _forwarding_settings(link, version)
+        off = [name for name in names if site.sysctl(name) == 0]
+        setting = (off or names)[0].replace("/", ".")
+        if not off:
+            yield ok(f"{setting} is 1 in {gateway.container}")
+            continue
+        judge = fail if version == IPV4 or version in wanted else warn
+        fix = advice.sysctls(f"{setting}: 1", gateway.container)
+        yield judge(f"{setting} is 0 in {gateway.container}", fix)
+
+
+def _forwarding_settings(link: Link, version: int) -> tuple[str, ...]:
+    """Return what must be on for packets that come in from the clients.
 
     For IPv4 the interface counts where the packet comes in, for IPv6 `all` (kernel,
     Documentation/networking/ip-sysctl.rst).
     """
-    leads = need(case.gateway, "the gateway's address")
-    front = need(case.front, "the gateway's address")
-    wanted = {dst.version for _, dst in case.wishes()} if case.clients else set()
-    names = {
-        IPV4: ("net/ipv4/ip_forward", f"net/ipv4/conf/{front.name}/forwarding"),
-        IPV6: ("net/ipv6/conf/all/forwarding",),
-    }
-    for version in sorted(face.version for face in leads.addresses):
-        off = [name for name in names[version] if case.sysctl(name) == 0]
-        key = (off or names[version])[0].replace("/", ".")
-        if not off:
-            case.forwards.add(version)
-            yield ok(f"{key} is 1 in {leads.container}")
-            continue
-        judge = fail if version == IPV4 or version in wanted else warn
-        yield judge(f"{key} is 0 in {leads.container}", _sysctls(f"{key}: 1", leads))
+    if version == IPV6:
+        return ("net/ipv6/conf/all/forwarding",)
+    return ("net/ipv4/ip_forward", f"net/ipv4/conf/{link.name}/forwarding")
 
 
-def _sysctls(setting: str, leads: Gateway) -> str:
-    return f"sysctls: {{{setting}}}   # in the service of {leads.container}"
+def _forwards(site: Site, version: int) -> bool:
+    names = _forwarding_settings(site.gateway_link(), version)
+    is_served = site.gateway().address(version) is not None
+    return is_served and all(site.sysctl(name) != 0 for name in names)
 
 
-def rp_filter(case: Case) -> Iterator[Finding]:
+def rp_filter(site: Site) -> Iterator[Finding]:
     """No strict reverse path filter drops what the clients send or what comes back.
 
     Strict (1, the larger of `all` and the interface's own) drops a packet that comes in by another
     interface than the one by which its sender is reached (ip-sysctl.rst). The kernel is asked as
     for a real packet, as it also minds policy rules. IPv6 has no such filter.
     """
-    leads, front = (
-        need(case.gateway, "the gateway's address"),
-        need(case.front, "the gateway's address"),
-    )
+    gateway = site.gateway()
     strict: dict[str, bool] = {}
     clean = True
-    for served, dst in case.wishes():
-        client, target = served.addresses.get(IPV4), host_of(dst)
-        if dst.version != IPV4 or not client:
-            continue
-        if IPV4 not in case.forwards:
-            lacking("forwarding")
-        out = case.way_out(served, dst).device
-        for name, sender, receiver in ((front.name, client, target), (out, target, client)):
-            strict[name] = _rp_mode(case, name) == _STRICT
-            if strict[name] and _is_dropped(case, name, sender, receiver):
-                clean = False
-                way = case.look_up(case.place, sender).device or "nothing"
-                seen = f"strict on {name}: it drops what comes from {sender}, reached by {way}"
-                yield fail(seen, _sysctls("net.ipv4.conf.all.rp_filter: 2", leads))
+    for name, sender, receiver in _ipv4_packets(site):
+        strict[name] = _rp_mode(site, name) == _STRICT
+        if strict[name] and _is_dropped(site, name, sender, receiver):
+            clean = False
+            device = site.look_up(site.gateway_netns, sender).device or "nothing"
+            seen = f"strict on {name}: it drops what comes from {sender}, reached by {device}"
+            yield fail(seen, advice.sysctls("net.ipv4.conf.all.rp_filter: 2", gateway.container))
     if not strict:
         lacking("an IPv4 destination")
     if clean:
@@ -127,134 +130,150 @@ def rp_filter(case: Case) -> Iterator[Finding]:
         yield ok(f"strict on {names}, but drops nothing" if names else "not strict")
 
 
-def _rp_mode(case: Case, name: str) -> int:
-    return max(case.sysctl(f"net/ipv4/conf/{which}/rp_filter") or 0 for which in ("all", name))
+def _ipv4_packets(site: Site) -> Iterator[tuple[str, Address, Address]]:
+    """Yield interface, sender and receiver of what comes in at the gateway, and of its answer."""
+    link = site.gateway_link()
+    for client, dst in site.destinations():
+        address, target = client.addresses.get(IPV4), host_of(dst)
+        if dst.version != IPV4 or not address:
+            continue
+        if not _forwards(site, IPV4):
+            lacking("forwarding")
+        yield link.name, address, target
+        yield site.route_to(dst, client).device, target, address
 
 
-def _is_dropped(case: Case, name: str, sender: Address, receiver: Address) -> bool:
+def _rp_mode(site: Site, name: str) -> int:
+    return max(site.sysctl(f"net/ipv4/conf/{which}/rp_filter") or 0 for which in ("all", name))
+
+
+def _is_dropped(site: Site, name: str, sender: Address, receiver: Address) -> bool:
     """Tell whether the kernel knows the way, but not for a packet that comes in there."""
-    known = case.look_up(case.place, receiver).device
-    return bool(known) and not case.look_up(case.place, receiver, sender, name).device
+    known = site.look_up(site.gateway_netns, receiver).device
+    return bool(known) and not site.look_up(site.gateway_netns, receiver, sender, name).device
 
 
-def firewall(case: Case) -> Iterator[Finding]:
+def firewall(site: Site) -> Iterator[Finding]:
     """No FORWARD policy of the gateway's drops everything. Single rules are not judged."""
-    leads, front = (
-        need(case.gateway, "the gateway's address"),
-        need(case.front, "the gateway's address"),
-    )
-    if case.place:
+    gateway, link = site.gateway(), site.gateway_link()
+    if site.gateway_netns:
         yield warn("can be read only from within the gateway's network namespace")
         return
     try:
         chains = netfilter.forward_chains()
     except OSError as error:
-        yield warn(f"could not be read: {error.strerror}", prerequisites.CAP_ADD)
+        yield warn(f"could not be read: {error.strerror}", advice.CAP_ADD)
         return
     for chain in chains:
         name = f"{chain.family} {chain.table} {chain.name}"
         if chain.drops and chain.rules:
             seen = f"{name} drops what none of its rules accepts (not judged: {chain.rules})"
-            yield warn(seen, f"see that they accept what comes in and goes out by {front.name}")
+            yield warn(seen, f"see that they accept what comes in and goes out by {link.name}")
         elif chain.drops:
-            yield fail(f"{name} drops everything", *_accept(chain, leads))
+            yield fail(f"{name} drops everything", _accept(chain, gateway.container))
     if not any(chain.drops for chain in chains):
         yield ok(f"no policy drops forwarded packets (chains: {len(chains)}, rules not judged)")
 
 
-def _accept(chain: netfilter.Chain, leads: Gateway) -> Iterator[str]:
+def _accept(chain: netfilter.Chain, gateway: str) -> str:
     tool = {"ip": "iptables", "ip6": "ip6tables"}.get(chain.family)
     if tool and (chain.table, chain.name) == ("filter", "FORWARD"):
-        yield f"docker exec {leads.container} {tool} -P FORWARD ACCEPT"
-        return
-    policy = "'{ policy accept ; }'"
-    words = f"nft chain {chain.family} {chain.table} {chain.name} {policy}"
-    yield f"docker exec {leads.container} {words}"
+        return f"docker exec {gateway} {tool} -P FORWARD ACCEPT"
+    words = f"nft chain {chain.family} {chain.table} {chain.name} '{{ policy accept ; }}'"
+    return f"docker exec {gateway} {words}"
 
 
-def tunnel(case: Case) -> Iterator[Finding]:
-    """The gateway sends each destination into a tunnel.
-
-    That is an interface which the engine did not give it. `wg-quick` makes the routes to them from
-    AllowedIPs (wg-quick(8)). By one of the engine's it may go to a further gateway, if that is
-    meant, but never by the default route.
-    """
-    leads, front = (
-        need(case.gateway, "the gateway's address"),
-        need(case.front, "the gateway's address"),
-    )
-    given = _given_by_engine(case)
-    for served, dst in case.wishes():
-        way = case.way_out(served, dst)
-        out = f"by {way.device}" + (f" via {way.gateway}" if way.gateway else "")
-        add = f"add {dst} to AllowedIPs of the peer in the tunnel's configuration"
-        mend = f"{add}, then: docker restart {leads.container}"
-        if not way.device:
-            yield fail(f"{leads.container} has no route to {dst}", mend)
-        elif way.device in {front.name, "lo"}:
-            yield fail(f"{leads.container} sends {dst} back out {out}, into no tunnel", mend)
-        elif way.device in given and way.gateway in _default_gateways(case):
-            yield fail(f"{leads.container} sends {dst} out {out}, into no tunnel", mend)
-        elif way.device in given:
-            yield warn(f"{leads.container} sends {dst} out {out}, into no tunnel", mend)
-        else:
-            yield ok(f"{leads.container} sends {dst} into {way.device}")
-    if not any(True for _ in case.wishes()):
+def tunnel(site: Site) -> Iterator[Finding]:
+    """The gateway sends each destination into a tunnel."""
+    site.gateway_link()
+    by_engine = _links_by_engine(site)
+    for client, dst in site.destinations():
+        yield _sent(site, dst, site.route_to(dst, client), by_engine)
+    if not any(True for _ in site.destinations()):
         lacking("a destination")
 
 
-def _given_by_engine(case: Case) -> set[str]:
-    container = need(case.sidecar, "the gateway").gateway
-    given = {face.ip for point in container.endpoints for face in point.interfaces}
-    return {link.name for link in case.links(case.place) if given & {*link.addresses}}
+def _sent(site: Site, dst: Network, found: Lookup, by_engine: set[str]) -> Finding:
+    """Judge where the gateway sends a destination: into an interface that the engine did not make?
+
+    `wg-quick` makes the routes to them from AllowedIPs (wg-quick(8)). By one of the engine's it may
+    go to a further gateway, if that is meant, but never by the default route.
+    """
+    name = site.gateway().container
+    out = f"by {found.device}" + (f" via {found.gateway}" if found.gateway else "")
+    fix = advice.allowed_ips(dst, name)
+    if not found.device:
+        return fail(f"{name} has no route to {dst}", fix)
+    if found.device in {site.gateway_link().name, "lo"}:
+        return fail(f"{name} sends {dst} back out {out}, into no tunnel", fix)
+    if found.device in by_engine:
+        judge = fail if found.gateway in _default_gateways(site) else warn
+        return judge(f"{name} sends {dst} out {out}, into no tunnel", fix)
+    return ok(f"{name} sends {dst} into {found.device}")
 
 
-def _default_gateways(case: Case) -> set[Address | None]:
-    return {route.gateway for route in route_table.read(case.place) if route.dst.prefixlen == 0}
+def _links_by_engine(site: Site) -> set[str]:
+    endpoints = site.gateway_container().endpoints
+    given = {interface.ip for endpoint in endpoints for interface in endpoint.interfaces}
+    return {link.name for link in site.gateway_links(given)}
 
 
-def back(case: Case) -> Iterator[Finding]:
+def _default_gateways(site: Site) -> set[Address | None]:
+    routes = route_table.read(site.gateway_netns)
+    return {route.gateway for route in routes if route.dst.prefixlen == 0}
+
+
+# --- and back -----------------------------------------------------------------------------------
+
+
+def back(site: Site) -> Iterator[Finding]:
     """The gateway reaches its clients straight by its interface on their network."""
-    front, found = need(case.front, "the gateway's address"), need(case.clients or None, "a client")
+    link, clients = site.gateway_link(), site.clients()
     clean = True
-    for served in found:
-        for client in served.addresses.values():
-            way = case.look_up(case.place, client)
-            if (way.device, way.gateway) != (front.name, None):
+    for client in clients:
+        for address in client.addresses.values():
+            found = site.look_up(site.gateway_netns, address)
+            if (found.device, found.gateway) != (link.name, None):
                 clean = False
-                leads = f"by {way.device or 'nothing'}" + f" via {way.gateway}" * bool(way.gateway)
-                seen = f"what comes back for {served.name} ({client}) leaves the gateway {leads}"
-                yield fail(seen, f"remove that route, see: ip route get {client}")
+                by = f"by {found.device or 'nothing'}" + f" via {found.gateway}" * bool(
+                    found.gateway
+                )
+                seen = f"what comes back for {client.name} ({address}) leaves the gateway {by}"
+                yield fail(seen, f"remove that route, see: ip route get {address}")
     if clean:
-        yield ok(f"by {front.name}, straight to {some(served.name for served in found)}")
+        yield ok(f"by {link.name}, straight to {some(client.name for client in clients)}")
 
 
-def mtu(case: Case) -> Iterator[Finding]:
+def mtu(site: Site) -> Iterator[Finding]:
     """No client's packets are larger than the tunnel takes.
 
     If they are, all hangs on "fragmentation needed" messages, which firewalls like to drop.
     """
-    served_network = need(case.network, "the network")
+    network, clients = site.network(), site.clients()
     outs = {
-        served.client.netns: case.way_out(served, route.dst).device
-        for served in need(case.clients or None, "a client")
-        for route in served.client.routes[:1]
+        client.netns: site.route_to(client.routes[0].dst, client).device
+        for client in clients
+        if client.routes
     }
-    sizes = {link.name: link.mtu for link in case.links(case.place)}
+    sizes = {link.name: link.mtu for link in site.links(site.gateway_netns)}
     large = [
-        (served.name, link.mtu, out)
-        for served in case.clients or ()
-        if (out := outs.get(served.client.netns))
-        for link in case.links(served.client.netns)
-        if {*served.addresses.values()} & {*link.addresses} and link.mtu > sizes.get(out, link.mtu)
+        (client.name, size, out)
+        for client in clients
+        if (out := outs.get(client.netns))
+        and (size := _mtu_of(site, client)) > sizes.get(out, size)
     ]
     if large:
         _, size, out = large[0]
-        names = some(each for each, *_ in large)
-        mend = f'driver_opts: {{com.docker.network.driver.mtu: "{sizes[out]}"}}'
-        seen = f"up to {size} bytes from {names}, but {sizes[out]} through {out}"
-        yield warn(seen, f"{mend}   # for {served_network.name}, which must be made anew")
+        seen = f"up to {size} bytes from {some(name for name, *_ in large)}, but {sizes[out]}"
+        yield warn(f"{seen} through {out}", advice.mtu(sizes[out], network.name))
     elif any(outs.values()):
         yield ok("no client sends larger packets than the tunnel takes")
     else:
         lacking("a way out")
+
+
+def _mtu_of(site: Site, client: AttachedClient) -> int:
+    """Return how large a client's packets on the served network may be (bytes)."""
+    addresses = {*client.addresses.values()}
+    links = (link for link in site.links(client.netns) if addresses & {*link.addresses})
+    return max((link.mtu for link in links), default=0)

@@ -1,43 +1,50 @@
-"""Every prerequisite in the order in which a packet meets it: `ok`, `warn` or `fail`, and the mend.
+"""Every prerequisite in the order in which a packet meets it: `ok`, `warn` or `fail`, and the fix.
 
-Brings the checks into their order and prints what they find. Nothing is changed.
+Brings the checks into the order in which they are printed (no check needs another one to have run
+before it), and prints what they find. Nothing is changed.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from collections import Counter
+from contextlib import closing
 from typing import TYPE_CHECKING
 
-from lib.doctor import checks, path
-from lib.doctor.site import Case, SkippedError
+from lib.doctor import clients, network, path, setup
+from lib.doctor.site import Site, SkippedError
+from lib.engine.client import Engine
 from lib.errors import WgRouteMgrError
+from lib.kernel.shells import Shell
 from lib.model import Finding
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from typing import TextIO
 
-    Check = Callable[[Case], Iterator[Finding]]
+    from lib.settings import Settings
+
+    Check = Callable[[Site], Iterator[Finding]]
 
 _SIDECAR: Mapping[str, Check] = {
-    "engine": checks.engine,
-    "sidecar": checks.own_container,
-    "gateway": checks.gateway,
-    "capabilities": checks.capabilities,
-    "namespaces": checks.netns_directory,
-    "commands": checks.commands,
-    "network": checks.network,
-    "address": checks.address,
+    "engine": setup.engine,
+    "sidecar": setup.own_container,
+    "gateway": setup.gateway,
+    "capabilities": setup.capabilities,
+    "namespaces": setup.netns_directory,
+    "commands": setup.commands,
+    "network": network.network,
+    "address": network.address,
 }
-_ALL_CLIENTS: Mapping[str, Check] = {"clients": checks.clients}
+_ALL_CLIENTS: Mapping[str, Check] = {"clients": clients.clients}
 _ONE_CLIENT: Mapping[str, Check] = {
-    "container": checks.container,
+    "container": clients.container,
     "route": path.route,
     "neighbour": path.neighbour,
 }
 _GATEWAY: Mapping[str, Check] = {
-    "overlaps": checks.overlaps,
+    "overlaps": network.overlaps,
     "forwarding": path.forwarding,
     "rp_filter": path.rp_filter,
     "firewall": path.firewall,
@@ -52,12 +59,18 @@ _COLOURS = {"ok": 32, "warn": 33, "fail": 31, "skip": 2}
 _WIDTH = max(map(len, CHECKS))
 
 
-def examine(case: Case) -> Iterator[tuple[str, Finding]]:
+def run(settings: Settings) -> int:
+    """Examine the place where we run; return the exit code."""
+    with closing(Shell()) as shell:
+        return report(Site(settings, shell, Engine), sys.stdout)
+
+
+def examine(site: Site) -> Iterator[tuple[str, Finding]]:
     """Yield what each check finds, with its name; with a container, follow that one's packet."""
-    clients = _ONE_CLIENT if case.container else _ALL_CLIENTS
-    for name, check in {**_SIDECAR, **clients, **_GATEWAY}.items():
+    about_clients = _ONE_CLIENT if site.settings.container else _ALL_CLIENTS
+    for name, check in {**_SIDECAR, **about_clients, **_GATEWAY}.items():
         try:
-            for finding in check(case):
+            for finding in check(site):
                 yield name, finding
         except SkippedError as lacking:
             yield name, Finding("skip", f"cannot be told without {lacking}")
@@ -65,28 +78,28 @@ def examine(case: Case) -> Iterator[tuple[str, Finding]]:
             yield name, Finding("fail", error.reason, (error.hint,) if error.hint else ())
 
 
-def report(case: Case, out: TextIO) -> int:
+def report(site: Site, out: TextIO) -> int:
     """Print all findings as they come, and a last line; return the exit code."""
     colour = out.isatty() and not os.environ.get("NO_COLOR")
     count: Counter[str] = Counter()
     stop = ""
-    for name, finding in examine(case):
+    for name, finding in examine(site):
         count[finding.level] += 1
         if finding.level == "fail" and not stop:
             stop = name
         for line in lines(name, finding, colour=colour):
             print(line, file=out, flush=True)
-    print(_summary(case.container, count, stop), file=out)
+    print(_summary(site.settings.container or "", count, stop), file=out)
     return 1 if stop else 0
 
 
 def lines(name: str, finding: Finding, *, colour: bool = False) -> Iterator[str]:
-    """Yield a finding as it is printed: what was seen, and below it what mends it."""
+    """Yield a finding as it is printed: what was seen, and below it what fixes it."""
     level = f"{finding.level:<4}"
     if colour:
         level = f"\033[{_COLOURS[finding.level]}m{level}\033[0m"
     yield f"{level}  {name:<{_WIDTH}}  {' '.join(finding.seen.split())}"
-    yield from (f"      {mend}" for mend in finding.mend)
+    yield from (f"      {fix}" for fix in finding.fix)
 
 
 def _summary(container: str, count: Mapping[str, int], stop: str) -> str:

@@ -1,31 +1,45 @@
-"""What the doctor knows so far, and how it asks the kernel.
+"""What is known of this place: each fact is found when it is first asked for, and once.
 
-Runs commands that only read, in the namespaces of the gateway and of its clients. Judges nothing.
+Finds and reads, by commands that change nothing, in the namespaces of the gateway and of its
+clients. Judges nothing: that is the checks' part.
 """
 
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, NoReturn, Protocol, TypeVar
 
+from lib.doctor import ip_output
+from lib.doctor.ip_output import Lookup
+from lib.engine import sidecar
+from lib.engine.sharing import netns_owner
+from lib.errors import CallError, GoneError, WgRouteMgrError
 from lib.kernel import namespaces
-from lib.model import Finding, Lookup
-from lib.routing import iproute
+from lib.model import NETWORKS_LABEL, Gateway, Snapshot
+from lib.routing import desired
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from lib.doctor.ip_output import Link
     from lib.engine.client import Engine
     from lib.engine.sidecar import Sidecar
-    from lib.kernel.shells import Outcome, Shells
-    from lib.model import Address, Client, DockerNetwork, Gateway, Link, Network
+    from lib.kernel.shells import Outcome
+    from lib.model import (
+        Address,
+        Client,
+        Container,
+        DockerNetwork,
+        Endpoint,
+        Network,
+        Route,
+        Skipped,
+    )
     from lib.settings import Settings
 
 T = TypeVar("T")
-
-SHOWN = 5
-"""Names, or remarks on one client, that are shown."""
 
 _MAX_DESTINATIONS = 100
 
@@ -34,14 +48,51 @@ class SkippedError(Exception):
     """A check cannot be done, since what it builds on was not found."""
 
 
+class RunsCommands(Protocol):
+    """The part of `lib.kernel.shells` that is used here."""
+
+    def run(self, commands: Sequence[str], /) -> Iterable[Outcome]:
+        """Run command lines and return how they ended."""
+        ...
+
+
+class Fact(Generic[T]):
+    """Something that is found out at most once; that it cannot be found is remembered too."""
+
+    def __init__(self, name: str, find: Callable[[], T]) -> None:
+        """Call it `name` where it lacks."""
+        self._name = name
+        self._find = find
+        self._found: list[T] = []
+        self._error: SkippedError | WgRouteMgrError | None = None
+
+    def __call__(self) -> T:
+        """Return it to a check that builds on it; raise SkippedError if it was not found."""
+        try:
+            return self.examine()
+        except (SkippedError, WgRouteMgrError) as error:
+            raise SkippedError(self._name) from error
+
+    def examine(self) -> T:
+        """Return it to the check that is about it; raise what kept it from being found."""
+        if not self._found and not self._error:
+            try:
+                self._found.append(self._find())
+            except (SkippedError, WgRouteMgrError) as error:
+                self._error = error
+        if self._error:
+            raise self._error
+        return self._found[0]
+
+
 @dataclass(frozen=True, slots=True)
-class Served:
-    """A client as the checks see it."""
+class AttachedClient:
+    """A client, and what it is attached to."""
 
     client: Client
     addresses: Mapping[int, Address]
     """Its addresses on the served network, by IP version."""
-    attached: frozenset[str]
+    networks: frozenset[str]
     """Ids of its networks."""
 
     @property
@@ -49,93 +100,192 @@ class Served:
         """Its container's name."""
         return self.client.container
 
-
-@dataclass(slots=True)
-class Case:
-    """What is known so far; None is what no check has found."""
-
-    settings: Settings
-    shell: Shells
-    connect: Callable[[], Engine]
-    engine: Engine | None = None
-    sidecar: Sidecar | None = None
-    network: DockerNetwork | None = None
-    gateway: Gateway | None = None
-    front: Link | None = None
-    """The gateway's interface on the served network."""
-    clients: tuple[Served, ...] | None = None
-    forwards: set[int] = field(default_factory=set)
-    """IP versions that the gateway forwards."""
-    _looked_up: dict[tuple[str, ...], Lookup] = field(default_factory=dict)
+    @property
+    def netns(self) -> str:
+        """Its namespace file."""
+        return self.client.netns
 
     @property
-    def container(self) -> str:
-        """Name or id of the one client to follow; nothing where all are looked at."""
-        return self.settings.container or ""
+    def routes(self) -> tuple[Route, ...]:
+        """What it is to have."""
+        return self.client.routes
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """What became of the containers that ask for routes."""
+
+    clients: tuple[AttachedClient, ...]
+    skipped: tuple[Skipped, ...]
+
+
+class Site:
+    """The sidecar, its gateway, the network, the clients: all of them, or the one to follow."""
+
+    def __init__(
+        self, settings: Settings, shell: RunsCommands, connect: Callable[[], Engine]
+    ) -> None:
+        """Nothing is found yet."""
+        self.settings = settings
+        self._shell = shell
+        self._outcomes: dict[str, Outcome] = {}
+        self.engine = Fact("the engine", connect)
+        self.sidecar = Fact("the sidecar", self._find_sidecar)
+        self.gateway_container = Fact("the gateway", lambda: self.sidecar().gateway)
+        self.network = Fact("the network", self._find_network)
+        self.gateway = Fact("the gateway's address", self._find_gateway)
+        self.gateway_link = Fact("the gateway's address", self._find_gateway_link)
+        self.container = Fact("the container", self._find_container)
+        """The one to follow, `settings.container`."""
+        self.container_owner = Fact("the container", self._find_container_owner)
+        """Whose network namespace that one uses."""
+        self.asking = Fact("a client", self._find_asking)
+        self.client = Fact("the client", self._find_client)
+        """The one to follow."""
+        self.clients = Fact("a client", self._find_clients)
+        """At least one."""
+
+    # --- facts ----------------------------------------------------------------------------------
+
+    def _find_sidecar(self) -> Sidecar:
+        return sidecar.find(self.engine(), self.settings)
+
+    def _find_network(self) -> DockerNetwork:
+        name = self.sidecar().network
+        return self.engine().network(name)
+
+    def _find_gateway(self) -> Gateway:
+        network, container = self.network(), self.gateway_container()
+        endpoint = self.gateway_endpoint
+        if not container.running or not endpoint:
+            lacking("a running gateway there")
+        addresses = tuple(interface.ip for interface in endpoint.interfaces)
+        return Gateway(container.name, container.id, network.name, network.id, addresses)
+
+    def _find_gateway_link(self) -> Link:
+        links = self.gateway_links(self.gateway().addresses)
+        return links[0] if links else lacking("an interface")
+
+    def _find_container(self) -> Container:
+        return self.engine().inspect(self.settings.container or "")
+
+    def _find_container_owner(self) -> Container:
+        return netns_owner(self.engine(), self.container())
+
+    def _find_asking(self) -> Asking:
+        engine, gateway = self.engine(), self.gateway()
+        if self.settings.container:
+            pairs = [(self.container(), self.container_owner())]
+        else:
+            pairs = []
+            for container in engine.containers(NETWORKS_LABEL):
+                with suppress(GoneError, CallError):
+                    pairs.append((container, netns_owner(engine, engine.inspect(container.id))))
+        wanted = desired.compute(Snapshot(tuple(pairs)), gateway)
+        owners = {container.id: owner for container, owner in pairs}
+        clients = (
+            _attached(client, owners[client.container_id], gateway) for client in wanted.clients
+        )
+        return Asking(tuple(clients), wanted.skipped)
+
+    def _find_client(self) -> AttachedClient:
+        asks = NETWORKS_LABEL in self.container().labels
+        found = [client for client in self.asking().clients if asks and client.routes]
+        return found[0] if found else lacking("a destination")
+
+    def _find_clients(self) -> tuple[AttachedClient, ...]:
+        clients = (self.client(),) if self.settings.container else self.asking().clients
+        return clients or lacking("a label")
+
+    # --- what follows from them -----------------------------------------------------------------
 
     @property
-    def namespace(self) -> str:
+    def own_name(self) -> str:
+        """Name of our own container, or a word that stands for it."""
+        own = self.sidecar().own
+        return own.name if own else "SIDECAR"
+
+    @property
+    def gateway_endpoint(self) -> Endpoint | None:
+        """Its attachment to the served network, if it is attached and has an address there."""
+        network = self.network()
+        endpoint = self.gateway_container().endpoint(network.id)
+        return endpoint if endpoint and endpoint.interfaces else None
+
+    @property
+    def gateway_netns_file(self) -> str:
         """The gateway's namespace file, which is there."""
-        key = need(self.sidecar, "the gateway").gateway.sandbox_key
-        return need(namespaces.identify(key), "the gateway's namespace file").path
+        place = namespaces.identify(self.gateway_container().sandbox_key)
+        return place.path if place else lacking("the gateway's namespace file")
 
     @property
-    def place(self) -> str:
+    def gateway_netns(self) -> str:
         """The gateway's namespace file, or nothing where we are in it ourselves."""
-        return "" if namespaces.is_own(self.namespace) else self.namespace
+        path = self.gateway_netns_file
+        return "" if namespaces.is_own(path) else path
 
-    def run(self, place: str, *words: str) -> Outcome:
-        """Run a reading command in a namespace, in ours if none is named."""
-        entry = ("nsenter", f"--net={place}") if place else ()
-        (outcome,) = self.shell.run([shlex.join((*entry, *words))])
-        return outcome
+    def gateway_links(self, addresses: Iterable[Address]) -> tuple[Link, ...]:
+        """Return its interfaces that have one of those addresses."""
+        links = self.links(self.gateway_netns)
+        return tuple(link for link in links if {*addresses} & {*link.addresses})
+
+    def destinations(self) -> Iterator[tuple[AttachedClient, Network]]:
+        """Yield every destination once, with a client that asks for it."""
+        seen: set[Network] = set()
+        for client in self.clients():
+            for route in client.routes:
+                if route.dst not in seen and len(seen) < _MAX_DESTINATIONS:
+                    seen.add(route.dst)
+                    yield client, route.dst
+
+    # --- what the kernel says -------------------------------------------------------------------
+
+    def run(self, netns: str, *words: str) -> Outcome:
+        """Run a reading command in a namespace, in ours if none is named; each one once."""
+        entry = ("nsenter", f"--net={netns}") if netns else ()
+        command = shlex.join((*entry, *words))
+        if command not in self._outcomes:
+            (self._outcomes[command],) = self._shell.run([command])
+        return self._outcomes[command]
 
     def look_up(
-        self, place: str, dst: Address, source: Address | None = None, device: str = ""
+        self, netns: str, dst: Address, source: Address | None = None, device: str = ""
     ) -> Lookup:
-        """Ask the kernel where it would send a packet, each question once."""
-        words = iproute.lookup_words(dst, source, device)
-        if (key := (place, *words)) not in self._looked_up:
-            outcome = self.run(place, *words)
-            found = Lookup() if outcome.exit_code else iproute.parse_lookup(outcome.output)
-            self._looked_up[key] = found
-        return self._looked_up[key]
+        """Ask the kernel where it would send a packet."""
+        outcome = self.run(netns, *ip_output.lookup_words(dst, source, device))
+        return Lookup() if outcome.exit_code else ip_output.parse_lookup(outcome.output)
 
-    def links(self, place: str) -> tuple[Link, ...]:
+    def links(self, netns: str) -> tuple[Link, ...]:
         """Return the interfaces of a namespace."""
-        return iproute.parse_links(self.run(place, "ip", "address", "show").output)
+        return ip_output.parse_links(self.run(netns, "ip", "address", "show").output)
+
+    def neighbours(self, netns: str) -> dict[Address, tuple[str, str]]:
+        """Return MAC address and state of a namespace's neighbours."""
+        return ip_output.parse_neighbours(self.run(netns, "ip", "neigh", "show").output)
 
     def sysctl(self, name: str) -> int | None:
         """Return a setting of the gateway's namespace; None if there is no such one."""
-        outcome = self.run(self.place, "cat", f"/proc/sys/{name}")
+        outcome = self.run(self.gateway_netns, "cat", f"/proc/sys/{name}")
         return int(outcome.output) if outcome.output.isdigit() else None
 
-    def way_out(self, served: Served, dst: Network) -> Lookup:
-        """Ask where the gateway sends what this client sends to there.
+    def route_to(self, dst: Network, client: AttachedClient) -> Lookup:
+        """Ask where the gateway sends what a client sends to a destination.
 
         Asked as for a packet that comes in, or, where that gives no answer, as for one of the
         gateway's own: what forwarding and rp_filter do is another check's.
         """
-        target, front = host_of(dst), need(self.front, "the gateway's address")
-        source = served.addresses.get(dst.version)
-        asked = self.look_up(self.place, target, source, front.name)
-        return asked if asked.device else self.look_up(self.place, target)
-
-    def wishes(self) -> Iterator[tuple[Served, Network]]:
-        """Yield every destination once, with a client that wants it."""
-        seen: set[Network] = set()
-        for served in need(self.clients or None, "a client"):
-            for route in served.client.routes:
-                if route.dst not in seen and len(seen) < _MAX_DESTINATIONS:
-                    seen.add(route.dst)
-                    yield served, route.dst
+        target, source = host_of(dst), client.addresses.get(dst.version)
+        found = self.look_up(self.gateway_netns, target, source, self.gateway_link().name)
+        return found if found.device else self.look_up(self.gateway_netns, target)
 
 
-def need(found: T | None, what: str) -> T:
-    """Return what an earlier check found; SkippedError if it found nothing."""
-    if found is None:
-        lacking(what)
-    return found
+def _attached(client: Client, owner: Container, gateway: Gateway) -> AttachedClient:
+    endpoint = owner.endpoint(gateway.network_id, gateway.network)
+    interfaces = endpoint.interfaces if endpoint else ()
+    networks = frozenset(each.network_id for each in owner.endpoints)
+    return AttachedClient(
+        client, {interface.version: interface.ip for interface in interfaces}, networks
+    )
 
 
 def lacking(what: str) -> NoReturn:
@@ -143,28 +293,6 @@ def lacking(what: str) -> NoReturn:
     raise SkippedError(what)
 
 
-def ok(seen: str) -> Finding:
-    """Nothing to do."""
-    return Finding("ok", seen)
-
-
-def warn(seen: str, *mend: str) -> Finding:
-    """It may be meant so, or matter later."""
-    return Finding("warn", seen, tuple(filter(None, mend)))
-
-
-def fail(seen: str, *mend: str) -> Finding:
-    """Traffic cannot flow, or nobody sees to it that it does."""
-    return Finding("fail", seen, tuple(filter(None, mend)))
-
-
 def host_of(dst: Network) -> Address:
     """Return an address in a network: its first host, as the network's own may be a broadcast."""
     return dst[min(1, dst.num_addresses - 1)]
-
-
-def some(names: Iterable[str]) -> str:
-    """Return names for a line, not more than fit."""
-    known = sorted(set(names))
-    more = len(known) - SHOWN
-    return ", ".join(known[:SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 from docker.errors import DockerException
 from docker.utils import version_lt
 
+from lib import advice
 from lib.engine import answers, sdk
 from lib.engine.events import EventStream
 from lib.errors import CallError, EngineError, OldEngineError, StaleSocketError
@@ -36,15 +37,10 @@ development version after 29, up to which it was tried. The newest that an engin
 MOST_IDS = 100
 """Ids asked for in one call: a proxy refuses a URL that its buffer cannot hold, of 16 KiB often."""
 
-_SOCKET = "unix:///var/run/docker.sock"
-_STALE_HINT = "give the sidecar `restart: unless-stopped`: its next start mounts the new socket"
+_SOCKET = f"unix://{advice.SOCKET}"
 _NOT_RUNNING = ("created", "restarting", "exited")
 _NOT_RUNNING_PODMAN = ("created", "initialized", "stopped", "exited")
 """As Podman has them, which refuses a listing for any other (`libpod/define/containerstate.go`)."""
-_HINT = (
-    "mount the engine's socket (-v /var/run/docker.sock:/var/run/docker.sock:ro), "
-    "or set DOCKER_HOST"
-)
 
 
 class Engine:
@@ -53,7 +49,7 @@ class Engine:
     def __init__(self) -> None:
         """Connect; raise EngineError if no engine answers, StaleSocketError if none ever will."""
         try:
-            with sdk.our_errors(_HINT):
+            with sdk.our_errors(advice.ENGINE):
                 version = sdk.new_client(OLDEST_API).version(api_version=False)
                 self.api_version = str(version["ApiVersion"])
                 self.is_newer_than_tried = version_lt(NEWEST_API, self.api_version)
@@ -149,7 +145,7 @@ class Engine:
     def _check_version(self) -> None:
         if version_lt(self.api_version, OLDEST_API):
             reason = f"the engine is too old: API {self.api_version}, and {OLDEST_API} is needed"
-            raise OldEngineError(reason, "update it to Docker 20.10 or newer")
+            raise OldEngineError(reason, advice.ENGINE_UPDATE)
 
     def _answers(self) -> bool:
         try:
@@ -177,4 +173,4 @@ def _check_socket(error: EngineError) -> None:
     with suppress(OSError):
         if path.stat().st_nlink == 0:
             reason = f"the engine went away and its socket {path} was deleted"
-            raise StaleSocketError(reason, _STALE_HINT) from error
+            raise StaleSocketError(reason, advice.RESTART_POLICY) from error

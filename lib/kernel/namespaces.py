@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lib import advice
 from lib.errors import NetnsError, NetnsGoneError
 
 if TYPE_CHECKING:
@@ -24,9 +25,6 @@ HOST = "default"
 
 _PROC, _FIRST = "/proc/", Path("/proc/1/ns/net")
 """Where processes are, and the namespace of the host's first one, where the host's are seen."""
-
-PTRACE = "cap_add: [NET_ADMIN, SYS_ADMIN, SYS_PTRACE]"
-"""What it takes to look at the namespaces of others' processes: `proc_pid_ns(5)`."""
 
 
 @contextmanager
@@ -121,27 +119,21 @@ def check(path: str) -> None:
         found = file.stat()
     except PermissionError as error:
         reason = f"may not look at {path}: {error.strerror}"
-        raise NetnsError(reason, f"{PTRACE}, which it takes to enter through processes") from error
+        raise NetnsError(reason, advice.ENTER_THROUGH_PROCESSES) from error
     except OSError as error:
         if file.parent.is_dir() or is_at_process(path):
             reason = f"the namespace file {path} is gone"
             raise NetnsGoneError(reason) from error
         reason = f"there is no directory {file.parent}, where the engine keeps network namespaces"
-        raise NetnsError(reason, _mount(file.parent)) from error
+        raise NetnsError(reason, advice.mount(file.parent)) from error
     if found.st_dev != OWN.stat().st_dev:
         # Seen with a mount that does not follow the host's, and for a moment while the engine makes
         # or removes one.
         reason = f"{path} is no namespace: the directory's mount does not follow the host's"
-        raise NetnsError(reason, _mount(file.parent))
+        raise NetnsError(reason, advice.mount(file.parent))
     if _is_same(OWN, found):
         reason = f"{path} is our own network namespace"
-        raise NetnsError(
-            reason, "remove the label from the container: the gateway has these routes itself"
-        )
+        raise NetnsError(reason, advice.NOT_THE_GATEWAY)
     if _is_same(_FIRST if is_at_process(path) else file.with_name(HOST), found):
         reason = f"{path} is the host's network namespace"
-        raise NetnsError(reason, "attach the container to a network of its own")
-
-
-def _mount(directory: Path) -> str:
-    return f"mount it into the sidecar with slave propagation: -v {directory}:{directory}:ro,rslave"
+        raise NetnsError(reason, advice.NETWORK_OF_ITS_OWN)

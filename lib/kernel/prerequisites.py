@@ -11,16 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lib.kernel import namespaces
+from lib.advice import CAP_ADD, CAP_ADD_PTRACE, NETNS_DIRECTORY, USER, mount_lines
 from lib.model import Finding
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-NETNS_DIRECTORY = Path("/var/run/docker/netns")
-"""Where an engine keeps the files of namespaces unless it has another `--exec-root`."""
-
-CAP_ADD = "cap_add: [NET_ADMIN, SYS_ADMIN]"
 _CAPABILITIES, _PTRACE = {"NET_ADMIN": 12, "SYS_ADMIN": 21}, {"SYS_PTRACE": 19}
 """Numbers of the bits in `CapEff` (linux/capability.h). setns(2) wants SYS_ADMIN, a change of a
 namespace's routes NET_ADMIN, a look at the namespace of another's process SYS_PTRACE."""
@@ -67,7 +63,7 @@ def _capabilities(needed: Mapping[str, int], fix: str, status: str) -> Finding:
     seen = f"{' and '.join(lacking)} not in effect (CapEff {fields['CapEff']})"
     user = int(fields["Uid"].split()[1])
     if user != _ROOT:
-        return Finding("fail", f"{seen}: runs as user {user}", ('user: "0"', fix))
+        return Finding("fail", f"{seen}: runs as user {user}", (USER, fix))
     return Finding("fail", seen, (fix,))
 
 
@@ -95,18 +91,12 @@ def sees_host_processes(own: str | None = None, first: str | None = None) -> boo
 
 def through_processes(path: Path, status: str | None = None) -> Finding:
     """Tell whether namespaces can be entered through processes, without that directory."""
-    found = _capabilities(_PTRACE, namespaces.PTRACE, status or _STATUS.read_text())
+    found = _capabilities(_PTRACE, CAP_ADD_PTRACE, status or _STATUS.read_text())
     seen = f"there is no directory {path}"
     if found.level == "ok":
         return Finding("ok", f"{seen}: namespaces are entered through processes (pid: host)")
-    fix = (*mount_lines(path), f"or, where that cannot be: {namespaces.PTRACE}")
+    fix = (*mount_lines(path), f"or, where that cannot be: {CAP_ADD_PTRACE}")
     return Finding("fail", f"{seen}, and {found.seen}", fix)
-
-
-def mount_lines(path: Path) -> tuple[str, ...]:
-    """Return the lines that mount the directory, for a Compose file and for `docker run`."""
-    volume = f"{path}:{path}:ro,rslave"
-    return (f"volumes: ['{volume}']", f"or with docker run: -v {volume}")
 
 
 def parse_mounts(mountinfo: str) -> list[Mount]:

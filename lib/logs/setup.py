@@ -1,7 +1,7 @@
 """structlog, configured in one place: what a log line looks like and where it goes.
 
-Every line of the process takes this way, those of libraries and of uncaught errors too. Nothing
-here decides what is logged.
+Every line of the process takes this way, those of libraries and of errors that end a thread too;
+what ends the program may take that of `lib.logs.last_resort`. Nothing here decides what is logged.
 """
 
 from __future__ import annotations

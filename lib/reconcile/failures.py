@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from lib import advice
 from lib.errors import EngineError, GoneError
-from lib.kernel.prerequisites import CAP_ADD
 from lib.reconcile.report import Failure
 from lib.reconcile.reporting import hint
 
@@ -21,15 +21,6 @@ log = structlog.get_logger()
 
 _VANISHED = "No such process"
 """What the kernel says to the deletion of a route that is gone already (ESRCH)."""
-
-_LINK_DOWN = "check that the container's link to the gateway's network is up"
-_HINTS = {
-    "not permitted": f"give the sidecar both capabilities: {CAP_ADD}",
-    "not found": "use an image with ip and nsenter",
-    "can't execute": "use an image with ip and nsenter",
-    "unreachable": _LINK_DOWN,
-    "invalid gateway": _LINK_DOWN,
-}
 
 
 def is_vanished(outcome: Outcome) -> bool:
@@ -60,7 +51,7 @@ def of_command(client: Client, netns: str, route: Route, outcome: Outcome) -> Fa
         "command": outcome.command,
         "exit_code": outcome.exit_code,
         "stderr": outcome.output,
-        **hint(_advice(outcome.output)),
+        **hint(advice.on_output(outcome.output)),
     }
     reason = f"the command ended with exit code {outcome.exit_code}"
     return _failure("route.failed", client, outcome.command, reason, values)
@@ -68,7 +59,10 @@ def of_command(client: Client, netns: str, route: Route, outcome: Outcome) -> Fa
 
 def of_entry(client: Client, netns: str, error: NetnsError) -> Failure:
     """Return the failure to enter the client's namespace, or to read it."""
-    values: dict[str, str | int] = {"netns": netns, **hint(error.hint or _advice(error.reason))}
+    values: dict[str, str | int] = {
+        "netns": netns,
+        **hint(error.hint or advice.on_output(error.reason)),
+    }
     return _failure("client.failed", client, "netns", error.reason, values)
 
 
@@ -82,7 +76,3 @@ def _failure(
     event: str, client: Client, about: str, reason: str, values: dict[str, str | int]
 ) -> Failure:
     return Failure(event, client.container, client.container_id, about, reason, values)
-
-
-def _advice(output: str) -> str:
-    return next((advice for text, advice in _HINTS.items() if text in output), "")

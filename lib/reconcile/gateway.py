@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from lib import advice
 from lib.engine import sidecar
 from lib.errors import CallError, GoneError, NotReadyError
 from lib.kernel.namespaces import is_at_process
@@ -107,11 +108,11 @@ class GatewayTracker:
         assert container  # noqa: S101 - it was inspected just now
         if not container.running:
             reason = f"the gateway {container.name} is not running"
-            raise NotReadyError(reason, f"docker start {container.name}")
+            raise NotReadyError(reason, advice.start(container.name))
         endpoint = container.endpoint(network)
         if endpoint is None or not endpoint.interfaces:
             reason = f"the gateway {container.name} has no address on the network {network}"
-            raise NotReadyError(reason, f"docker network connect {network} {container.name}")
+            raise NotReadyError(reason, advice.connect(network, container.name))
         addresses = tuple(interface.ip for interface in endpoint.interfaces)
         return Gateway(
             container.name, container.id, endpoint.network, endpoint.network_id, addresses
@@ -126,7 +127,7 @@ class GatewayTracker:
             try:
                 network = engine.network(place.network)
             except GoneError:
-                create = f"docker network create {place.network}"
+                create = advice.create_network(place.network)
                 reason = f"there is no network {place.network}"
                 return Unknown(reason, f"{create}, or name another by label or --network")
             versions = frozenset(subnet.version for subnet in network.subnets)
@@ -167,8 +168,7 @@ def _log_change(before: GatewayState, now: GatewayState) -> None:
     known = before.gateway.lost if isinstance(before, Found) else frozenset()
     for version in sorted(gateway.lost - known):
         reason = f"the gateway has no IPv{version} address on {gateway.network} any more"
-        advice = f"docker restart {gateway.container}"
-        log.warning("gateway.lost", **values, reason=reason, hint=advice)
+        log.warning("gateway.lost", **values, reason=reason, hint=advice.restart(gateway.container))
 
 
 def _log_sidecar(found: Sidecar, settings: Settings) -> None:
@@ -177,8 +177,8 @@ def _log_sidecar(found: Sidecar, settings: Settings) -> None:
         log.info("sidecar.found", **values, network=found.network)
     elif not settings.network:
         reason = "our own container was not found, so its label cannot be read"
-        advice = "name the network with --network if it is another one"
-        log.warning("sidecar.unknown", network=found.network, reason=reason, hint=advice)
+        values = {"network": found.network, "reason": reason}
+        log.warning("sidecar.unknown", **values, hint=advice.NETWORK_OPTION)
 
 
 def _log_gateway(gateway: Container) -> None:

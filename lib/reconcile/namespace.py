@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from lib import advice
 from lib.errors import NetnsError, NetnsGoneError
 from lib.model import Client, Refusal, Route, Step
 from lib.reconcile import failures
@@ -85,9 +86,8 @@ class Namespace:
         To delete one would leave the container without any way to that network.
         """
         reason = "still leads through the gateway: the container was connected to it meanwhile"
-        advice = "docker network disconnect that network, and connect it again"
         return tuple(
-            Refusal(str(route.dst), reason, advice, served=True)
+            Refusal(str(route.dst), reason, advice.CONNECT_AGAIN, served=True)
             for route, whose in self.given.items()
             if whose.container_id == client.container_id
             and route.dst in self.attached
@@ -97,9 +97,8 @@ class Namespace:
     def direct(self, routes: Iterable[Route]) -> tuple[Refusal, ...]:
         """Tell which of the routes are refused because they would replace a connected network."""
         reason = "is a network to which the container is connected by itself"
-        advice = "remove it from the label: the container reaches that network directly"
         found = sorted(str(route.dst) for route in directly_reached(routes, self.actual))
-        return tuple(Refusal(dst, reason, advice) for dst in found)
+        return tuple(Refusal(dst, reason, advice.CONNECTED) for dst in found)
 
 
 def gather(clients: Iterable[Client]) -> dict[str, Namespace]:

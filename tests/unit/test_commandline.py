@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -11,14 +12,19 @@ from pathlib import Path
 
 import pytest
 
+from lib.cli.registry import COMMANDS
+from tests import logschema
+
 PROGRAM = Path(__file__).parents[2] / "wgroutemgr.py"
+HOOKS = Path(__file__).parent / "hooks"
+NOWHERE = {"DOCKER_HOST": "unix:///nowhere/docker.sock"}
 
 
 @pytest.mark.parametrize("command", ["plan", "status", "withdraw"])
 def test_without_an_engine_reason_and_hint_are_told_and_no_traceback(command: str) -> None:
     answer = subprocess.run(
         [sys.executable, PROGRAM, command],
-        env=os.environ | {"DOCKER_HOST": "unix:///nowhere/docker.sock"},
+        env=os.environ | NOWHERE,
         capture_output=True,
         text=True,
         check=False,
@@ -64,3 +70,128 @@ def test_nobody_reads(*, buffered: bool) -> None:
     os.close(writing)
 
     assert (answer.returncode, answer.stderr) == (1, b"")
+
+
+# --- signals and errors, at any moment ----------------------------------------------------------
+
+
+def at(
+    moment: str, deed: object, *words: str, stdout: int = subprocess.PIPE
+) -> subprocess.CompletedProcess[str]:
+    """Run the program, to which the hooks do something at that import or call."""
+    hooks = {"AT": moment, "DO": str(deed), "PYTHONPATH": str(HOOKS)}
+    return subprocess.run(
+        [sys.executable, PROGRAM, *words],
+        env=os.environ | NOWHERE | hooks,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=20,
+    )
+
+
+IMPORTS = ["lib.cli", "argparse", "lib.settings", "structlog", "lib.daemon", "docker", "sh"]
+CALLS = ["_attempt", "parse_args", "configure", "_start", "__enter__", "tell"]
+NUMBERS = ["1", "10", "100", "1000", "3000", "6000", "9000"]
+
+
+@pytest.mark.parametrize("moment", [*IMPORTS, *CALLS, *NUMBERS])
+def test_a_signal_ends_the_daemon_well_whenever_it_comes(moment: str) -> None:
+    answer = at(moment, int(signal.SIGTERM))
+
+    assert (answer.returncode, answer.stderr) == (0, "")
+    logschema.check(answer.stdout)
+    last = json.loads(answer.stdout.splitlines()[-1])
+    assert (last["event"], last["reason"]) == ("daemon.stopped", "SIGTERM")
+
+
+@pytest.mark.parametrize("moment", ["argparse", "docker", "parse_args", "configure", "1000"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_command_as_a_shell_has_it_whenever_it_comes(
+    moment: str, number: signal.Signals
+) -> None:
+    answer = at(moment, int(number), "--network", "run", "plan")
+
+    assert (answer.returncode, answer.stdout, answer.stderr) == (128 + number, "", "")
+
+
+def test_a_signal_that_is_swallowed_is_raised_again() -> None:
+    """In a finalizer, whose errors Python drops."""
+    answer = at("argparse", "drop", "run")
+
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert json.loads(answer.stdout)["event"] == "daemon.stopped"
+
+
+@pytest.mark.parametrize(
+    "moment",
+    ["lib.cli.commandline", "argparse", "structlog", "docker", "sh", "parse_args", "_start"],
+)
+def test_an_error_of_the_start_is_one_line_of_the_log(moment: str) -> None:
+    answer = at(moment, "fail")
+
+    assert (answer.returncode, answer.stderr) == (1, "")
+    logschema.check(answer.stdout)
+    last = json.loads(answer.stdout.splitlines()[-1])
+    assert (last["level"], last["event"]) == ("error", "daemon.failed")
+    assert last["reason"].startswith(f"RuntimeError: {moment} (")
+    assert "RuntimeError" in last["exception"]
+
+
+@pytest.mark.parametrize("command", COMMANDS.keys() - {"run"})
+@pytest.mark.parametrize("moment", ["argparse", "structlog", "parse_args", "import_module"])
+def test_an_error_of_a_commands_start_is_told_without_a_traceback(
+    command: str, moment: str
+) -> None:
+    answer = at(moment, "fail", command)
+
+    assert (answer.returncode, answer.stdout) == (1, "")
+    told, hint = answer.stderr.splitlines()
+    assert told.startswith(f"wgroutemgr: RuntimeError: {moment} (")
+    assert hint.startswith("hint: please report this")
+
+
+def test_a_log_that_nobody_reads_ends_the_daemon_with_a_line_elsewhere() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    answer = at("", "", "run", stdout=writing)
+    os.close(writing)
+
+    assert answer.returncode == 1
+    logschema.check(answer.stderr)
+    assert json.loads(answer.stderr)["reason"].startswith("BrokenPipeError: ")
+
+
+def test_a_daemon_without_a_shell_says_so(tmp_path: Path) -> None:
+    answer = subprocess.run(
+        [sys.executable, PROGRAM],
+        env=os.environ | NOWHERE | {"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=20,
+    )
+
+    assert (answer.returncode, answer.stderr) == (1, "")
+    logschema.check(answer.stdout)
+    assert json.loads(answer.stdout.splitlines()[-1])["event"] == "daemon.failed"
+
+
+def test_an_error_in_a_finalizer_is_one_line_of_the_log_and_ends_nothing() -> None:
+    answer = at("argparse", "leak", "run", "--network")
+
+    line, *_ = answer.stdout.splitlines()
+    logschema.check(line)
+    assert json.loads(line)["event"] == "error.ignored"
+    assert answer.returncode == 2
+
+
+def test_the_daemons_start_imports_nothing_of_the_other_commands() -> None:
+    code = "import sys, lib.daemon; print(*sys.modules)"
+    answer = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROGRAM.parent, capture_output=True, text=True, check=True
+    )
+
+    ours = {name for name in answer.stdout.split() if name.startswith("lib.")}
+    assert not [name for name in ours if name.startswith(("lib.cli", "lib.doctor"))]

@@ -1,31 +1,33 @@
-"""What the doctor prints, and when it looks no further; its checks are tested on real engines."""
+"""What the doctor finds and prints, on stand-ins for engine and kernel; real ones are in e2e."""
 
 from __future__ import annotations
 
 import io
-from dataclasses import replace
-from ipaddress import ip_network
+from dataclasses import dataclass, field, replace
+from ipaddress import ip_interface, ip_network
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from lib.doctor import checks, report
-from lib.doctor.site import Case, Served
+from lib.doctor import network, path, report, setup
+from lib.doctor.site import Fact, Site, SkippedError
 from lib.errors import CallError, EngineError, OldEngineError, StaleSocketError
 from lib.kernel import netfilter, netlink
-from lib.model import Client, Endpoint, Finding, Route
+from lib.model import NETWORKS_LABEL, Container, DockerNetwork, Endpoint, Finding, Outcome
 from lib.settings import Settings
-from tests.fakes import CREATED, FACES, GATEWAY, OTHER, WG_NET
+from tests.fakes import StandInEngine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from lib.engine.client import Engine
-    from lib.kernel.shells import Shells
-    from lib.model import DockerNetwork
 
 GONE = "the engine did not answer as it should"
+DST, TARGET = "198.51.100.0/24", "198.51.100.1"
+GATEWAY, CLIENT = "192.0.2.129", "192.0.2.7"
+WG_NET = DockerNetwork("n1", "wg-net", (ip_network("192.0.2.0/24"),), {})
 
 
 def no_engine() -> Engine:
@@ -46,28 +48,331 @@ def new_engine() -> Engine:
     return cast("Engine", found)
 
 
+@dataclass
+class Kernel:
+    """Answers the doctor's commands, each once; one that no test expects is an error."""
+
+    answers: dict[str, str] = field(default_factory=dict)
+    """Output by command line; of one that begins with `!` the command failed."""
+    asked: list[str] = field(default_factory=list)
+
+    def run(self, commands: Sequence[str]) -> Iterator[Outcome]:
+        for command in commands:
+            assert command not in self.asked
+            self.asked.append(command)
+            output = self.answers[command]
+            yield Outcome(command, int(output.startswith("!")), output.lstrip("!"), 1.0)
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
 
 
-def told(out: io.StringIO, settings: Settings | None = None) -> tuple[int, list[str]]:
-    case = Case(settings or Settings(), cast("Shells", None), no_engine)
-    code = report.report(case, out)
+def printed(out: io.StringIO, settings: Settings | None = None) -> tuple[int, list[str]]:
+    """Return exit code and output of a doctor that finds no engine."""
+    code = report.report(Site(settings or Settings(), Kernel(), no_engine), out)
     return code, out.getvalue().splitlines()
+
+
+# --- a site -------------------------------------------------------------------------------------
+
+
+def container(name: str, address: str, netns: Path, **values: object) -> Container:
+    netns.touch()
+    found = Container(
+        id=f"{name}-id",
+        name=name,
+        running=True,
+        labels={},
+        network_mode="wg-net",
+        sandbox_key=str(netns),
+        endpoints=(Endpoint("wg-net", "n1", (ip_interface(address),)),),
+    )
+    return replace(found, **values)  # type: ignore[arg-type]
+
+
+def link(number: int, name: str, address: str, mtu: int = 1500) -> str:
+    return (
+        f"{number}: {name}: <UP> mtu {mtu}\n    link/ether 02:00:00:00:00:0{number}\n"
+        f"    inet {address} scope global {name}\n"
+    )
+
+
+@dataclass
+class Place:
+    """A site in good health; what a test changes before it is examined is what it has."""
+
+    gateway: Container
+    client: Container
+    kernel: Kernel
+    networks: tuple[DockerNetwork, ...] = (WG_NET,)
+    settings: Settings = field(
+        default_factory=lambda: Settings(network="wg-net", gateway="wireguard")
+    )
+    connections: int = 0
+
+    def connect(self) -> Engine:
+        self.connections += 1
+        engine = WithNetworks((self.gateway, self.client), on=self.networks)
+        return cast("Engine", engine)
+
+    def site(self, followed: str | None = None) -> Site:
+        settings = replace(self.settings, container=followed)
+        return Site(settings, self.kernel, self.connect)
+
+    def gateway_says(self, command: str, output: str) -> None:
+        self.kernel.answers[f"nsenter --net={self.gateway.sandbox_key} {command}"] = output
+
+    def client_says(self, command: str, output: str) -> None:
+        self.kernel.answers[f"nsenter --net={self.client.sandbox_key} {command}"] = output
+
+
+class WithNetworks(StandInEngine):
+    version, api_version, is_newer_than_tried = "28.5", "1.51", False
+
+    def networks(self) -> tuple[DockerNetwork, ...]:
+        return self.on
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    """Return one whose namespaces are files: none is ours, so each is entered."""
+    gateway = container("wireguard", f"{GATEWAY}/24", tmp_path / "gateway")
+    labels = {NETWORKS_LABEL: DST}
+    client = container("dovecot", f"{CLIENT}/24", tmp_path / "client", labels=labels)
+    place = Place(gateway, client, Kernel())
+    links = link(1, "eth0", f"{GATEWAY}/24") + link(2, "wg0", "10.255.255.1/30")
+    place.gateway_says("ip route show", "default via 192.0.2.1 dev eth0")
+    place.gateway_says("ip address show", links)
+    for name in ("ip_forward", "conf/eth0/forwarding"):
+        place.gateway_says(f"cat /proc/sys/net/ipv4/{name}", "1")
+    for name in ("all", "eth0", "wg0"):
+        place.gateway_says(f"cat /proc/sys/net/ipv4/conf/{name}/rp_filter", "0")
+    place.gateway_says(f"ip route get {TARGET} from {CLIENT} iif eth0", f"{TARGET} dev wg0")
+    place.gateway_says(f"ip route get {CLIENT}", f"{CLIENT} dev eth0 src {GATEWAY}")
+    place.client_says("ip address show", link(1, "eth0", f"{CLIENT}/24", mtu=1420))
+    place.client_says(f"ip route get {TARGET}", f"{TARGET} via {GATEWAY} dev eth0")
+    place.client_says("ip neigh show", f"{GATEWAY} dev eth0 lladdr 02:00:00:00:00:01 REACHABLE")
+    return place
+
+
+WITHIN = {"firewall"}
+"""Checks that need the gateway's own namespace."""
+OF_THE_MACHINE = {"capabilities", "namespaces"}
+"""Checks of what the process itself was given."""
+
+
+def levels(site: Site) -> dict[str, str]:
+    """Return the level of each check that can be told from here."""
+    found = {name: finding.level for name, finding in report.examine(site)}
+    return {name: level for name, level in found.items() if name not in WITHIN | OF_THE_MACHINE}
+
+
+@pytest.mark.parametrize("followed", [None, "dovecot"])
+def test_a_site_in_good_health(place: Place, followed: str | None) -> None:
+    found = levels(place.site(followed))
+
+    assert {name for name, level in found.items() if level != "ok"} <= {"sidecar"}
+    assert ("route" in found) == (followed is not None)
+
+
+@pytest.mark.parametrize("followed", [None, "dovecot"])
+def test_the_order_of_the_checks_is_no_hidden_dependency(
+    place: Place, followed: str | None
+) -> None:
+    """Asked of a fresh site as its only check, each one finds what it finds in its turn."""
+    in_turn: dict[str, list[Finding]] = {name: [] for name in report.CHECKS}
+    for name, finding in report.examine(place.site(followed)):
+        in_turn[name].append(finding)
+
+    for name, check in report.CHECKS.items():
+        place.kernel.asked.clear()
+        if in_turn[name]:
+            assert list(check(place.site(followed))) == in_turn[name]
+
+
+def test_each_thing_is_found_once(place: Place) -> None:
+    """The kernel's stand-in refuses a command that it was asked before."""
+    list(report.examine(place.site()))
+
+    assert place.connections == 1
+
+
+def test_what_cannot_be_found_is_looked_for_once() -> None:
+    calls = []
+
+    def find() -> int:
+        calls.append(1)
+        raise EngineError(GONE)
+
+    fact = Fact("the engine", find)
+
+    for _ in range(2):
+        with pytest.raises(SkippedError, match=r"^the engine$"):
+            fact()
+        with pytest.raises(EngineError, match=GONE):
+            fact.examine()
+    assert len(calls) == 1
+
+
+def seen(check: Callable[[Site], Iterator[Finding]], site: Site) -> tuple[str, str]:
+    (finding,) = check(site)
+    return finding.level, finding.seen
+
+
+def test_a_route_elsewhere_comes_with_the_command_that_sets_it(place: Place) -> None:
+    place.client_says(f"ip route get {TARGET}", f"{TARGET} via 192.0.2.1 dev eth0")
+
+    (finding,) = path.route(place.site("dovecot"))
+
+    assert finding.seen == (
+        f"dovecot sends {DST} to 192.0.2.1 by eth0, not to the gateway {GATEWAY}"
+    )
+    enter = f"nsenter --net={place.client.sandbox_key}"
+    assert finding.fix[1] == f"{enter} ip route replace {DST} via {GATEWAY}"
+
+
+@pytest.mark.parametrize(
+    ("neighbour", "level", "words"),
+    [
+        ("lladdr 02:00:00:00:00:01 STALE", "ok", "STALE"),
+        ("lladdr 02:00:00:00:00:99 REACHABLE", "fail", "but wireguard is 02:00:00:00:00:01"),
+        ("FAILED", "fail", "is nobody, FAILED: it does not answer"),
+    ],
+)
+def test_who_answers_for_the_gateway(place: Place, neighbour: str, level: str, words: str) -> None:
+    place.client_says("ip neigh show", f"{GATEWAY} dev eth0 {neighbour}")
+
+    found, text = seen(path.neighbour, place.site("dovecot"))
+
+    assert (found, words in text) == (level, True)
+
+
+def test_forwarding_that_is_off_stops_what_builds_on_it(place: Place) -> None:
+    place.gateway_says("cat /proc/sys/net/ipv4/ip_forward", "0")
+
+    (finding,) = path.forwarding(place.site())
+    assert (finding.level, finding.fix) == (
+        "fail",
+        ("sysctls: {net.ipv4.ip_forward: 1}   # in the service of wireguard",),
+    )
+    place.kernel.asked.clear()
+    assert levels(place.site())["rp_filter"] == "skip"
+
+
+def test_a_strict_filter_that_drops_is_told_from_one_that_does_not(place: Place) -> None:
+    place.gateway_says("cat /proc/sys/net/ipv4/conf/all/rp_filter", "1")
+    place.gateway_says(f"ip route get {TARGET}", f"{TARGET} dev wg0")
+    back = f"ip route get {CLIENT} from {TARGET} iif wg0"
+    place.gateway_says(back, f"{CLIENT} from {TARGET} dev eth0")
+    assert seen(path.rp_filter, place.site()) == ("ok", "strict on eth0, wg0, but drops nothing")
+
+    place.kernel.asked.clear()
+    place.gateway_says(back, "!RTNETLINK answers: Invalid cross-device link")
+    level, text = seen(path.rp_filter, place.site())
+    assert (level, text.startswith("strict on wg0: it drops")) == ("fail", True)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ("!RTNETLINK answers: Network unreachable", f"wireguard has no route to {DST}"),
+        (f"{TARGET} via 192.0.2.1 dev eth0", "back out by eth0 via 192.0.2.1, into no tunnel"),
+    ],
+)
+def test_a_destination_that_goes_into_no_tunnel(place: Place, answer: str, words: str) -> None:
+    place.gateway_says(f"ip route get {TARGET} from {CLIENT} iif eth0", answer)
+    place.gateway_says(f"ip route get {TARGET}", answer)
+
+    (finding,) = path.tunnel(place.site())
+
+    assert (finding.level, words in finding.seen) == ("fail", True)
+    assert finding.fix[0].startswith(f"add {DST} to AllowedIPs")
+
+
+def test_packets_that_are_larger_than_the_tunnel_takes(place: Place) -> None:
+    links = link(1, "eth0", f"{GATEWAY}/24") + link(2, "wg0", "10.255.255.1/30", mtu=1400)
+    place.gateway_says("ip address show", links)
+
+    assert seen(path.mtu, place.site()) == (
+        "warn",
+        "up to 1420 bytes from dovecot, but 1400 through wg0",
+    )
+
+
+def test_an_answer_that_leaves_elsewhere(place: Place) -> None:
+    place.gateway_says(f"ip route get {CLIENT}", f"{CLIENT} via 10.255.255.2 dev wg0")
+
+    level, text = seen(path.back, place.site())
+
+    assert level == "fail"
+    assert text == (
+        f"what comes back for dovecot ({CLIENT}) leaves the gateway by wg0 via 10.255.255.2"
+    )
+
+
+def test_a_gateway_that_is_not_attached(place: Place) -> None:
+    place.gateway = replace(place.gateway, endpoints=())
+
+    (finding,) = network.address(place.site())
+
+    assert finding == Finding(
+        "fail",
+        "wireguard is not attached to wg-net",
+        ("docker network connect wg-net wireguard",),
+    )
+    assert levels(place.site())["tunnel"] == "skip"
+
+
+@pytest.mark.parametrize(
+    ("followed", "change", "text"),
+    [
+        ("nobody", {}, "the engine has no container nobody"),
+        ("dovecot", {"running": False}, "dovecot is not running"),
+        ("dovecot", {"labels": {}}, f"dovecot has no label {NETWORKS_LABEL}"),
+        ("dovecot", {"endpoints": ()}, "dovecot is not attached to wg-net"),
+    ],
+)
+def test_a_container_whose_packet_goes_nowhere(
+    place: Place, followed: str, change: dict[str, object], text: str
+) -> None:
+    place.client = replace(place.client, **change)  # type: ignore[arg-type]
+    out = io.StringIO()
+
+    assert report.report(place.site(followed), out) == 1
+    lines = out.getvalue().splitlines()
+    (line,) = (line for line in lines if line.split()[1] == "container")
+    assert line == f"fail  container     {text}"
+    assert "skip  route         cannot be told without the client" in lines
+
+
+# --- what is printed ----------------------------------------------------------------------------
 
 
 def test_what_builds_on_a_failed_check_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DOCKER_HOST", raising=False)
-    code, lines = told(io.StringIO())
+    code, lines = printed(io.StringIO())
 
     assert code == 1
     assert lines[0] == f"fail  engine        none at its usual socket: {GONE}"
     assert lines[1] == "      volumes: ['/var/run/docker.sock:/var/run/docker.sock:ro']"
-    assert lines[2] == "skip  sidecar       cannot be told without the engine"
     done = {"engine", "capabilities", "namespaces"}
-    skipped = {line.split()[1] for line in lines if line.startswith("skip")}
-    assert skipped == set(report.CHECKS) - done - {"container", "route", "neighbour"}
+    skipped = dict(line.split(maxsplit=2)[1:] for line in lines if line.startswith("skip"))
+    assert skipped.keys() == set(report.CHECKS) - done - {"container", "route", "neighbour"}
+    assert {name: text.rpartition("without ")[2] for name, text in skipped.items()} == {
+        "sidecar": "the engine",
+        "gateway": "the sidecar",
+        "commands": "the gateway",
+        "network": "the sidecar",
+        "address": "the network",
+        "clients": "the engine",
+        "overlaps": "a client",
+        "mtu": "the network",
+        **dict.fromkeys(
+            ("forwarding", "rp_filter", "firewall", "tunnel", "back"), "the gateway's address"
+        ),
+    }
 
 
 @pytest.mark.parametrize(
@@ -76,7 +381,7 @@ def test_what_builds_on_a_failed_check_is_skipped(monkeypatch: pytest.MonkeyPatc
         (old_engine, Finding("fail", "the engine is too old", ("update it",))),
         (
             new_engine,
-            Finding("warn", "Docker 99.0, API 2.0, at tcp://engine: tried up to API 1.56 only"),
+            Finding("warn", "Docker 99.0, API 2.0, at tcp://engine: tried up to API 1.51 only"),
         ),
     ],
 )
@@ -84,13 +389,12 @@ def test_the_age_of_the_engine_is_judged(
     monkeypatch: pytest.MonkeyPatch, connect: Callable[[], Engine], finding: Finding
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", "tcp://engine")
-    case = Case(Settings(), cast("Shells", None), connect)
 
-    assert list(checks.engine(case)) == [finding]
+    assert list(setup.engine(Site(Settings(), Kernel(), connect))) == [finding]
 
 
 def test_one_client_has_checks_of_its_own() -> None:
-    _, lines = told(io.StringIO(), Settings(container="dovecot"))
+    _, lines = printed(io.StringIO(), Settings(container="dovecot"))
     checks = {line.split()[1] for line in lines[:-1] if line[0] != " "}
 
     assert checks == set(report.CHECKS) - {"clients"}
@@ -99,21 +403,20 @@ def test_one_client_has_checks_of_its_own() -> None:
 
 def test_colour_is_for_terminals_without_no_color(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
-    assert told(Terminal())[1][0].startswith("\033[31mfail\033[0m  engine")
+    assert printed(Terminal())[1][0].startswith("\033[31mfail\033[0m  engine")
     monkeypatch.setenv("NO_COLOR", "1")
-    assert told(Terminal())[1][0].startswith("fail  engine")
+    assert printed(Terminal())[1][0].startswith("fail  engine")
     monkeypatch.delenv("NO_COLOR")
-    assert told(io.StringIO())[1][0].startswith("fail  engine")
+    assert printed(io.StringIO())[1][0].startswith("fail  engine")
 
 
-def test_an_error_with_a_hint_is_a_finding_with_its_mend() -> None:
-    case = Case(Settings(), cast("Shells", None), stale_engine)
-    name, finding = next(report.examine(case))
+def test_an_error_with_a_hint_is_a_finding_with_its_fix() -> None:
+    name, finding = next(report.examine(Site(Settings(), Kernel(), stale_engine)))
 
     assert (name, finding) == ("engine", Finding("fail", GONE, ("restart",)))
 
 
-def test_a_finding_is_one_line_and_its_mend_below() -> None:
+def test_a_finding_is_one_line_and_its_fix_below() -> None:
     finding = Finding("warn", "two\nlines", ("first", "second"))
 
     assert list(report.lines("mtu", finding)) == [
@@ -123,36 +426,40 @@ def test_a_finding_is_one_line_and_its_mend_below() -> None:
     ]
 
 
-class WithoutNetworks:
+# --- the engine's oddities ----------------------------------------------------------------------
+
+
+class WithoutNetworks(WithNetworks):
     def networks(self) -> tuple[DockerNetwork, ...]:
         reason = "the engine refused: forbidden"
         raise CallError(reason)
 
 
-def test_a_proxy_that_lists_no_networks_is_no_failure() -> None:
-    client = Served(Client("dovecot", "0", "", ()), {}, frozenset())
-    case = Case(Settings(), cast("Shells", None), no_engine, clients=(client,))
-    case.engine = cast("Engine", WithoutNetworks())
+def test_a_proxy_that_lists_no_networks_is_no_failure(place: Place) -> None:
+    engine = WithoutNetworks((place.gateway, place.client), on=place.networks)
+    site = Site(place.settings, place.kernel, lambda: cast("Engine", engine))
 
-    (finding,) = checks.overlaps(case)
-    assert (finding.level, finding.mend) == ("warn", ("let the proxy pass GET /networks",))
+    (finding,) = network.overlaps(site)
+    assert (finding.level, finding.fix) == ("warn", ("let the proxy pass GET /networks",))
 
 
-def test_a_network_is_known_by_its_id_to_all_checks() -> None:
-    point = Endpoint("wg-net", "n1", (FACES[0],))
-    attached = replace(CREATED, running=True, endpoints=(point,))
-    site = SimpleNamespace(
-        network=WG_NET, sidecar=SimpleNamespace(gateway=attached), links=lambda _: (), place=""
-    )
-    (finding,) = checks.address(cast("Case", site))
-    assert finding.seen == f"no interface of dovecot has the address {FACES[0].ip}"
+def test_a_network_whose_name_is_told_for_its_id_is_the_same_to_all_checks(place: Place) -> None:
+    """As by Podman 4.3."""
+    wide = {NETWORKS_LABEL: "192.0.0.0/16"}
+    for name in ("gateway", "client"):
+        found: Container = getattr(place, name)
+        point = replace(found.endpoints[0], network_id="wg-net")
+        setattr(place, name, replace(found, endpoints=(point,), labels=wide))
+    other = replace(WG_NET, id="n2", name="other", subnets=(ip_network("192.0.3.0/24"),))
+    place.networks = (WG_NET, other)
 
-    wide = Route(ip_network("192.0.0.0/16"), None, 0)
-    client = Client("dovecot", "c1", "", (wide,))
-    served = checks._served(client, attached, GATEWAY)
-    assert served.addresses == {4: FACES[0].ip}
-    assert list(checks._conflicts(served, [WG_NET, OTHER])) == []
-    assert list(checks._conflicts(served, [replace(WG_NET, id="n3")])) != []
+    assert seen(network.address, place.site())[0] == "ok"
+    place.kernel.asked.clear()
+    (finding,) = network.overlaps(place.site())
+    assert "192.0.0.0/16 overlaps the network other" in finding.seen
+
+
+# --- the firewall -------------------------------------------------------------------------------
 
 
 ANSWER = bytes.fromhex(

@@ -79,7 +79,7 @@ def test_a_file_that_cannot_be_written_is_told_once(tmp_path: Path) -> None:
         health.tell("has just been started")
         health.tell("", 60, 0)
 
-    assert [entry["event"] for entry in logged] == ["health.unwritten"]
+    assert [entry["event"] for entry in logged] == ["health.failed"]
 
 
 def test_others_may_read_it_whoever_they_are(file: Path) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from lib.advice import CAP_ADD, NETNS_DIRECTORY
 from lib.kernel import prerequisites
 from lib.kernel.prerequisites import (
-    NETNS_DIRECTORY,
     capabilities,
     directory,
     mount_of,
@@ -41,14 +41,14 @@ def test_lacking_capabilities_are_named(effective: str, lacking: str) -> None:
 
     assert found.level == ("fail" if lacking else "ok")
     assert found.seen.startswith(lacking)
-    assert found.mend == ((prerequisites.CAP_ADD,) if lacking else ())
+    assert found.fix == ((CAP_ADD,) if lacking else ())
 
 
 def test_capabilities_that_another_user_lacks_are_blamed_on_the_user() -> None:
     found = capabilities(status("0000000000000000", user=1000))
 
     assert "user 1000" in found.seen
-    assert found.mend == ('user: "0"', prerequisites.CAP_ADD)
+    assert found.fix == ('user: "0"', CAP_ADD)
 
 
 @pytest.mark.parametrize(("line", "follows"), [(PRIVATE, False), (SLAVE, True), (SHARED, True)])
@@ -98,7 +98,7 @@ def test_a_missing_directory_is_to_be_mounted(proc: Path) -> None:
     found = directory(proc / "netns")
 
     assert found.level == "fail"
-    assert f"{proc}/netns:{proc}/netns:ro,rslave" in found.mend[0]
+    assert f"{proc}/netns:{proc}/netns:ro,rslave" in found.fix[0]
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_it_need_not_be_there_where_processes_of_the_host_can_be_entered(
 
     assert found.level == level
     assert ("SYS_PTRACE not in effect" in found.seen) == (level == "fail")
-    assert ("SYS_PTRACE" in "".join(found.mend)) == (level == "fail")
+    assert ("SYS_PTRACE" in "".join(found.fix)) == (level == "fail")
 
 
 @pytest.mark.parametrize(("line", "level"), [(PRIVATE, "fail"), (SLAVE, "ok")])

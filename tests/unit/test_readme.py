@@ -18,15 +18,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from lib import advice
 from lib.cli import tables
+from lib.cli.registry import COMMANDS
 from lib.doctor.report import CHECKS
 from lib.engine.client import NEWEST_API, OLDEST_API
 from lib.health import OK
-from lib.kernel import namespaces
 from lib.logs import ecs
 from lib.model import DEFAULT_METRIC, NETWORK_LABEL, NETWORKS_LABEL, Gateway, Route, Step
 from lib.routing import iproute, labels
-from lib.settings import COMMANDS, DEFAULT_NETWORK, OPTIONS, STATUS
+from lib.settings import DEFAULT_NETWORK, OPTIONS
 from tests import logschema
 from tests.lab.site import PRIVILEGES
 from tests.readme import README, blocks, plain, prose, section, spans, table
@@ -86,18 +87,8 @@ def templates() -> list[re.Pattern[str]]:
 
 
 def said_by_the_code(text: str) -> bool:
-    """Tell whether it is a reason of ours, or a text of the kernel for which we have a hint."""
-    ours = any(pattern.fullmatch(text) for pattern in templates())
-    return ours or any(known in text for known in hinted_texts())
-
-
-def hinted_texts() -> Iterator[str]:
-    """Return what the code looks for in the output of commands: the keys of its table of hints."""
-    for tree in SOURCES.values():
-        for node in ast.walk(tree):
-            match node:
-                case ast.Assign(targets=[ast.Name(id="_HINTS")], value=ast.Dict(keys=keys)):
-                    yield from (str(ast.literal_eval(key)) for key in keys if key)
+    """Tell whether it is a reason of ours, or a text of the kernel for which we have advice."""
+    return any(pattern.fullmatch(text) for pattern in templates()) or bool(advice.on_output(text))
 
 
 def keys() -> set[str]:
@@ -220,7 +211,7 @@ def test_without_the_directory_the_sidecar_gets_what_its_errors_say() -> None:
     (change,) = compose(4)["services"].values()
 
     assert change.pop("pid") == "host"
-    assert yaml.safe_load(namespaces.PTRACE) == change
+    assert yaml.safe_load(advice.CAP_ADD_PTRACE) == change
 
 
 def test_the_proxy_takes_the_place_of_the_engines_socket() -> None:
@@ -271,7 +262,7 @@ def test_the_commands_are_those_of_the_code() -> None:
     ] == [
         [
             command.name,
-            command.summary,
+            command.help,
             "; ".join(f"{code} {meaning}" for code, meaning in command.exit_codes),
         ]
         for command in COMMANDS.values()
@@ -282,7 +273,7 @@ def test_the_states_are_those_of_the_help() -> None:
     rows = table("status", "state", "meaning")
 
     assert [f"  {plain(state):12} {meaning}" for state, meaning in rows] == [
-        line for line in STATUS.description.splitlines() if line.startswith("  ")
+        line for line in COMMANDS["status"].description.splitlines() if line.startswith("  ")
     ]
 
 
@@ -367,7 +358,7 @@ def test_the_refused_entries_are_refused_for_that_reason() -> None:
 
 
 def test_the_reasons_in_the_troubleshooting_table_are_those_of_the_code() -> None:
-    rows = table("Troubleshooting", "symptom", "meaning", "mend")
+    rows = table("Troubleshooting", "symptom", "meaning", "fix")
     quoted = [text for symptom, *_ in rows if symptom[0] == "`" for text in spans(symptom)[:1]]
 
     assert len(quoted) > 10
@@ -379,6 +370,19 @@ def test_the_health_is_said_as_in_the_code() -> None:
 
     assert said.pop(0) == OK
     assert [text for text in said if "…" not in text and not said_by_the_code(text)] == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Network unreachable", "Network is unreachable", "Host is unreachable", "No route to host"],
+)
+def test_advice_is_found_in_the_words_of_either_c_library(text: str) -> None:
+    assert advice.on_output(f"ip: RTNETLINK answers: {text}") == advice.LINK
+
+
+def test_what_is_quoted_of_a_command_is_in_the_words_of_the_images_c_library() -> None:
+    """The image has musl."""
+    assert not re.search("Network is unreachable|No route to host|Device or resource busy", README)
 
 
 def test_a_made_up_reason_is_not_found_in_the_code() -> None:

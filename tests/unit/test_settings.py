@@ -1,11 +1,13 @@
-"""Options and environment to settings."""
+"""Command line and environment to settings."""
 
 from __future__ import annotations
 
 import pytest
 
-from lib import settings
-from lib.settings import OPTIONS, Command, Option, Settings, parse
+from lib.cli.commandline import parse
+from lib.cli.named import named_command
+from lib.cli.registry import COMMANDS, Command
+from lib.settings import OPTIONS, VERSION, Option, Settings
 
 NAMES = {option.name: option for option in OPTIONS}
 
@@ -140,7 +142,7 @@ def test_wrong_usage_ends_with_code_2(arguments: list[str]) -> None:
     assert ended.value.code == 2
 
 
-@pytest.mark.parametrize("command", settings.COMMANDS)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_is_taken(command: str) -> None:
     assert parse([command], {}).command == command
 
@@ -151,12 +153,12 @@ def test_help_names_every_option_variable_and_command(capsys: pytest.CaptureFixt
 
     assert ended.value.code == 0
     said = capsys.readouterr().out
-    for word in [*settings.COMMANDS, *(word for o in OPTIONS for word in (o.flag, o.variable))]:
+    for word in [*COMMANDS, *(word for o in OPTIONS for word in (o.flag, o.variable))]:
         assert word in said
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
-@pytest.mark.parametrize("command", settings.COMMANDS)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_an_option_is_taken_before_and_after_the_command(command: str, option: Option) -> None:
     text, value = VALUES[option.name]
     environ = {option.variable: OTHER_VALUES[option.name]}
@@ -166,15 +168,23 @@ def test_an_option_is_taken_before_and_after_the_command(command: str, option: O
 
     assert before == after
     assert (before.command, chosen(option, before)) == (command, value)
+    for flag in ([option.flag, text], [f"{option.flag}={text}"]):
+        assert named_command([*flag, command]) == named_command([command, *flag]) == command
 
 
-@pytest.mark.parametrize("command", settings.COMMANDS)
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
+def test_a_value_that_is_a_commands_name_is_no_command(option: Option) -> None:
+    assert named_command([option.flag, "status"]) == parse([], {}).command == "run"
+    assert named_command([f"{option.flag}=status", "plan"]) == "plan"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_only_the_daemon_logs_what_goes_well(command: str) -> None:
     assert parse([command], {}).log_level == ("info" if command == "run" else "warning")
     assert parse([command], {"WGROUTEMGR_LOG_LEVEL": "info"}).log_level == "info"
 
 
-@pytest.mark.parametrize("command", settings.COMMANDS.values(), ids=settings.COMMANDS)
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
 def test_a_command_has_help_of_its_own_with_its_exit_codes_and_an_example(
     command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -195,9 +205,14 @@ def test_a_command_has_help_of_its_own_with_its_exit_codes_and_an_example(
     assert max(map(len, command.description.splitlines())) < 80
 
 
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+def test_a_commands_function_is_there(command: Command) -> None:
+    assert callable(command.load())
+
+
 def test_version_is_printed_and_ends_with_code_0(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         parse(["--version"], {})
 
     assert ended.value.code == 0
-    assert capsys.readouterr().out == f"wgroutemgr {settings.VERSION}\n"
+    assert capsys.readouterr().out == f"wgroutemgr {VERSION}\n"

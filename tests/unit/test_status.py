@@ -1,10 +1,9 @@
-"""What a survey found, as rows, table, JSON and comments."""
+"""What one look found, as rows, table, JSON and comments."""
 
 from __future__ import annotations
 
 import json
 from ipaddress import ip_address, ip_network
-from typing import cast
 
 import pytest
 
@@ -12,6 +11,7 @@ from lib.cli import tables
 from lib.cli.tables import Row
 from lib.model import Client, Desired, Failure, Gateway, Refusal, Route, Skipped
 from lib.reconcile.survey import Findings, Namespace, Survey
+from lib.settings import Settings
 
 GATEWAY = Gateway("wireguard", "gw", "wg-net", "net", (ip_address("192.0.2.129"),))
 NETNS = "/var/run/docker/netns/one"
@@ -36,7 +36,8 @@ def found(
 ) -> list[Row]:
     spaces = [Namespace(NETNS, actual=actual)] if entered else []
     desired = Desired(clients, skipped)
-    return tables.rows(Findings(cast("Survey", None), GATEWAY, desired, spaces, list(failures)))
+    survey = Survey(Settings(), list(failures).append)
+    return tables.rows(Findings(survey, GATEWAY, desired, spaces, list(failures)))
 
 
 @pytest.mark.parametrize(
@@ -89,7 +90,7 @@ def test_lost_gateway_is_never_ok() -> None:
     assert there.state not in tables.FINE
 
 
-def test_refused_and_flagged_entries() -> None:
+def test_refused_entries_and_entries_with_a_warning() -> None:
     refusals = (
         Refusal("nonsense", "is no network", "write it"),
         Refusal(DST, "is served, but wide", "take care", served=True),

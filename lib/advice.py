@@ -1,0 +1,142 @@
+"""The lines that fix things: for a Compose file, for a shell, or for `docker run`.
+
+Pure. Log, doctor, commands and README take them from here, so that they all say the same. When one
+applies is for others to say.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lib.model import NETWORKS_LABEL
+
+NETNS_DIRECTORY = Path("/var/run/docker/netns")
+"""Where an engine keeps the files of namespaces unless it has another `--exec-root`."""
+
+SOCKET = "/var/run/docker.sock"
+"""Where an engine listens unless it is told otherwise."""
+
+# --- the sidecar --------------------------------------------------------------------------------
+
+CAP_ADD = "cap_add: [NET_ADMIN, SYS_ADMIN]"
+CAP_ADD_PTRACE = "cap_add: [NET_ADMIN, SYS_ADMIN, SYS_PTRACE]"
+"""What it takes to look at the namespaces of others' processes: `proc_pid_ns(5)`."""
+ENTER_THROUGH_PROCESSES = f"{CAP_ADD_PTRACE}, which it takes to enter through processes"
+
+USER = 'user: "0"'
+SECURITY_OPT = "security_opt: [label=disable]   # SELinux or AppArmor stands in the way"
+IMAGE = "use an image with ip and nsenter"
+RESTART_POLICY = "give the sidecar `restart: unless-stopped`: its next start mounts the new socket"
+ENGINE = f"mount the engine's socket (-v {SOCKET}:{SOCKET}:ro), or set DOCKER_HOST"
+ENGINE_UPDATE = "update it to Docker 20.10 or newer"
+SOCKET_VOLUME = f"volumes: ['{SOCKET}:{SOCKET}:ro']"
+SHM = "leave the container a /dev/shm (no --ipc none), or its health is unknown"
+NETWORK_OPTION = "name the network with --network if it is another one"
+PROXY = "let the proxy pass GET /networks"
+
+
+def mount(directory: Path) -> str:
+    """Return how to mount the directory of namespaces."""
+    return f"mount it into the sidecar with slave propagation: -v {directory}:{directory}:ro,rslave"
+
+
+def mount_lines(directory: Path) -> tuple[str, ...]:
+    """Return the lines that mount it, for a Compose file and for `docker run`."""
+    volume = f"{directory}:{directory}:ro,rslave"
+    return (f"volumes: ['{volume}']", f"or with docker run: -v {volume}")
+
+
+def follow_gateway(service: str) -> str:
+    """Return the line by which the sidecar joins a gateway's new namespace."""
+    line = f"depends_on: {{{service}: {{condition: service_started, restart: true}}}}"
+    return f"{line}   # so that it joins again by itself"
+
+
+# --- containers ---------------------------------------------------------------------------------
+
+
+def start(container: str) -> str:
+    """Return the command that starts a container."""
+    return f"docker start {container}"
+
+
+def restart(container: str) -> str:
+    """Return the command that restarts it."""
+    return f"docker restart {container}"
+
+
+def sysctls(setting: str, container: str) -> str:
+    """Return the line that makes a setting (`name: value`) in a container's namespace."""
+    return f"sysctls: {{{setting}}}   # in the service of {container}"
+
+
+def fixed_address(address: object, container: str) -> str:
+    """Return the line that gives a container an address which no other one gets."""
+    return f"ipv4_address: {address}   # of {container}, outside of ip_range"
+
+
+def allowed_ips(dst: object, gateway: str) -> str:
+    """Return how to send a destination into the tunnel."""
+    line = f"add {dst} to AllowedIPs of the peer in the tunnel's configuration"
+    return f"{line}, then: {restart(gateway)}"
+
+
+# --- networks -----------------------------------------------------------------------------------
+
+BRIDGE_FILTER = "sysctl -w net.bridge.bridge-nf-call-iptables=0   # on the host"
+LINK = "check that the container's link to the gateway's network is up"
+
+
+def connect(network: str, container: str) -> str:
+    """Return the command that attaches a container to a network."""
+    return f"docker network connect {network} {container}"
+
+
+def create_network(network: str) -> str:
+    """Return the command that makes a network."""
+    return f"docker network create {network}"
+
+
+def name_network(network: str) -> str:
+    """Return the line that keeps Compose from putting the project's name before it."""
+    return f"networks: {{{network}: {{name: {network}}}}}"
+
+
+def mtu(size: int, network: str) -> str:
+    """Return the line that limits the packets of a network (bytes)."""
+    line = f'driver_opts: {{com.docker.network.driver.mtu: "{size}"}}'
+    return f"{line}   # for {network}, which must be made anew"
+
+
+# --- labels -------------------------------------------------------------------------------------
+
+LABEL = f"labels: {{{NETWORKS_LABEL}: 192.168.66.0/24}}   # what it wants to reach"
+NOT_THE_GATEWAY = "remove the label from the container: the gateway has these routes itself"
+NETWORK_OF_ITS_OWN = "attach the container to a network of its own"
+CONNECT_AGAIN = "disconnect the container from that network, and connect it again"
+CONNECTED = "remove it from the label: the container reaches that network directly"
+
+
+def narrower(dst: object) -> str:
+    """Return how to leave room for other networks."""
+    return f"name narrower networks than {dst} in the label {NETWORKS_LABEL}"
+
+
+# --- what commands and the kernel say -----------------------------------------------------------
+
+_BY_OUTPUT = {
+    "not permitted": f"give the sidecar both capabilities: {CAP_ADD}",
+    "not found": IMAGE,
+    "can't execute": IMAGE,
+    "unreachable": LINK,
+    "No route to host": LINK,
+    "invalid gateway": LINK,
+}
+"""By a part of the output. What the kernel says is in the C library's words: ENETUNREACH is
+"Network unreachable" (musl) or "Network is unreachable" (glibc), EHOSTUNREACH "Host is unreachable"
+or "No route to host". The others are the same in both."""
+
+
+def on_output(output: str) -> str:
+    """Return what to do about a command that failed with that output; nothing if not known."""
+    return next((advice for part, advice in _BY_OUTPUT.items() if part in output), "")

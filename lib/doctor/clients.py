@@ -1,0 +1,76 @@
+"""The clients: who asks for what, and the one whose packet is followed.
+
+Each check only reads the site and yields what it saw and what fixes it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lib import advice
+from lib.doctor.findings import SHOWN, fail, ok, some, warn
+from lib.errors import GoneError
+from lib.model import NETWORKS_LABEL
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lib.doctor.site import AttachedClient, Site
+    from lib.model import Finding
+
+
+def clients(site: Site) -> Iterator[Finding]:
+    """Somebody asks, and what is asked for can be served."""
+    asking, network = site.asking.examine(), site.gateway().network
+    if asking.clients:
+        destinations = {route.dst for client in asking.clients for route in client.routes}
+        names = some(client.name for client in asking.clients)
+        count = f"{len(asking.clients)} on {network}, asking for {len(destinations)}"
+        yield ok(f"{count} destinations: {names}")
+    else:
+        yield _nobody(next((skipped.container for skipped in asking.skipped), ""), network)
+    for skipped in asking.skipped:
+        if not skipped.expected:
+            yield warn(f"{skipped.container} {skipped.reason}", skipped.hint)
+    for client in asking.clients:
+        yield from _remarks(client)
+
+
+def _nobody(labelled: str, network: str) -> Finding:
+    seen = f"no running container on {network} has the label {NETWORKS_LABEL}"
+    if labelled:
+        return warn(f"{seen}; {labelled} has it", advice.connect(network, labelled))
+    return warn(seen, advice.LABEL, f"networks: [{network}]")
+
+
+def container(site: Site) -> Iterator[Finding]:
+    """The one container to follow runs, is attached, and asks for something."""
+    site.engine()
+    network = site.gateway().network
+    try:
+        found = site.container.examine()
+    except GoneError:
+        yield fail(f"the engine has no container {site.settings.container}", "docker ps --all")
+        return
+    owner = site.container_owner.examine()
+    if not owner.running:
+        yield fail(f"{owner.name} is not running", advice.start(owner.name))
+        return
+    asking = site.asking.examine()
+    for skipped in asking.skipped:
+        attach = advice.connect(network, owner.name) * skipped.expected
+        yield fail(f"{found.name} {skipped.reason}", skipped.hint, attach)
+    for client in asking.clients:
+        if NETWORKS_LABEL not in found.labels:
+            yield fail(f"{found.name} has no label {NETWORKS_LABEL}", advice.LABEL)
+        elif not client.routes:
+            yield fail(f"{found.name} asks for nothing that can be served", advice.LABEL)
+        else:
+            asked = ", ".join(str(route.dst) for route in client.routes[:SHOWN])
+            yield ok(f"{found.name} is on {network} and asks for {asked}")
+        yield from _remarks(client)
+
+
+def _remarks(client: AttachedClient) -> Iterator[Finding]:
+    for refusal in client.client.refusals[:SHOWN]:
+        yield warn(f"{client.name}: {refusal.entry} {refusal.reason}", refusal.hint)

@@ -1,0 +1,104 @@
+"""What `ip` prints when it is asked, by BusyBox and by iproute2 alike, as values.
+
+Pure. What cannot be read is left out: a failure is told by the command's exit code.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from ipaddress import ip_address
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from lib.model import IPV6
+
+if TYPE_CHECKING:
+    from lib.model import Address
+
+_INET = {"inet", "inet6"}
+_REJECTING = {"unreachable", "blackhole", "prohibit", "throw"}
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A network interface of one namespace."""
+
+    name: str
+    mtu: int
+    """Bytes."""
+    mac: str
+    addresses: tuple[Address, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """The kernel's answer to where it would send a packet."""
+
+    device: str = ""
+    """Empty where it would send it nowhere."""
+    gateway: Address | None = None
+
+
+def parse_addresses(text: str) -> frozenset[Address]:
+    """Return the addresses that `ip address show` printed, also of interfaces that are down."""
+    lines = (line.split() for line in text.splitlines())
+    words = (
+        rest[0].partition("/")[0] for kind, *rest in filter(None, lines) if kind in _INET and rest
+    )
+    return frozenset(address for word in words if (address := _address(word)))
+
+
+def parse_links(text: str) -> tuple[Link, ...]:
+    """Return the interfaces that `ip address show` printed."""
+    blocks = re.split(r"^\d+: ", text, flags=re.MULTILINE)[1:]
+    return tuple(
+        Link(
+            name=re.split("[@:]", block, maxsplit=1)[0],
+            mtu=int(mtu[1]) if (mtu := re.search(r" mtu (\d+)", block)) else 0,
+            mac=mac[1] if (mac := re.search(r"link/ether (\S+)", block)) else "",
+            addresses=tuple(parse_addresses(block)),
+        )
+        for block in blocks
+    )
+
+
+def parse_neighbours(text: str) -> dict[Address, tuple[str, str]]:
+    """Return MAC address (empty if unknown) and state by address, as `ip neigh show` printed it."""
+    rows = (line.split() for line in text.splitlines())
+    return {
+        address: (dict(pairwise(words)).get("lladdr", ""), words[-1])
+        for words in rows
+        if words and (address := _address(words[0]))
+    }
+
+
+def lookup_words(dst: Address, source: Address | None = None, device: str = "") -> tuple[str, ...]:
+    """Return the words that ask the kernel where it would send a packet.
+
+    With source and device, one that comes in there. Then the kernel does all that it does with a
+    real one, so with forwarding off it answers that there is no route (`inet_rtm_getroute` in
+    net/ipv4/route.c).
+    """
+    program = ("ip", "-6") if dst.version == IPV6 else ("ip",)
+    origin = ("from", str(source), "iif", device) if source else ()
+    return (*program, "route", "get", str(dst), *origin)
+
+
+def parse_lookup(text: str) -> Lookup:
+    """Return what `ip route get` printed, on its first line."""
+    words = text.partition("\n")[0].split()
+    if not words or words[0] in _REJECTING:
+        return Lookup()
+    after = dict(pairwise(words))
+    via = after.get("via", "")
+    return Lookup(
+        after.get("dev", ""), _address(after.get(via, "") if via.startswith("inet") else via)
+    )
+
+
+def _address(word: str) -> Address | None:
+    try:
+        return ip_address(word)
+    except ValueError:
+        return None

@@ -1,0 +1,139 @@
+"""The sidecar's own needs: an engine, its gateway, capabilities, namespaces, commands.
+
+Each check only reads the site and yields what it saw and what fixes it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lib import advice
+from lib.doctor.findings import fail, ok, warn
+from lib.doctor.site import SkippedError
+from lib.engine import identity, sidecar
+from lib.engine.client import NEWEST_API
+from lib.errors import EngineError, OldEngineError, StaleSocketError
+from lib.kernel import namespaces, prerequisites
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lib.doctor.site import Site
+    from lib.engine.sidecar import Sidecar
+    from lib.model import Finding
+
+_SERVICE = "com.docker.compose.service"
+
+
+def engine(site: Site) -> Iterator[Finding]:
+    """Docker answers, and in which version."""
+    host = os.environ.get("DOCKER_HOST")
+    where = host or "its usual socket"
+    try:
+        found = site.engine.examine()
+    except StaleSocketError:
+        raise
+    except OldEngineError as error:
+        yield fail(error.reason, error.hint)
+    except EngineError as error:
+        unset = f"remove DOCKER_HOST, or correct it: {host}" if host else ""
+        yield fail(f"none at {where}: {error.reason}", unset, advice.SOCKET_VOLUME)
+    else:
+        seen = f"Docker {found.version}, API {found.api_version}, at {where}"
+        newer = found.is_newer_than_tried
+        yield warn(f"{seen}: tried up to API {NEWEST_API} only") if newer else ok(seen)
+
+
+def own_container(site: Site) -> Iterator[Finding]:
+    """Gateway and own container are found; `sidecar.find` says when they are not."""
+    found = site.sidecar.examine()
+    if found.own:
+        seen = f"we are {found.own.name}, known by {_known_by(found)}; it serves {found.network}"
+        yield ok(seen)
+    elif site.settings.network:
+        yield ok(f"our own container is not known, but the network is given: {found.network}")
+    else:
+        seen = f"our own container is not known, nor any label of it: serving {found.network}"
+        yield warn(seen, f"--network {found.network}, or another one")
+
+
+def _known_by(found: Sidecar) -> str:
+    cgroup, mountinfo = sidecar.CGROUP.read_text(), sidecar.MOUNTINFO.read_text()
+    if found.own and found.own.id in identity.own_ids(cgroup):
+        return "cgroup"
+    if found.own and found.own.upper_dir and found.own.upper_dir == identity.upper_dir(mountinfo):
+        return "its writable layer"
+    return "its place in the gateway's namespace"
+
+
+def gateway(site: Site) -> Iterator[Finding]:
+    """The gateway runs, and we are in its namespace, not in one that it has left."""
+    container = site.sidecar().gateway
+    if not container.running:
+        yield fail(f"{container.name} is not running", advice.start(container.name))
+        return
+    if site.settings.gateway:
+        yield ok(f"{container.name}, named by --gateway")
+        return
+    owners = identity.netns_owner_ids(sidecar.MOUNTINFO.read_text())
+    how = "mountinfo" if container.id in owners else "the engine's list"
+    if not site.gateway_netns:
+        yield ok(f"{container.name}, known by {how}; its network namespace is ours")
+    else:
+        seen = f"{container.name}, known by {how}, has a new network namespace since it restarted"
+        service = container.labels.get(_SERVICE, container.name)
+        yield warn(seen, advice.restart(site.own_name), advice.follow_gateway(service))
+
+
+def capabilities(_: Site) -> Iterator[Finding]:
+    """Both are in effect."""
+    yield prerequisites.capabilities()
+
+
+def netns_directory(site: Site) -> Iterator[Finding]:
+    """The directory is mounted, follows the host, and holds namespaces.
+
+    A namespace's file is on another device than plain files (namespaces(7), nsfs). Up to Docker 27
+    the plain file of a container that ended stays for a minute (libnetwork, osl/namespace_linux.go,
+    gpmCleanupPeriod).
+    """
+    found = _sandbox_key(site)
+    is_in_directory = found and not namespaces.is_at_process(found)
+    path = Path(found).parent if is_in_directory else advice.NETNS_DIRECTORY
+    verdict = prerequisites.directory(path)
+    if verdict.level != "ok" or not path.is_dir():
+        yield verdict
+        return
+    device = namespaces.OWN.stat().st_dev
+    files = [file.stat().st_dev == device for file in path.iterdir() if file.exists()]
+    seen = f"{verdict.seen}; namespaces in it: {sum(files)}"
+    if found and not namespaces.Proof.of(found):
+        yield fail(f"{path} lacks the gateway's namespace", *advice.mount_lines(path))
+    elif files and not any(files):
+        yield fail(seen, *advice.mount_lines(path))
+    else:
+        yield ok(seen)
+
+
+def _sandbox_key(site: Site) -> str:
+    """Return where the engine says that the gateway's namespace is; nothing where it is silent."""
+    try:
+        return site.gateway_container().sandbox_key
+    except SkippedError:
+        return ""
+
+
+def commands(site: Site) -> Iterator[Finding]:
+    """`nsenter` and `ip` are there and work: they are run in the gateway's namespace."""
+    outcome = site.run(site.gateway_netns_file, "ip", "route", "show")
+    if not outcome.exit_code:
+        yield ok("nsenter and ip work: the gateway's namespace was entered")
+        return
+    fix = advice.CAP_ADD
+    if "not found" in outcome.output or "can't execute" in outcome.output:
+        fix = advice.IMAGE
+    elif "denied" in outcome.output:
+        fix = advice.SECURITY_OPT
+    yield fail(f"{outcome.command}: {outcome.output}", fix)

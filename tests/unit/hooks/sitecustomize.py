@@ -1,0 +1,60 @@
+"""Does something to the program at a chosen moment: a signal or an error, at an import or a call.
+
+Python imports this before the program, whose environment names the moment and the deed.
+"""
+
+import os
+import signal
+import sys
+from typing import Any
+
+AT, DO = os.environ["AT"], os.environ["DO"]
+
+
+class Finalized:
+    """Fails, or gets a signal, where Python can raise nothing."""
+
+    def __del__(self) -> None:
+        if DO == "leak":
+            raise RuntimeError(AT)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def do() -> None:
+    """Fail, or send a signal."""
+    if DO == "fail":
+        raise RuntimeError(AT)
+    if DO in {"drop", "leak"}:
+        Finalized()
+    else:
+        os.kill(os.getpid(), int(DO))
+
+
+class Finder:
+    """Is asked for every module that is not loaded yet."""
+
+    @staticmethod
+    def find_spec(name: str, *_: object) -> None:
+        if name == AT:
+            do()
+
+
+class Calls:
+    """Is told of every call, and counts those after signals are minded."""
+
+    count = -1
+
+    def __call__(self, frame: Any, event: str, _: object) -> None:  # noqa: ANN401
+        if event != "call":
+            return
+        name = frame.f_code.co_name
+        if self.count >= 0 or name == "_attempt":
+            self.count += 1
+        if self.count >= 0 and AT in {name, str(self.count)}:
+            sys.setprofile(None)
+            do()
+
+
+if AT:
+    sys.meta_path.insert(0, Finder)
+    sys.setprofile(Calls())
