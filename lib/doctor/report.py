@@ -16,7 +16,7 @@ from lib.doctor import clients, network, path, setup
 from lib.doctor.site import Site, SkippedError
 from lib.engine.client import Engine
 from lib.errors import WgRouteMgrError
-from lib.kernel.shells import Shell
+from lib.kernel.shells import Shells
 from lib.model import Finding
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ _WIDTH = max(map(len, CHECKS))
 
 def run(settings: Settings) -> int:
     """Examine the place where we run; return the exit code."""
-    with closing(Shell()) as shell:
+    with closing(Shells()) as shell:
         return report(Site(settings, shell, Engine), sys.stdout)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shlex
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Generic, NoReturn, Protocol, TypeVar
 
 from lib.doctor import ip_output
@@ -215,8 +216,8 @@ class Site:
     @property
     def gateway_netns_file(self) -> str:
         """The gateway's namespace file, which is there."""
-        place = namespaces.identify(self.gateway_container().sandbox_key)
-        return place.path if place else lacking("the gateway's namespace file")
+        path = self.gateway_container().sandbox_key
+        return path if path and Path(path).exists() else lacking("the gateway's namespace file")
 
     @property
     def gateway_netns(self) -> str:
@@ -280,7 +281,7 @@ class Site:
 
 
 def _attached(client: Client, owner: Container, gateway: Gateway) -> AttachedClient:
-    endpoint = owner.endpoint(gateway.network_id, gateway.network)
+    endpoint = owner.endpoint(gateway.network_id)
     interfaces = endpoint.interfaces if endpoint else ()
     networks = frozenset(each.network_id for each in owner.endpoints)
     return AttachedClient(

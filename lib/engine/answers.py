@@ -133,7 +133,7 @@ def _readable(kind: str, parse: Callable[[S], T], entries: Iterable[S]) -> Itera
 
 
 def _parse_end(item: tuple[str, Answer]) -> tuple[bool, str, tuple[Interface, ...]]:
-    """Return one end of a network: whether its container's id is told, that or the name, addresses."""
+    """Return one end of a network: whether the id is told, that or the name, and addresses."""
     key, end = item
     told = (end.get(version) for version in ("IPv4Address", "IPv6Address"))
     addresses = tuple(ip_interface(address) for address in told if address)

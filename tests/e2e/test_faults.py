@@ -178,7 +178,7 @@ def test_routes_are_kept_without_gateway_if_asked_for(
     await_routes(client, wanted)
 
     gateway.stop()
-    await_event(sidecar, "gateway.awaited", reason=f"the gateway {gateway.name} is not running")
+    await_event(sidecar, "gateway.missing", reason=f"the gateway {gateway.name} is not running")
     assert routes(client) == wanted
 
 

@@ -121,6 +121,6 @@ def test_unhealthy_while_the_gateway_is_gone(
 
 def test_not_healthy_before_there_is_a_network_to_serve(lab: Lab, gateway: Container) -> None:
     sidecar = lab.sidecar("sidecar", gateway, *SOON, network=lab.name("late"))
-    await_event(sidecar, "gateway.awaited")
+    await_event(sidecar, "gateway.missing")
 
     await_health(sidecar, "unhealthy", f"there is no network {lab.name('late')}")

@@ -25,7 +25,7 @@ def test_waits_for_the_network_and_for_the_gateway_on_it(lab: Lab) -> None:
     gateway = lab.gateway("wireguard", elsewhere)
     network = lab.name("late")
     sidecar = lab.sidecar("sidecar", gateway, network=network)
-    missing = await_event(sidecar, "gateway.awaited")
+    missing = await_event(sidecar, "gateway.missing")
     assert missing["reason"] == f"there is no network {network}"
     assert f"docker network create {network}" in missing["hint"]
 
@@ -38,7 +38,7 @@ def test_waits_for_the_network_and_for_the_gateway_on_it(lab: Lab) -> None:
 
     lab.engine.docker("network", "connect", network, gateway.name)
     await_routes(client, {DST: gateway.address(network)})
-    assert len(events(sidecar, "gateway.awaited")) == 1
+    assert len(events(sidecar, "gateway.missing")) == 1
     assert len(events(sidecar, "gateway.lost")) == 1
 
 

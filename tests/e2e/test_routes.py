@@ -60,7 +60,7 @@ def test_several_destinations_of_both_ip_versions(
 
     v4, v6 = gateway.address(network), gateway.address(network, ipv6=True)
     await_routes(client, {DST: v4, OTHER_DST: v4, DST6: v6})
-    assert await_event(sidecar, "gateway.addressed")["gateway"] == [v4, v6]
+    assert await_event(sidecar, "gateway.ready")["gateway"] == [v4, v6]
 
 
 def test_wrong_routes_are_replaced(lab: Lab, network: str, gateway: Container) -> None:
@@ -188,7 +188,7 @@ def test_wider_network_is_served_with_a_warning(lab: Lab, network: str, gateway:
     client = lab.client("client", network, networks="192.168.0.0/16")
 
     await_routes(client, {"192.168.0.0/16": gateway.address(network)})
-    assert await_event(sidecar, "entry.flagged")["entry"] == "192.168.0.0/16"
+    assert await_event(sidecar, "entry.warned")["entry"] == "192.168.0.0/16"
 
 
 def test_family_that_the_gateway_lacks_is_refused(lab: Lab) -> None:

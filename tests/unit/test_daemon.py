@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_interface
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, cast
 
 import pytest
 import structlog
@@ -141,7 +141,7 @@ class NoEarlyRoutes:
 class Site:
     """A daemon with all that is around it."""
 
-    def __init__(self, tmp_path: Path, interval: float = 60, **settings: str) -> None:
+    def __init__(self, tmp_path: Path, interval: float = 60) -> None:
         self.clock = Clock()
         self.kernel = FakeKernel()
         self.kernel.add(GATEWAY_PATH, addresses=["192.0.2.1/24"])
@@ -150,15 +150,13 @@ class Site:
         self.early = NoEarlyRoutes()
         self.file = tmp_path / "health"
         self.connect: Callable[[], object] = lambda: self.engine
-        self.settings = Settings(
-            gateway="wireguard", network="wg-net", resync_interval=interval, **settings
-        )
+        self.settings = Settings(gateway="wireguard", network="wg-net", resync_interval=interval)
 
     def run(self, until: type[Exception] = Over) -> list[dict[str, object]]:
         """Run the daemon until the test is over, and return what was logged."""
         daemon = Daemon(
             self.settings,
-            self.kernel,  # type: ignore[arg-type]
+            self.kernel,
             self.early,
             Health(self.file),
             connect=self.connect,  # type: ignore[arg-type]
@@ -166,7 +164,7 @@ class Site:
         )
         with structlog.testing.capture_logs() as logged, pytest.raises(until):
             daemon.run()
-        return list(logged)
+        return cast("list[dict[str, object]]", logged)
 
 
 @pytest.fixture

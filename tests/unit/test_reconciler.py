@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import structlog
@@ -75,7 +75,7 @@ class Site:
                 self.add(one)
         self.announced: list[object] = []
         self.reconciler = Reconciler(
-            self.kernel,  # type: ignore[arg-type]
+            self.kernel,
             Settings(gateway="wireguard", network="wg-net"),
             lambda tries: 0.5 * 2 ** (tries - 1),
             announce=lambda gateway, _: self.announced.append(gateway),
@@ -125,7 +125,7 @@ class Site:
 @pytest.fixture
 def logged() -> Iterator[list[dict[str, Any]]]:
     with structlog.testing.capture_logs() as entries:
-        yield entries
+        yield cast("list[dict[str, Any]]", entries)
 
 
 def names(logged: list[dict[str, Any]], *leave_out: str) -> list[str]:
@@ -449,7 +449,7 @@ def test_what_ran_is_logged_and_remembered_although_the_engine_goes_away(
     site.run()
 
     assert names(logged)[1:] == ["route.replaced", "route.failed", "client.routed"]
-    del site.engine.inspect  # type: ignore[method-assign]
+    del site.engine.inspect
     site.change(replace(one, labels={NETWORKS_LABEL: "10.9.0.0/16"}))
     site.drive(1)
     assert site.routes(one) == []

@@ -9,9 +9,10 @@ import pytest
 
 from lib.cli import tables
 from lib.cli.tables import Row
-from lib.model import Client, Desired, Failure, Gateway, Refusal, Route, Skipped
-from lib.reconcile.survey import Findings, Namespace, Survey
-from lib.settings import Settings
+from lib.model import Client, Desired, Gateway, Refusal, Route, Skipped
+from lib.reconcile.look import Findings
+from lib.reconcile.namespace import Namespace
+from lib.reconcile.report import Failure
 
 GATEWAY = Gateway("wireguard", "gw", "wg-net", "net", (ip_address("192.0.2.129"),))
 NETNS = "/var/run/docker/netns/one"
@@ -36,8 +37,7 @@ def found(
 ) -> list[Row]:
     spaces = [Namespace(NETNS, actual=actual)] if entered else []
     desired = Desired(clients, skipped)
-    survey = Survey(Settings(), list(failures).append)
-    return tables.rows(Findings(survey, GATEWAY, desired, spaces, list(failures)))
+    return tables.rows(Findings(GATEWAY, desired, spaces, list(failures)))
 
 
 @pytest.mark.parametrize(
@@ -116,12 +116,12 @@ def test_only_an_expected_skip_is_fine() -> None:
 
 
 def test_what_cannot_be_looked_at_is_unknown() -> None:
-    values = {"container": "dovecot", "netns": NETNS, "reason": "exit code 1"}
-    said = values | {"stderr": "nsenter:\nnot permitted", "hint": "cap_add"}
-    silent = Failure("client.failed", "p", "engine", {"container": "postfix", "reason": "silent"})
+    values = {"netns": NETNS, "stderr": "nsenter:\nnot permitted", "hint": "cap_add"}
+    refused = Failure("route.failed", "dovecot", "d", "x", "exit code 1", values)
+    silent = Failure("client.failed", "postfix", "p", "engine", "silent", {})
 
     clients = client(route(), route("203.0.113.0/24"))
-    rows = found(clients, failures=(Failure("route.failed", "d", "x", said), silent), entered=False)
+    rows = found(clients, failures=(refused, silent), entered=False)
 
     assert [(row.container, row.state, row.reason) for row in rows] == [
         *[("dovecot", "unknown", "nsenter:\nnot permitted")] * 2,
