@@ -89,8 +89,9 @@ def delays(interval: float) -> Iterator[float]:
 class Stream:
     """The engine's events, read by a thread that only enqueues: a slow reader slows the engine."""
 
-    def __init__(self, engine: Engine, since: int) -> None:
-        """Listen from a moment on, in seconds of Unix time."""
+    def __init__(self, engine: Engine, since: int, note: Callable[[Event], None]) -> None:
+        """Listen from a moment on, in seconds of Unix time; have each event noted as it comes."""
+        self._note = note
         self._queue: queue.SimpleQueue[Event | EngineError] = queue.SimpleQueue()
         self._events = engine.events(since)
         threading.Thread(target=self._listen, name="events", daemon=True).start()
@@ -115,7 +116,9 @@ class Stream:
         end: EngineError = StreamEndedError("the engine ended the event stream")
         try:
             for event in self._events:
-                self._queue.put(event)
+                self._note(event)
+                if event.action != "create":  # It changes nothing yet.
+                    self._queue.put(event)
         except CallError as error:
             end = error  # Refused, as by a proxy.
         except EngineError as error:
@@ -215,7 +218,7 @@ class Daemon:
 
     def _listen(self, engine: Engine) -> Stream:
         self._listening_since = self._clock.monotonic()
-        return Stream(engine, int(self._clock.time()) - _OVERLAP)
+        return Stream(engine, int(self._clock.time()) - _OVERLAP, self._early.note)
 
     def _pass(self, engine: Engine, trigger: str, only: frozenset[str] | None) -> None:
         begun = self._clock.monotonic()

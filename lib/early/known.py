@@ -2,13 +2,13 @@
 
 Who is started needs no listing then, which costs the engine dearly: on containerd's image store, a
 read of its database for each container listed (`refreshImage` in moby's daemon/list.go). Nothing
-that can change is trusted: neither names nor networks, and who is said to run is asked for anew.
+that can change is trusted: names are asked for anew, so are networks where they matter, and who is
+said to run. What an event did not tell is asked for; what it told too late costs time only.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -31,7 +31,13 @@ class KnownContainers:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._containers: OrderedDict[str, Container] = OrderedDict()
+        self._containers: dict[str, Container] = {}
+        self._names: dict[str, str] = {}
+        """Ids by the name that was heard last."""
+        self._idle: set[str] = set()
+        """Ids of clients that do not run."""
+        self._is_listed = self._is_told = False
+        """Whether all that do not run were listed once, and events come."""
 
     def __len__(self) -> int:
         return len(self._containers)
@@ -39,6 +45,19 @@ class KnownContainers:
     def get(self, container_id: str) -> Container | None:
         """Return what is known of a container, or None."""
         return self._containers.get(container_id)
+
+    def named(self, name: str) -> Container | None:
+        """Return who had a name when it was heard of last, or None."""
+        return self._containers.get(self._names.get(name, ""))
+
+    def may_start(self) -> bool:
+        """Tell whether any client may be started, as far as it is known."""
+        return bool(self._idle) or not (self._is_listed and self._is_told)
+
+    def learn_idle(self, containers: Iterable[Container]) -> None:
+        """Take in a listing of all clients that do not run."""
+        self.learn(containers)
+        self._is_listed = True
 
     def learn(self, containers: Iterable[Container]) -> None:
         """Take in what a listing or an inspection told."""
@@ -49,6 +68,7 @@ class KnownContainers:
         """Take in an event of the engine."""
         if event.network_id:
             return
+        self._is_told = True
         if event.action == "destroy":
             self._forget(event.container_id)
             return
@@ -72,14 +92,19 @@ class KnownContainers:
             self._forget(container.id)
             return
         labels = {} if label is None else {NETWORKS_LABEL: label}
+        kept = replace(container, labels=labels, sandbox_key="", endpoints=(), upper_dir="")
+        self._forget(container.id)
         with self._lock:
-            self._containers[container.id] = replace(
-                container, labels=labels, sandbox_key="", endpoints=(), upper_dir=""
-            )
-            self._containers.move_to_end(container.id)
-            if len(self._containers) > MOST_CONTAINERS:
-                self._containers.popitem(last=False)
+            self._containers[kept.id] = kept
+            self._names[kept.name] = kept.id
+            if labels and not kept.running:
+                self._idle.add(kept.id)
+        if len(self._containers) > MOST_CONTAINERS:
+            self._forget(next(iter(self._containers)))
 
     def _forget(self, container_id: str) -> None:
         with self._lock:
-            self._containers.pop(container_id, None)
+            self._idle.discard(container_id)
+            known = self._containers.pop(container_id, None)
+            if known and self._names.get(known.name) == container_id:
+                del self._names[known.name]

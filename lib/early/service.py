@@ -17,11 +17,15 @@ import time
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
+import structlog
+
 from lib.early.arrivals import Arrivals
 from lib.early.known import KnownContainers
 from lib.early.lookup import Connections, Lookup
 from lib.early.watch import NamespaceWatch
+from lib.errors import WgRouteMgrError
 from lib.kernel.addresses import AddressMonitor
+from lib.model import NETWORKS_LABEL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,11 +36,16 @@ if TYPE_CHECKING:
     from lib.engine.client import Engine
     from lib.model import Container, EarlyClient, Event, Gateway, Outcome
 
+log = structlog.get_logger()
+
 _MOST_COMMANDS = 64
 """That run without a look at where the gateway is."""
 
 HAND_OVER_SECONDS = 1.0
 """For which a change of the gateway waits for commands that lead to the old one."""
+
+_RETRY_SECONDS = 5.0
+"""After which a listing that failed is asked for again."""
 
 
 class CommandRunner(Protocol):
@@ -109,6 +118,7 @@ class EarlyRoutes:
         if not self._thread and usable and directory:
             self._thread = threading.Thread(target=self._serve, name="early routes", daemon=True)
             self._thread.start()
+            threading.Thread(target=self._list_idle, name="early listing", daemon=True).start()
         if self._running_commands.acquire(timeout=HAND_OVER_SECONDS):
             self._running_commands.release()
 
@@ -131,6 +141,19 @@ class EarlyRoutes:
             while self._arrivals and (gateway := self._gateway):
                 self._look(gateway)
             self._arrivals.close()
+
+    def _list_idle(self) -> None:
+        """Learn once who does not run, so that their starts need no listing."""
+        while True:
+            try:
+                engine = self._connections.take()
+                self._known.learn_idle(engine.containers(NETWORKS_LABEL, running=False))
+            except WgRouteMgrError as error:
+                log.debug("lookup.failed", reason=error.reason)
+                time.sleep(_RETRY_SECONDS)
+            else:
+                self._connections.give_back(engine)
+                return
 
     def _wait(self) -> bool:
         """Wait for something to do, and tell whether namespaces appeared."""

@@ -49,6 +49,34 @@ def test_an_event_of_a_network_tells_nothing_of_the_container() -> None:
     assert known.get("c2") is None
 
 
+def test_a_name_is_of_who_had_it_last() -> None:
+    known = KnownContainers()
+    known.note(event("create", "c1"))
+    known.note(event("rename", "c1", "old"))
+    known.note(event("create", "c2"))
+
+    for name, holder in (("dovecot", "c2"), ("old", "c1")):
+        found = known.named(name)
+        assert found
+        assert found.id == holder
+    known.note(event("destroy", "c2"))
+    assert known.named("dovecot") is None
+
+
+def test_nobody_can_start_when_all_that_do_not_run_are_known_to_be_none() -> None:
+    known = KnownContainers()
+    assert known.may_start()  # Who knows.
+    known.learn_idle([])
+    assert known.may_start()  # Nothing would tell.
+    known.note(event("start"))
+    assert not known.may_start()
+
+    known.note(event("die"))
+    assert known.may_start()
+    known.note(event("destroy"))
+    assert not known.may_start()
+
+
 def test_memory_falls_when_containers_go() -> None:
     known = KnownContainers()
     known.note(event("create", "stays"))

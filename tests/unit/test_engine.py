@@ -81,11 +81,14 @@ def test_events_are_understood_without_the_fields_that_newer_versions_dropped(
 
     assert found == [client._event(modern(event)) for event in answers["events"]]
     assert any("status" in event for event in answers["events"])
+    assert Event("create", container, "client") in found
     assert Event("start", container, "client") in found
     assert Event("destroy", container, "renamed") in found
     assert Event("connect", container, network_id=network) in found
     assert {event.action for event in found if event} == {*client._FILTERS["event"]}
     assert {event.container_id for event in found if event} == {container}
+    labels = {tuple(event.labels.items()) for event in found if event and not event.network_id}
+    assert all(("wgroutemgr.networks", "10.9.0.0/16,2001:db8:51::/48") in items for items in labels)
 
 
 @pytest.fixture
