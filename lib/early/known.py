@@ -54,57 +54,71 @@ class KnownContainers:
         """Tell whether any client may be started, as far as it is known."""
         return bool(self._idle) or not (self._is_listed and self._is_told)
 
+    def learn(self, container: Container) -> None:
+        """Take in what a listing told of one."""
+        with self._lock:
+            self._keep(container)
+
     def learn_idle(self, containers: Iterable[Container]) -> None:
         """Take in a listing of all clients that do not run."""
-        self.learn(containers)
-        self._is_listed = True
+        with self._lock:
+            self._is_listed = True
+            for container in containers:
+                self._keep(container)
 
-    def learn(self, containers: Iterable[Container]) -> None:
-        """Take in what a listing or an inspection told."""
-        for container in containers:
-            self._keep(container)
+    def learn_running(self, containers: Iterable[Container]) -> None:
+        """Take in a listing of all clients that run: no other does, whatever was not told."""
+        with self._lock:
+            running = {container.id: container for container in containers}
+            for known in tuple(self._containers.values()):
+                if known.running and known.id not in running:
+                    self._keep(replace(known, running=False))
+            for container in running.values():
+                self._keep(container)
 
     def note(self, event: Event) -> None:
         """Take in an event of the engine."""
         if event.network_id:
             return
-        self._is_told = True
-        if event.action == "destroy":
+        with self._lock:
+            self._is_told = True
+            known = self._containers.get(event.container_id)
             self._forget(event.container_id)
-            return
-        known = self._containers.get(event.container_id)
-        running = {"start": True, "die": False}.get(event.action, bool(known and known.running))
-        self._keep(
-            Container(
-                id=event.container_id,
-                name=event.container,
-                running=running,
-                labels=event.labels,
-                network_mode="",
-                sandbox_key="",
-                endpoints=(),
+            if event.action == "destroy":
+                return
+            running = {"start": True, "die": False}.get(event.action, bool(known and known.running))
+            self._keep(
+                Container(
+                    id=event.container_id,
+                    name=event.container,
+                    running=running,
+                    labels=event.labels,
+                    network_mode="",
+                    sandbox_key="",
+                    endpoints=(),
+                )
             )
-        )
 
     def _keep(self, container: Container) -> None:
+        self._forget(container.id)
         label = container.labels.get(NETWORKS_LABEL)
-        if label is not None and len(label) > MOST_CHARACTERS:
-            self._forget(container.id)
+        if label and len(label) > MOST_CHARACTERS:
+            self._is_listed = False  # Not everything is known any more.
             return
         labels = {} if label is None else {NETWORKS_LABEL: label}
-        kept = replace(container, labels=labels, sandbox_key="", endpoints=(), upper_dir="")
-        self._forget(container.id)
-        with self._lock:
-            self._containers[kept.id] = kept
-            self._names[kept.name] = kept.id
-            if labels and not kept.running:
-                self._idle.add(kept.id)
+        self._containers[container.id] = replace(
+            container, labels=labels, sandbox_key="", endpoints=(), upper_dir=""
+        )
+        self._names[container.name] = container.id
+        if labels and not container.running:
+            self._idle.add(container.id)
         if len(self._containers) > MOST_CONTAINERS:
-            self._forget(next(iter(self._containers)))
+            oldest = next(iter(self._containers))
+            self._is_listed = self._is_listed and oldest not in self._idle
+            self._forget(oldest)
 
     def _forget(self, container_id: str) -> None:
-        with self._lock:
-            self._idle.discard(container_id)
-            known = self._containers.pop(container_id, None)
-            if known and self._names.get(known.name) == container_id:
-                del self._names[known.name]
+        self._idle.discard(container_id)
+        known = self._containers.pop(container_id, None)
+        if known and self._names.get(known.name) == container_id:
+            del self._names[known.name]

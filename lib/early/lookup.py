@@ -246,6 +246,8 @@ class Lookup:
                 pause = ask(engine)
             except WgRouteMgrError as error:
                 log.debug("lookup.failed", reason=error.reason)
+                if engine:
+                    engine.close()
                 engine, pause = None, _RETRY_SECONDS
             self._wait(pause)
         if engine:
@@ -312,7 +314,7 @@ class Lookup:
         found = engine.find(name=who.text) if who.is_name else engine.find(container_id=who.text)
         if not found:
             return Description(asked, None)
-        known.learn([found])
+        known.learn(found)
         return Description(asked, found, frozenset(point.network for point in found.endpoints))
 
     def _take(self, **values: Any) -> None:  # noqa: ANN401 - fields of an Answers

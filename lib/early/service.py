@@ -113,13 +113,14 @@ class EarlyRoutes:
         usable = gateway if gateway and gateway.addresses else None
         if (usable, directory) == (self._gateway, self._directory):
             return
+        is_other_gateway = usable != self._gateway
         self._gateway, self._directory = usable, directory
         self._signal.set()
         if not self._thread and usable and directory:
             self._thread = threading.Thread(target=self._serve, name="early routes", daemon=True)
             self._thread.start()
             threading.Thread(target=self._list_idle, name="early listing", daemon=True).start()
-        if self._running_commands.acquire(timeout=HAND_OVER_SECONDS):
+        if is_other_gateway and self._running_commands.acquire(timeout=HAND_OVER_SECONDS):
             self._running_commands.release()
 
     def taken(self) -> Iterator[EarlyClient]:
@@ -127,9 +128,9 @@ class EarlyRoutes:
         while not self._given.empty():
             yield self._given.get()
 
-    def learn(self, containers: Iterable[Container]) -> None:
-        """Take in what a listing told, so that nothing need be asked when one of these starts."""
-        self._known.learn(containers)
+    def learn(self, running: Iterable[Container]) -> None:
+        """Take in a listing of all clients that run, so that nothing need be asked at a start."""
+        self._known.learn_running(running)
 
     def note(self, event: Event) -> None:
         """Take in an event, for the same reason; from any thread, and as soon as it comes."""

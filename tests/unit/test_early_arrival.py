@@ -73,7 +73,8 @@ class Said:
 
     def answers(self) -> Answers:
         known = KnownContainers()
-        known.learn(filter(None, [self.remembered]))
+        if self.remembered:
+            known.learn(self.remembered)
         if self.nobody_may_start:
             known.learn_idle([])
             known.note(Event("start", "c9", "other"))

@@ -209,7 +209,7 @@ def test_addresses_are_asked_for_until_the_one_that_comes_is_known() -> None:
     assert questions(Place(), network=NOBODY).addresses
     assert questions(Place()).addresses  # Whether that one runs already is not known.
 
-    known.learn([CREATED])
+    known.learn(CREATED)
 
     assert not questions(Place(), known=known).addresses
     attaching = replace(NOBODY, attaching={"dovecot": FACES})
@@ -219,7 +219,7 @@ def test_addresses_are_asked_for_until_the_one_that_comes_is_known() -> None:
 
 def test_who_was_served_is_not_waited_for_in_another_namespace() -> None:
     known = KnownContainers()
-    known.learn([CREATED])
+    known.learn(CREATED)
     place = Place("192.0.2.7")
     place.due(told(known=known))
 
@@ -257,7 +257,7 @@ def test_who_is_attached_under_a_name_is_asked_for_at_once() -> None:
 
 def test_who_is_known_to_ask_for_nothing_is_not_asked_for() -> None:
     known = KnownContainers()
-    known.learn([replace(CREATED, labels={})])
+    known.learn(replace(CREATED, labels={}))
     attaching = replace(NOBODY, attaching={"dovecot": FACES})
 
     assert questions(Place(), known=known, network=attaching).containers == {}
@@ -270,7 +270,7 @@ def test_who_is_attached_under_an_id_is_asked_for_when_it_holds_a_namespace() ->
 
 def test_who_is_remembered_is_asked_for_only_if_its_networks_matter() -> None:
     known = KnownContainers()
-    known.learn([CREATED])
+    known.learn(CREATED)
     overlapped = {"wg-net": (), "other": (ip_network("10.8.1.0/24"),)}
 
     def asked(subnets_asked: float) -> Questions:

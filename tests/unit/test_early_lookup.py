@@ -179,7 +179,8 @@ def test_whose_a_remembered_name_is_is_asked_for(
     remembered: Container | None, there: Container, asked: list[str]
 ) -> None:
     site = Site(Counting((there,), on=(WG_NET,)))
-    site.known.learn(filter(None, [remembered]))
+    for container in filter(None, [remembered]):
+        site.known.learn(container)
     with site.looking(NAMED) as lookup:
         found = site.await_answer(lookup, described).described[BY_NAME]
 
@@ -193,7 +194,7 @@ def test_name_that_was_given_to_another_is_not_believed() -> None:
     renamed = replace(CREATED, name="dovecot-old")
     other = replace(CREATED, id="c2", labels={})
     site = Site(Counting((renamed, other), on=(WG_NET,)))
-    site.known.learn([CREATED])
+    site.known.learn(CREATED)
     with site.looking(NAMED) as lookup:
         found = site.await_answer(lookup, described).described[BY_NAME]
 
