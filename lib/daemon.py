@@ -28,11 +28,11 @@ from lib.schedule import Schedule, delay, delays
 from lib.settings import VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from lib.engine.events import EventStream
-    from lib.model import EarlyClient, Gateway
+    from lib.model import Container, EarlyClient, Event, Gateway
     from lib.reconcile.report import Report, Scope
     from lib.settings import Settings
 
@@ -100,6 +100,14 @@ class Early(Protocol):
 
     def taken(self) -> Iterator[EarlyClient]:
         """Yield, once each, what clients were given."""
+        ...
+
+    def learn(self, running: Iterable[Container]) -> None:
+        """Take in a listing of all clients that run."""
+        ...
+
+    def note(self, event: Event) -> None:
+        """Take in an event, in any thread."""
         ...
 
 
@@ -229,7 +237,8 @@ class Daemon:
             stream.close()
 
     def _listen(self, engine: Engine) -> EventStream:
-        return engine.listen(int(self._clock.time()) - _OVERLAP_SECONDS)
+        since = int(self._clock.time()) - _OVERLAP_SECONDS
+        return engine.listen(since, self._early.note)
 
     def _wait(self, engine: Engine, stream: EventStream) -> None:
         """Wait until events come or something is due."""
@@ -255,6 +264,8 @@ class Daemon:
         now = self._clock.monotonic()
         self._schedule.finish(report, now)
         self._trigger = "reconnect"
+        if report.scope.is_full:
+            self._early.learn(report.listed)
         if not isinstance(report.gateway, Unknown):
             _log_pass(report, now - begun)
         self._trouble = _trouble(report)

@@ -210,7 +210,7 @@ class Event:
     container: str = ""
     network_id: str = ""
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
-    """The container's, where it was just created."""
+    """The container's, among other attributes of the event; empty for network events."""
 
 
 @dataclass(frozen=True, slots=True)

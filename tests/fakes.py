@@ -70,6 +70,11 @@ class StandInEngine:
         same = (one for one in known if one.id == container_id or one.name == name)
         return next((replace(one, sandbox_key="") for one in same), None)
 
+    def is_named(self, container_id: str, name: str) -> bool:
+        if all(one.id != container_id for one in self.known):
+            raise GoneError(container_id)
+        return all(one.id == container_id for one in self.known if one.name == name)
+
     def close(self) -> None:
         """Nothing is open."""
 

@@ -133,6 +133,13 @@ def next_state(arrival: Arrival, known: Answers, now: float) -> State:
         return State.EXPIRED
     if arrival.grant:
         return State.READY if arrival.grant.commands else State.SERVED
+    return _whose(arrival, known)
+
+
+def _whose(arrival: Arrival, known: Answers) -> State:
+    """Return what is known of a namespace for whose client nothing was tried yet."""
+    if not known.known.may_start():
+        return State.FOREIGN
     if known.asked < arrival.since:
         return State.NEW
     owner = known.owner_of(arrival.addresses)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 
 from lib.early.arrival import PATIENCE_SECONDS, Arrival, State, grant, next_state
-from lib.early.lookup import Questions, Reference
+from lib.early.lookup import Need, Questions, Reference
 from lib.errors import NetnsError
 from lib.kernel import namespaces
 
@@ -133,7 +133,9 @@ class Arrivals:
         if not waiting:
             return Questions()
         since = [arrival.since for arrival in waiting]
-        coming = {Reference(name, is_name=True): min(since) for name in known.network.attaching}
+        names = (Reference(name, is_name=True) for name in known.network.attaching)
+        need = Need(min(since))
+        coming = {name: need for name in names if not known.description(name, need.since)}
         return Questions(
             addresses=len(self._expected(known)) < len(waiting)
             or any(
@@ -157,14 +159,14 @@ class Arrivals:
             self._served[arrival.grant.given.client.container_id] = arrival.path
 
 
-def _undescribed(waiting: Iterable[Arrival], known: Answers) -> Iterable[tuple[Reference, float]]:
-    """Yield who holds a namespace and is to be asked for, and since when that is to hold."""
+def _undescribed(waiting: Iterable[Arrival], known: Answers) -> Iterable[tuple[Reference, Need]]:
+    """Yield who holds a namespace and is to be asked for."""
     for arrival in waiting:
         owner = known.owner_of(arrival.addresses)
-        if owner and (
-            known.subnets_asked >= arrival.since or not known.description(owner, arrival.since)
-        ):
-            yield owner, arrival.since
+        if owner and not known.description(owner, arrival.since):
+            yield owner, Need(arrival.since)
+        elif owner and known.subnets_asked >= arrival.since:
+            yield owner, Need(arrival.since, networks=True)
 
 
 def _read(arrival: Arrival, monitor: Monitor, now: float) -> bool:

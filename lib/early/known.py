@@ -2,13 +2,13 @@
 
 Who is started needs no listing then, which costs the engine dearly: on containerd's image store, a
 read of its database for each container listed (`refreshImage` in moby's daemon/list.go). Nothing
-that can change is trusted: neither names nor networks, and who is said to run is asked for anew.
+that can change is trusted: names are asked for anew, so are networks where they matter, and who is
+said to run. What an event did not tell is asked for; what it told too late costs time only.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -31,7 +31,13 @@ class KnownContainers:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._containers: OrderedDict[str, Container] = OrderedDict()
+        self._containers: dict[str, Container] = {}
+        self._names: dict[str, str] = {}
+        """Ids by the name that was heard last."""
+        self._idle: set[str] = set()
+        """Ids of clients that do not run."""
+        self._is_listed = self._is_told = False
+        """Whether all that do not run were listed once, and events come."""
 
     def __len__(self) -> int:
         return len(self._containers)
@@ -40,46 +46,79 @@ class KnownContainers:
         """Return what is known of a container, or None."""
         return self._containers.get(container_id)
 
-    def learn(self, containers: Iterable[Container]) -> None:
-        """Take in what a listing or an inspection told."""
-        for container in containers:
+    def named(self, name: str) -> Container | None:
+        """Return who had a name when it was heard of last, or None."""
+        return self._containers.get(self._names.get(name, ""))
+
+    def may_start(self) -> bool:
+        """Tell whether any client may be started, as far as it is known."""
+        return bool(self._idle) or not (self._is_listed and self._is_told)
+
+    def learn(self, container: Container) -> None:
+        """Take in what a listing told of one."""
+        with self._lock:
             self._keep(container)
+
+    def learn_idle(self, containers: Iterable[Container]) -> None:
+        """Take in a listing of all clients that do not run."""
+        with self._lock:
+            self._is_listed = True
+            for container in containers:
+                self._keep(container)
+
+    def learn_running(self, containers: Iterable[Container]) -> None:
+        """Take in a listing of all clients that run: no other does, whatever was not told."""
+        with self._lock:
+            running = {container.id: container for container in containers}
+            for known in tuple(self._containers.values()):
+                if known.running and known.id not in running:
+                    self._keep(replace(known, running=False))
+            for container in running.values():
+                self._keep(container)
 
     def note(self, event: Event) -> None:
         """Take in an event of the engine."""
         if event.network_id:
             return
-        if event.action == "destroy":
+        with self._lock:
+            self._is_told = True
+            known = self._containers.get(event.container_id)
             self._forget(event.container_id)
-            return
-        known = self._containers.get(event.container_id)
-        running = {"start": True, "die": False}.get(event.action, bool(known and known.running))
-        self._keep(
-            Container(
-                id=event.container_id,
-                name=event.container,
-                running=running,
-                labels=event.labels,
-                network_mode="",
-                sandbox_key="",
-                endpoints=(),
+            if event.action == "destroy":
+                return
+            running = {"start": True, "die": False}.get(event.action, bool(known and known.running))
+            self._keep(
+                Container(
+                    id=event.container_id,
+                    name=event.container,
+                    running=running,
+                    labels=event.labels,
+                    network_mode="",
+                    sandbox_key="",
+                    endpoints=(),
+                )
             )
-        )
 
     def _keep(self, container: Container) -> None:
+        self._forget(container.id)
         label = container.labels.get(NETWORKS_LABEL)
-        if label is not None and len(label) > MOST_CHARACTERS:
-            self._forget(container.id)
+        if label and len(label) > MOST_CHARACTERS:
+            self._is_listed = False  # Not everything is known any more.
             return
         labels = {} if label is None else {NETWORKS_LABEL: label}
-        with self._lock:
-            self._containers[container.id] = replace(
-                container, labels=labels, sandbox_key="", endpoints=(), upper_dir=""
-            )
-            self._containers.move_to_end(container.id)
-            if len(self._containers) > MOST_CONTAINERS:
-                self._containers.popitem(last=False)
+        self._containers[container.id] = replace(
+            container, labels=labels, sandbox_key="", endpoints=(), upper_dir=""
+        )
+        self._names[container.name] = container.id
+        if labels and not container.running:
+            self._idle.add(container.id)
+        if len(self._containers) > MOST_CONTAINERS:
+            oldest = next(iter(self._containers))
+            self._is_listed = self._is_listed and oldest not in self._idle
+            self._forget(oldest)
 
     def _forget(self, container_id: str) -> None:
-        with self._lock:
-            self._containers.pop(container_id, None)
+        self._idle.discard(container_id)
+        known = self._containers.pop(container_id, None)
+        if known and self._names.get(known.name) == container_id:
+            del self._names[known.name]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
 
-from lib.errors import WgRouteMgrError
+from lib.errors import CallError, GoneError, WgRouteMgrError
 from lib.model import NETWORKS_LABEL, DockerNetwork
 
 if TYPE_CHECKING:
@@ -58,19 +58,14 @@ class Description:
     """When (monotonic seconds) the engine was asked; 0 if it is remembered."""
     container: Container | None
     """None if there is none."""
+    networks: frozenset[str] | None = None
+    """Names of the networks that it is to be on; None if that was not asked."""
 
     @property
     def client(self) -> Container | None:
         """The container if it asks for routes and does not run (yet)."""
         found = self.container
         return found if found and not found.running and NETWORKS_LABEL in found.labels else None
-
-    @property
-    def networks(self) -> frozenset[str] | None:
-        """Names of the networks that it is to be on; None if not known."""
-        if not self.asked or not self.container:
-            return None
-        return frozenset(point.network for point in self.container.endpoints)
 
 
 NO_NETWORK = DockerNetwork("", "", (), {})
@@ -120,14 +115,16 @@ class Answers:
         """Return what is known of a container, if that holds after a moment; else None.
 
         What is remembered does, but for a client that is said to run: it may have been restarted.
+        Nor does it say to whom a client's name belongs now; that others ask for nothing is believed
+        of their name too: at worst a client is served late.
         """
         fresh = self.described.get(owner)
         if fresh and fresh.asked >= since:
             return fresh
-        known = None if owner.is_name else self.known.get(owner.text)
-        if known and not (known.running and NETWORKS_LABEL in known.labels):
-            return Description(0.0, known)
-        return None
+        known = self.known.named(owner.text) if owner.is_name else self.known.get(owner.text)
+        if known and NETWORKS_LABEL in known.labels and (owner.is_name or known.running):
+            return None
+        return Description(0.0, known) if known else None
 
     def starts(self, owner: Reference) -> bool:
         """Tell whether a container on the network is known not to run, so that it is started."""
@@ -150,6 +147,15 @@ class Answers:
         return [subnet for name in wanted for subnet in self.subnets[name]]
 
 
+class Need(NamedTuple):
+    """What has to be known of a container."""
+
+    since: float
+    """It has to hold after that moment (monotonic seconds)."""
+    networks: bool = False
+    """Also on which networks it is to be."""
+
+
 @dataclass(frozen=True)
 class Questions:
     """What has to be asked."""
@@ -158,8 +164,8 @@ class Questions:
     """Who has which address, until that is enough."""
     subnets_since: float = 0.0
     """For all networks, if that was not done since."""
-    containers: Mapping[Reference, float] = field(default_factory=dict)
-    """Who they are, if that was not asked after that moment."""
+    containers: Mapping[Reference, Need] = field(default_factory=dict)
+    """Who they are."""
 
 
 class Connections:
@@ -240,6 +246,8 @@ class Lookup:
                 pause = ask(engine)
             except WgRouteMgrError as error:
                 log.debug("lookup.failed", reason=error.reason)
+                if engine:
+                    engine.close()
                 engine, pause = None, _RETRY_SECONDS
             self._wait(pause)
         if engine:
@@ -276,31 +284,48 @@ class Lookup:
     def _ask_containers(self, engine: Engine) -> float:
         """Ask who one of those is that are to be told; return how long to wait then."""
         self._await(self._untold)
-        if self._is_open and (who := self._untold()):
-            asked = time.monotonic()
-            if who.is_name:
-                found = engine.find(name=who.text)
-            else:
-                found = engine.find(container_id=who.text)
-            if found:
-                self._answers.known.learn([found])
-            before = {
-                one: said
-                for one, said in self._answers.described.items()
-                if said.asked > asked - _KEPT_SECONDS
+        if self._is_open and (untold := self._untold()):
+            who, need = untold
+            said = self._describe(engine, who, need)
+            kept = {
+                one: before
+                for one, before in self._answers.described.items()
+                if before.asked > said.asked - _KEPT_SECONDS
             }
-            self._take(described={**before, who: Description(asked, found)})
+            self._take(described={**kept, who: said})
         return 0.0
 
-    def _untold(self) -> Reference | None:
+    def _untold(self) -> tuple[Reference, Need] | None:
         """Return one that is to be asked for."""
-        described = self._answers.described
-        for who, since in self._questions.containers.items():
-            if who not in described or described[who].asked < since:
-                return who
+        for who, need in self._questions.containers.items():
+            said = self._answers.described.get(who)
+            lacks_networks = need.networks and said and said.container and said.networks is None
+            if not said or said.asked < need.since or lacks_networks:
+                return who, need
         return None
+
+    def _describe(self, engine: Engine, who: Reference, need: Need) -> Description:
+        known = self._answers.known
+        asked = time.monotonic()
+        if who.is_name and not need.networks:
+            remembered = known.named(who.text)
+            if remembered and _is_named(engine, remembered):
+                return Description(asked, replace(remembered, running=False))
+        found = engine.find(name=who.text) if who.is_name else engine.find(container_id=who.text)
+        if not found:
+            return Description(asked, None)
+        known.learn(found)
+        return Description(asked, found, frozenset(point.network for point in found.endpoints))
 
     def _take(self, **values: Any) -> None:  # noqa: ANN401 - fields of an Answers
         with self._changed:
             self._answers = replace(self._answers, **values)
         self._tell()
+
+
+def _is_named(engine: Engine, container: Container) -> bool:
+    """Tell whether a container that is remembered still has its name."""
+    try:
+        return engine.is_named(container.id, container.name)
+    except (CallError, GoneError):
+        return False

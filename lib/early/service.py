@@ -17,11 +17,15 @@ import time
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
+import structlog
+
 from lib.early.arrivals import Arrivals
 from lib.early.known import KnownContainers
 from lib.early.lookup import Connections, Lookup
 from lib.early.watch import NamespaceWatch
+from lib.errors import WgRouteMgrError
 from lib.kernel.addresses import AddressMonitor
+from lib.model import NETWORKS_LABEL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,11 +37,16 @@ if TYPE_CHECKING:
     from lib.kernel.shells import Outcome
     from lib.model import Container, EarlyClient, Event, Gateway
 
+log = structlog.get_logger()
+
 _MOST_COMMANDS = 64
 """That run without a look at where the gateway is."""
 
 HAND_OVER_SECONDS = 1.0
 """For which a change of the gateway waits for commands that lead to the old one."""
+
+_RETRY_SECONDS = 5.0
+"""After which a listing that failed is asked for again."""
 
 
 class CommandRunner(Protocol):
@@ -105,12 +114,14 @@ class EarlyRoutes:
         usable = gateway if gateway and gateway.addresses else None
         if (usable, directory) == (self._gateway, self._directory):
             return
+        is_other_gateway = usable != self._gateway
         self._gateway, self._directory = usable, directory
         self._signal.set()
         if not self._thread and usable and directory:
             self._thread = threading.Thread(target=self._serve, name="early routes", daemon=True)
             self._thread.start()
-        if self._running_commands.acquire(timeout=HAND_OVER_SECONDS):
+            threading.Thread(target=self._list_idle, name="early listing", daemon=True).start()
+        if is_other_gateway and self._running_commands.acquire(timeout=HAND_OVER_SECONDS):
             self._running_commands.release()
 
     def taken(self) -> Iterator[EarlyClient]:
@@ -118,9 +129,9 @@ class EarlyRoutes:
         while not self._given.empty():
             yield self._given.get()
 
-    def learn(self, containers: Iterable[Container]) -> None:
-        """Take in what a listing told, so that nothing need be asked when one of these starts."""
-        self._known.learn(containers)
+    def learn(self, running: Iterable[Container]) -> None:
+        """Take in a listing of all clients that run, so that nothing need be asked at a start."""
+        self._known.learn_running(running)
 
     def note(self, event: Event) -> None:
         """Take in an event, for the same reason; from any thread, and as soon as it comes."""
@@ -132,6 +143,19 @@ class EarlyRoutes:
             while self._arrivals and (gateway := self._gateway):
                 self._look(gateway)
             self._arrivals.close()
+
+    def _list_idle(self) -> None:
+        """Learn once who does not run, so that their starts need no listing."""
+        while True:
+            try:
+                engine = self._connections.take()
+                self._known.learn_idle(engine.containers(NETWORKS_LABEL, running=False))
+            except WgRouteMgrError as error:
+                log.debug("lookup.failed", reason=error.reason)
+                time.sleep(_RETRY_SECONDS)
+            else:
+                self._connections.give_back(engine)
+                return
 
     def _wait(self) -> bool:
         """Wait for something to do, and tell whether namespaces appeared."""

@@ -164,8 +164,7 @@ def _parse_event(line: str | bytes) -> Event | None:
     if answer["Type"] == "container":
         # Labels stand among the others, unmarked; these two overwrite labels of their names.
         labels = {key: attributes[key] for key in attributes.keys() - {"image", "name"}}
-        told = labels if action == "create" else {}
-        return Event(action, actor["ID"], attributes.get("name", ""), labels=told)
+        return Event(action, actor["ID"], attributes.get("name", ""), labels=labels)
     if action not in {"connect", "disconnect"}:
         return None
     if container_id := attributes.get("container"):

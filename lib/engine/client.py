@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from lib.engine.answers import Answer
-    from lib.model import Container, DockerNetwork
+    from lib.model import Container, DockerNetwork, Event
 
 T = TypeVar("T")
 
@@ -116,6 +116,17 @@ class Engine:
         same = [one for one in found if one.id == container_id or one.name == name]
         return next(iter(self._identified(same)), None)
 
+    def is_named(self, container_id: str, name: str) -> bool:
+        """Tell whether a container has that name, if anyone has it; it never blocks either.
+
+        Unlike `find` it costs no look at an image: of those with that name, the engine lists who
+        comes before the container (`includeContainerInList` in moby's daemon/list.go), which is
+        nobody if that is the one. Raises GoneError or CallError if there is no such container.
+        """
+        filters = {"name": [f"^/?{re.escape(name)}$"], "since": [container_id]}
+        with sdk.our_errors():
+            return not self._client.containers(all=True, filters=filters)
+
     def network(self, reference: str) -> DockerNetwork:
         """Return the network of that name or id; GoneError if there is none."""
         with sdk.our_errors():
@@ -127,12 +138,13 @@ class Engine:
         with sdk.our_errors():
             return answers.parse_networks(self._client.networks())
 
-    def listen(self, since: int) -> EventStream:
+    def listen(self, since: int, note: Callable[[Event], None] = lambda _: None) -> EventStream:
         """Return the events from a moment on (seconds of Unix time), on a connection of their own.
 
-        Whoever asked for them closes them.
+        Each is noted as soon as it comes, in the stream's thread. Whoever asked for them closes
+        them.
         """
-        return EventStream(self.api_version, since)
+        return EventStream(self.api_version, since, note)
 
     def _identified(self, containers: Sequence[Container]) -> tuple[Container, ...]:
         """Put in the ids of networks whose names were told for them, by one call, if there are."""

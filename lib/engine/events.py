@@ -22,7 +22,7 @@ from lib.errors import CallError, EngineError, StreamEndedError
 from lib.model import Event
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from docker import APIClient
     from requests import PreparedRequest
@@ -40,13 +40,19 @@ FILTERS = {
 
 
 class EventStream:
-    """Events from a moment on, read by a thread that only enqueues: a slow reader slows the engine.
+    """Events from a moment on, read by a thread that enqueues: a slow reader slows the engine.
 
     Whoever has it closes it; thread and connection end then, whatever they wait for.
     """
 
-    def __init__(self, api_version: str, since: int) -> None:
-        """Listen, from `since` on (seconds of Unix time); nothing here waits for the engine."""
+    def __init__(
+        self, api_version: str, since: int, note: Callable[[Event], None] = lambda _: None
+    ) -> None:
+        """Listen, from `since` on (seconds of Unix time); nothing here waits for the engine.
+
+        Each event is handed to `note` as soon as it comes, in this stream's thread.
+        """
+        self._note = note
         self._queue: queue.SimpleQueue[Event | EngineError] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._is_closed = False
@@ -91,6 +97,7 @@ class EventStream:
             with sdk.our_errors():
                 for line in self._lines(api_version, since):
                     if event := answers.parse_event(line):
+                        self._note(event)
                         self._queue.put(event)
         except CallError as error:
             end = error

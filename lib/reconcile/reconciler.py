@@ -20,7 +20,7 @@ from lib.reconcile.reporting import Reporting
 from lib.routing import desired
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from lib.engine.client import Engine
@@ -61,7 +61,8 @@ class Reconciler:
             scope = Scope(scope.trigger, scope.ids, is_full=True)
         if isinstance(state, Unknown):
             return Report(scope, state, unfinished=self._ledger.unfinished)
-        chosen = self._choose(engine, scope, is_news=state != before)
+        listed = self._list(engine, scope)
+        chosen = self._choose(listed, scope, is_news=state != before)
         located = self._clients.locate(engine, chosen, scope.ids)
         wanted = desired.compute(located.snapshot, state.gateway)
         self._reporting.remarks(wanted)
@@ -77,6 +78,7 @@ class Reconciler:
             changed=changed,
             refused=sum(not one.served for client in wanted.clients for one in client.refusals),
             unfinished=self._ledger.unfinished,
+            listed=listed,
         )
 
     def take_early(self, early: EarlyClient) -> None:
@@ -113,11 +115,8 @@ class Reconciler:
         is_found = isinstance(self._gateway.state, Found)
         return not is_found or bool(scope.ids & {self._gateway_id, *self._clients.sharing})
 
-    def _choose(self, engine: Engine, scope: Scope, *, is_news: bool) -> list[Container]:
-        """List the containers of a pass: of those that failed, only who is due or has changed.
-
-        A gateway that has changed is news for all.
-        """
+    def _list(self, engine: Engine, scope: Scope) -> tuple[Container, ...]:
+        """List the containers in scope, and forget in one place those that are gone."""
         asked = None if scope.is_full else scope.ids
         listed = self._clients.list(engine, asked)
         now = self._clock()
@@ -126,6 +125,16 @@ class Reconciler:
         self._complete -= scope.ids | present
         if asked is None:
             self._ledger.keep_namespaces(lambda place: self._kernel.identify(place.path) == place)
+        return listed
+
+    def _choose(
+        self, listed: Sequence[Container], scope: Scope, *, is_news: bool
+    ) -> list[Container]:
+        """Return whom a pass is for: of those that failed, only who is due or has changed.
+
+        A gateway that has changed is news for all.
+        """
+        now = self._clock()
         return [
             container
             for container in listed

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from lib.model import Gateway
+    from lib.model import Container, Gateway
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +109,8 @@ class Report:
     changed: int = 0
     refused: int = 0
     unfinished: tuple[Unfinished, ...] = ()
+    listed: tuple[Container, ...] = ()
+    """The containers with the label that ran when it listed them: all, if it was a full pass."""
 
     @property
     def failing(self) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lib.engine.client import Engine
-from lib.errors import GoneError
+from lib.errors import CallError, GoneError
 from tests.fakes import StandInEngine
 from tests.lab.errors import LabError
 
@@ -87,6 +87,31 @@ def test_listing_is_the_inspection_without_the_namespace(
     assert engine.containers(LABEL, ids=[]) == ()
     many = [f"{number:064x}" for number in range(220)]
     assert engine.containers(LABEL, ids=[*many, listed.id]) == (listed,)
+
+
+def test_one_is_found_by_id_or_name_whatever_its_state(
+    engine: Engine | StandInEngine, labelled: Container, stopped: Container
+) -> None:
+    (listed,) = engine.containers(LABEL)
+
+    assert engine.find(container_id=listed.id) == engine.find(name=labelled.name) == listed
+    (idle,) = engine.containers(LABEL, running=False)
+    assert engine.find(name=stopped.name) == idle
+    assert engine.find(name=labelled.name[1:]) is None
+    assert engine.find(container_id="0" * 64) is None
+
+
+def test_name_is_of_one_container_only(
+    engine: Engine | StandInEngine, labelled: Container, stopped: Container
+) -> None:
+    (older,), (newer,) = engine.containers(LABEL), engine.containers(LABEL, running=False)
+
+    assert engine.is_named(older.id, labelled.name)
+    assert engine.is_named(newer.id, stopped.name)
+    assert not engine.is_named(older.id, stopped.name)
+    assert not engine.is_named(newer.id, labelled.name)
+    with pytest.raises((GoneError, CallError)):
+        engine.is_named("0" * 64, labelled.name)
 
 
 def test_network_tells_the_addresses_of_who_is_attached(

@@ -18,7 +18,7 @@ from tests.fake_kernel import FakeKernel
 from tests.fakes import WG_NET, StandInEngine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from lib.model import Gateway
@@ -114,7 +114,7 @@ class Engine(StandInEngine):
         """After which the test is over."""
         self.streams: list[Stream] = []
 
-    def listen(self, _since: int) -> Stream:
+    def listen(self, _since: int, _note: Callable[[Event], None]) -> Stream:
         script = self.scripts.pop(0) if self.scripts else []
         self.streams.append(Stream(self.clock, script, 1_000_000 + self.seconds))
         return self.streams[-1]
@@ -129,6 +129,7 @@ class NoEarlyRoutes:
     def __init__(self) -> None:
         self.gateways: list[Gateway | None] = []
         self.clients: list[EarlyClient] = []
+        self.listings: list[tuple[str, ...]] = []
 
     def lead_to(self, gateway: Gateway | None, _directory: Path | None) -> None:
         self.gateways.append(gateway)
@@ -136,6 +137,12 @@ class NoEarlyRoutes:
     def taken(self) -> Iterator[EarlyClient]:
         while self.clients:
             yield self.clients.pop()
+
+    def learn(self, running: Iterable[Container]) -> None:
+        self.listings.append(tuple(container.id for container in running))
+
+    def note(self, _event: Event) -> None:
+        pass
 
 
 class Site:
@@ -309,6 +316,13 @@ def test_the_gateway_is_announced_before_routes_are_set(site: Site) -> None:
     site.run()
 
     assert seen == [1]
+
+
+def test_early_routes_learn_who_runs_from_full_passes(site: Site) -> None:
+    site.engine.scripts = [[(5.0, [Event("start", "c1")])]]
+    site.run()
+
+    assert site.early.listings == [("c1",)]
 
 
 def test_a_lost_engine_is_told_and_listened_to_again(site: Site) -> None:

@@ -21,7 +21,7 @@ from lib.early.arrival import (
 from lib.early.known import KnownContainers
 from lib.early.lookup import Answers, Description, Reference
 from lib.kernel.shells import Outcome
-from lib.model import NETWORKS_LABEL, Client, Container, DockerNetwork, Endpoint, Route
+from lib.model import NETWORKS_LABEL, Client, Container, DockerNetwork, Endpoint, Event, Route
 from tests.fakes import CREATED, FACES, GATEWAY, OTHER, WG_NET
 
 if TYPE_CHECKING:
@@ -46,7 +46,9 @@ def arrival(*addresses: str, path: str = PATH, **values: object) -> Arrival:
 
 
 def said(container: Container | None = CREATED, asked: float = ASKED) -> Description:
-    return Description(asked, container)
+    """Return what a listing told of a container."""
+    points = container.endpoints if container else ()
+    return Description(asked, container, frozenset(point.network for point in points))
 
 
 @dataclass
@@ -59,10 +61,15 @@ class Said:
     described: Mapping[Reference, Description] = field(default_factory=lambda: {BY_ID: said()})
     remembered: Container | None = None
     others: tuple[DockerNetwork, ...] = (OTHER,)
+    nobody_may_start: bool = False
 
     def answers(self) -> Answers:
         known = KnownContainers()
-        known.learn(filter(None, [self.remembered]))
+        if self.remembered:
+            known.learn(self.remembered)
+        if self.nobody_may_start:
+            known.learn_idle([])
+            known.note(Event("start", "c9", "other"))
         networks = (self.network, *self.others)
         subnets = {name: one.subnets for one in networks for name in (one.name, one.id)}
         return Answers(
@@ -158,6 +165,34 @@ RUNS, IDLE = replace(CREATED, running=True), replace(CREATED, labels={})
             NOW,
             State.HELD,
             id="a remembered name proves nothing",
+        ),
+        pytest.param(
+            arrival(*CLIENT),
+            Said(ATTACHING, described={}, remembered=IDLE),
+            NOW,
+            State.FOREIGN,
+            id="but that it asks for nothing is believed",
+        ),
+        pytest.param(
+            arrival(*CLIENT),
+            Said(ATTACHING, described={BY_NAME: Description(ASKED, CREATED)}, others=()),
+            NOW,
+            State.READY,
+            id="the name was asked for, the networks do not matter",
+        ),
+        pytest.param(
+            arrival(*CLIENT),
+            Said(ATTACHING, described={BY_NAME: Description(ASKED, CREATED)}),
+            NOW,
+            State.HELD,
+            id="the networks matter",
+        ),
+        pytest.param(
+            arrival(),
+            Said(nobody_may_start=True),
+            NOW,
+            State.FOREIGN,
+            id="no client can be starting",
         ),
         pytest.param(
             arrival(*CLIENT, grant=granted(commands=True)),

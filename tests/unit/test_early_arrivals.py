@@ -12,7 +12,7 @@ import structlog
 from lib.early.arrival import PATIENCE_SECONDS
 from lib.early.arrivals import CALM_SECONDS, MOST_ARRIVALS, Arrivals
 from lib.early.known import KnownContainers
-from lib.early.lookup import Answers, Description, Questions, Reference
+from lib.early.lookup import Answers, Description, Need, Questions, Reference
 from lib.errors import NetnsError
 from lib.kernel.shells import Outcome
 from tests.fakes import CREATED, FACES, GATEWAY, WG_NET
@@ -74,7 +74,7 @@ class Place:
 def told(**values: object) -> Answers:
     """Return all that there is to know, but for what a test knows otherwise."""
     answers = Answers(GATEWAY, KnownContainers(), ASKED, WG_NET, ASKED)
-    described = {BY_ID: Description(ASKED, CREATED)}
+    described = {BY_ID: Description(ASKED, CREATED, frozenset({"wg-net"}))}
     return replace(answers, **({"subnets": {"wg-net": ()}, "described": described} | values))  # type: ignore[arg-type]
 
 
@@ -209,7 +209,7 @@ def test_addresses_are_asked_for_until_the_one_that_comes_is_known() -> None:
     assert questions(Place(), network=NOBODY).addresses
     assert questions(Place()).addresses  # Whether that one runs already is not known.
 
-    known.learn([CREATED])
+    known.learn(CREATED)
 
     assert not questions(Place(), known=known).addresses
     attaching = replace(NOBODY, attaching={"dovecot": FACES})
@@ -219,7 +219,7 @@ def test_addresses_are_asked_for_until_the_one_that_comes_is_known() -> None:
 
 def test_who_was_served_is_not_waited_for_in_another_namespace() -> None:
     known = KnownContainers()
-    known.learn([CREATED])
+    known.learn(CREATED)
     place = Place("192.0.2.7")
     place.due(told(known=known))
 
@@ -252,17 +252,25 @@ def test_who_is_attached_under_a_name_is_asked_for_at_once() -> None:
 
     asked = questions(Place(), network=attaching)
 
-    assert asked.containers == {Reference("dovecot", is_name=True): APPEARED}
+    assert asked.containers == {Reference("dovecot", is_name=True): Need(APPEARED)}
+
+
+def test_who_is_known_to_ask_for_nothing_is_not_asked_for() -> None:
+    known = KnownContainers()
+    known.learn(replace(CREATED, labels={}))
+    attaching = replace(NOBODY, attaching={"dovecot": FACES})
+
+    assert questions(Place(), known=known, network=attaching).containers == {}
 
 
 def test_who_is_attached_under_an_id_is_asked_for_when_it_holds_a_namespace() -> None:
     assert questions(Place(), described={}).containers == {}
-    assert questions(Place("192.0.2.7"), described={}).containers == {BY_ID: APPEARED}
+    assert questions(Place("192.0.2.7"), described={}).containers == {BY_ID: Need(APPEARED)}
 
 
 def test_who_is_remembered_is_asked_for_only_if_its_networks_matter() -> None:
     known = KnownContainers()
-    known.learn([CREATED])
+    known.learn(CREATED)
     overlapped = {"wg-net": (), "other": (ip_network("10.8.1.0/24"),)}
 
     def asked(subnets_asked: float) -> Questions:
@@ -275,4 +283,4 @@ def test_who_is_remembered_is_asked_for_only_if_its_networks_matter() -> None:
         )
 
     assert asked(APPEARED - 1).containers == {}
-    assert asked(ASKED).containers == {BY_ID: APPEARED}
+    assert asked(ASKED).containers == {BY_ID: Need(APPEARED, networks=True)}

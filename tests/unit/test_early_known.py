@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
 
 from lib.early.known import MOST_CHARACTERS, MOST_CONTAINERS, KnownContainers
 from lib.model import NETWORKS_LABEL, Event
 from tests.fakes import CREATED
+
+if TYPE_CHECKING:
+    from lib.model import Container
 
 
 def event(action: str, identifier: str = "c1", name: str = "dovecot") -> Event:
@@ -16,7 +22,7 @@ def event(action: str, identifier: str = "c1", name: str = "dovecot") -> Event:
 def test_a_listing_tells_the_labels_and_nothing_that_may_change() -> None:
     known = KnownContainers()
 
-    known.learn([replace(CREATED, labels={**CREATED.labels, "other": "x"})])
+    known.learn(replace(CREATED, labels={**CREATED.labels, "other": "x"}))
 
     assert known.get("c1") == replace(CREATED, endpoints=())
     assert known.get("dovecot") is None
@@ -49,6 +55,34 @@ def test_an_event_of_a_network_tells_nothing_of_the_container() -> None:
     assert known.get("c2") is None
 
 
+def test_a_name_is_of_who_had_it_last() -> None:
+    known = KnownContainers()
+    known.note(event("create", "c1"))
+    known.note(event("rename", "c1", "old"))
+    known.note(event("create", "c2"))
+
+    for name, holder in (("dovecot", "c2"), ("old", "c1")):
+        found = known.named(name)
+        assert found
+        assert found.id == holder
+    known.note(event("destroy", "c2"))
+    assert known.named("dovecot") is None
+
+
+def test_nobody_can_start_when_all_that_do_not_run_are_known_to_be_none() -> None:
+    known = KnownContainers()
+    assert known.may_start()  # Who knows.
+    known.learn_idle([])
+    assert known.may_start()  # Nothing would tell.
+    known.note(event("start"))
+    assert not known.may_start()
+
+    known.note(event("die"))
+    assert known.may_start()
+    known.note(event("destroy"))
+    assert not known.may_start()
+
+
 def test_memory_falls_when_containers_go() -> None:
     known = KnownContainers()
     known.note(event("create", "stays"))
@@ -66,9 +100,42 @@ def test_memory_is_bounded_even_if_nothing_is_told_of_their_end() -> None:
     known = KnownContainers()
     long = {NETWORKS_LABEL: "x" * (MOST_CHARACTERS + 1)}
 
-    known.learn(replace(CREATED, id=str(number)) for number in range(MOST_CONTAINERS + 10))
+    known.learn_idle(replace(CREATED, id=str(number)) for number in range(MOST_CONTAINERS + 10))
     assert len(known) == MOST_CONTAINERS
     assert known.get("9") is None
-    known.learn([replace(CREATED, id="10", labels=long)])
+    known.learn(replace(CREATED, id="10", labels=long))
 
     assert known.get("10") is None
+
+
+@pytest.mark.parametrize(
+    "forgotten",
+    [
+        pytest.param([replace(CREATED, labels={NETWORKS_LABEL: "x" * 5000})], id="too long"),
+        pytest.param(
+            [replace(CREATED, id=str(number)) for number in range(MOST_CONTAINERS + 1)],
+            id="too many",
+        ),
+    ],
+)
+def test_who_is_not_remembered_may_start_all_the_same(forgotten: list[Container]) -> None:
+    known = KnownContainers()
+    known.learn_idle(forgotten)
+    for container in forgotten:
+        known.note(event("destroy", container.id))
+    assert known.may_start()
+
+
+def test_who_is_not_among_those_that_run_does_not() -> None:
+    """As after a restart of the engine, which tells of no end that it did not see."""
+    known = KnownContainers()
+    known.learn_idle([])
+    known.note(event("start", "c1", "one"))
+    known.note(event("start", "c2", "two"))
+    assert not known.may_start()
+
+    known.learn_running([replace(CREATED, id="c2", running=True)])
+
+    assert known.may_start()
+    states = [known.get(identifier) for identifier in ("c1", "c2")]
+    assert [found.running for found in states if found] == [False, True]

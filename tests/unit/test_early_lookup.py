@@ -12,7 +12,7 @@ import pytest
 import structlog
 
 from lib.early.known import KnownContainers
-from lib.early.lookup import Connections, Lookup, Questions, Reference
+from lib.early.lookup import Connections, Lookup, Need, Questions, Reference
 from lib.errors import EngineError, StaleSocketError, WgRouteMgrError
 from tests.fakes import CREATED, GATEWAY, OTHER, WG_NET, StandInEngine
 
@@ -40,6 +40,10 @@ class Counting(StandInEngine):
     def find(self, *, container_id: str = "", name: str = "") -> Container | None:
         self._answer(f"container {container_id or name}")
         return super().find(container_id=container_id, name=name)
+
+    def is_named(self, container_id: str, name: str) -> bool:
+        self._answer(f"name {name}")
+        return super().is_named(container_id, name)
 
     def network(self, reference: str) -> DockerNetwork:
         self._answer("addresses")
@@ -100,7 +104,7 @@ def everything(answers: Answers) -> object:
     return answers.asked and answers.subnets_asked and answers.described
 
 
-WHO = Questions(addresses=True, subnets_since=0.1, containers={BY_ID: 0.1})
+WHO = Questions(addresses=True, subnets_since=0.1, containers={BY_ID: Need(0.1)})
 
 
 def test_addresses_are_asked_for_until_it_is_enough_and_networks_once() -> None:
@@ -140,7 +144,7 @@ def test_each_is_asked_for_once_and_again_when_it_is_to_be_told_anew() -> None:
         assert site.engine.asked.count("container c1") == 1
 
         now = time.monotonic()
-        lookup.ask(replace(WHO, containers={BY_ID: now, BY_NAME: now}))
+        lookup.ask(replace(WHO, containers={BY_ID: Need(now), BY_NAME: Need(now, networks=True)}))
         found = site.await_answer(lookup, lambda answers: len(answers.described) == 2)
         found = site.await_answer(
             lookup, lambda answers: answers.described[BY_ID] != first.described[BY_ID]
@@ -148,6 +152,53 @@ def test_each_is_asked_for_once_and_again_when_it_is_to_be_told_anew() -> None:
 
     assert site.engine.asked.count("container dovecot") == 1
     assert found.described[BY_NAME].container == CREATED
+
+
+NAMED = Questions(containers={BY_NAME: Need(0.1)})
+
+
+def described(answers: Answers) -> object:
+    return answers.described
+
+
+@pytest.mark.parametrize(
+    ("remembered", "there", "asked"),
+    [
+        pytest.param(CREATED, CREATED, ["name dovecot"], id="it is"),
+        pytest.param(replace(CREATED, running=True), CREATED, ["name dovecot"], id="it ran before"),
+        pytest.param(
+            replace(CREATED, id="c0"),
+            CREATED,
+            ["name dovecot", "container dovecot"],
+            id="it was removed and made again, and nothing told of it",
+        ),
+        pytest.param(None, CREATED, ["container dovecot"], id="nothing is known of it"),
+    ],
+)
+def test_whose_a_remembered_name_is_is_asked_for(
+    remembered: Container | None, there: Container, asked: list[str]
+) -> None:
+    site = Site(Counting((there,), on=(WG_NET,)))
+    for container in filter(None, [remembered]):
+        site.known.learn(container)
+    with site.looking(NAMED) as lookup:
+        found = site.await_answer(lookup, described).described[BY_NAME]
+
+    assert found.container
+    assert (found.container.id, found.container.running) == ("c1", False)
+    assert [what for what in site.engine.asked if what[0] in "nc" and " " in what] == asked
+
+
+def test_name_that_was_given_to_another_is_not_believed() -> None:
+    """No event told of it: the one that is remembered is another by now."""
+    renamed = replace(CREATED, name="dovecot-old")
+    other = replace(CREATED, id="c2", labels={})
+    site = Site(Counting((renamed, other), on=(WG_NET,)))
+    site.known.learn(CREATED)
+    with site.looking(NAMED) as lookup:
+        found = site.await_answer(lookup, described).described[BY_NAME]
+
+    assert found.container == other
 
 
 def test_what_a_listing_told_is_remembered() -> None:

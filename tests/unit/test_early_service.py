@@ -292,7 +292,8 @@ def test_commands_that_hang_do_not_keep_the_pass_waiting(
 def test_who_is_known_from_an_event_or_a_listing_is_not_asked_for(tmp_path: Path) -> None:
     from_event, from_listing = Site(), Site()
     from_event.early.note(Event("create", "c1", "dovecot", labels=CLIENT.labels))
-    from_listing.early.learn([CLIENT])
+    from_listing.early.learn([replace(CLIENT, running=True)])
+    from_listing.early.learn([])
     for site in (from_event, from_listing):
         site.engine.known = ()
         site.early.lead_to(GATEWAY, tmp_path)
