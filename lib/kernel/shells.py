@@ -320,6 +320,7 @@ class _Process:
 
 
 def _run(processes: Sequence[_Process], commands: Sequence[str]) -> Iterator[Outcome]:
+    """Run commands in processes by turns, and yield how each ended in their order."""
     width = len(processes)
     for place, process in enumerate(processes):
         process.take(commands[place::width])
@@ -365,12 +366,12 @@ def _start(processes: Sequence[_Process], ask: Callable[[str], str]) -> None:
         ]
         # `$()` ends when every shell has its files.
         said = ask(f"echo $(exec 2>&1; {'; '.join(lines)})")
-        groups = {int(place): int(group) for place, group in re.findall(r"(\d+) (\d+)", said)}
-        if groups.keys() != set(range(len(pipes))):
+        if not re.fullmatch(rf"(\d+ \d+\s*){{{len(pipes)}}}", said):
             raise _no_shell(said)
-        for place, ((_, commands), (answers, _)) in enumerate(pipes):
-            processes[place].begin(groups[place], commands, answers)
+        groups = dict(re.findall(r"(\d+) (\d+)", said))
         ours.pop_all()
+        for place, ((_, commands), (answers, _)) in enumerate(pipes):
+            processes[place].begin(int(groups[str(place)]), commands, answers)
 
 
 def _pipe(reader: ExitStack, writer: ExitStack) -> tuple[int, int]:
