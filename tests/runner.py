@@ -38,6 +38,11 @@ REPEATS = {"python", NEWER}
 PYTHON = f"python {VERSION}"
 AGAIN = ("tests/unit", "tests/integration")
 PYTEST = (sys.executable, "-m", "pytest")
+COVERAGE = (sys.executable, "-m", "coverage")
+COVERED = ("lib/routing/*", "lib/reconcile/*", "lib/schedule.py", "lib/early/arrival.py")
+"""What unit tests must cover, by so many per cent of lines and branches together:"""
+
+PER_CENT = 95
 REQUIRE = () if os.geteuid() else ("--require=root,docker,iptables",)
 CACHE = Path(".cache")
 INTERRUPTED = 130
@@ -114,7 +119,12 @@ class Runner:
             self.part("shellcheck", "shellcheck", "-x", *shell_scripts())
             self.part("codespell", "codespell")
         if "unit" in wanted:
-            self.suite("unit")
+            self.suite("unit", program=(*COVERAGE, "run", "-m", "pytest"))
+            if not self.words:
+                self.part("coverage", *COVERAGE, "report")
+                for path in COVERED:
+                    total = ("--format=total", f"--fail-under={PER_CENT}", f"--include={path}")
+                    self.part(path, *COVERAGE, "report", *total)
         if "integration" in wanted:
             self.suite("integration", program=PYTEST if os.geteuid() else (*CONTAINED, *PYTEST))
         if "python" in wanted:
@@ -130,7 +140,7 @@ class Runner:
     def summary(self, seconds: float) -> int:
         """Print it, return the exit code."""
         passed, failed, skipped = (sum(row[2][i] for row in self.rows) for i in range(3))
-        form = "{:<14} {:<13} {:>7} {:>7} {:>8} {:>9}"
+        form = "{:<20} {:<13} {:>7} {:>7} {:>8} {:>9}"
         print(f"\n{form.format('part', 'result', 'passed', 'failed', 'skipped', 'seconds')}")
         total = ("total", "", (passed, failed, skipped), seconds)
         for name, result, numbers, took in (*self.rows, total):
