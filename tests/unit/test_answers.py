@@ -110,7 +110,7 @@ def test_events_are_the_same_from_every_version(answers: Answers, *, is_modern: 
     assert Event("start", container, "client", labels=labels) in found
     assert Event("connect", container, network_id=network) in found
     assert ("destroy", "renamed") in {(event.action, event.container) for event in found if event}
-    assert {event.action for event in found if event} == {*FILTERS["event"]} - {"create"}
+    assert {event.action for event in found if event} == {*FILTERS["event"]}
     assert {event.container_id for event in found if event} == {container}
 
 
