@@ -49,7 +49,7 @@ def plan(settings: Settings) -> int:
             if task.step.verb == verb:
                 print(task.command)
     if findings.failures:
-        _tell(findings.failures)
+        _complain_of(findings.failures)
         return _ERROR
     return _SOMETHING if tasks else _DONE
 
@@ -87,7 +87,7 @@ def withdraw(settings: Settings) -> int:
                 print(task.command)
     if tasks:
         complain(*_GIVEN_BACK)
-    _tell(findings.failures)
+    _complain_of(findings.failures)
     return _ERROR if findings.failures else _DONE
 
 
@@ -97,7 +97,7 @@ def health(_: Settings) -> int:
     return _DONE if said == OK else _ERROR
 
 
-def _tell(failures: Iterable[Failure]) -> None:
+def _complain_of(failures: Iterable[Failure]) -> None:
     for failure in failures:
         cause = tables.cause(failure)
         complain(f"{failure.values['container']}: {cause['reason']}", cause["hint"])
