@@ -117,6 +117,14 @@ def test_a_signal_ends_a_command_as_a_shell_has_it_whenever_it_comes(
     assert (answer.returncode, answer.stdout, answer.stderr) == (128 + number, "", "")
 
 
+@pytest.mark.parametrize("moment", ["0", "1"])
+def test_an_interrupt_that_python_takes_before_us_is_one_too(moment: str) -> None:
+    answer = at(moment, int(signal.SIGINT))
+
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert json.loads(answer.stdout)["reason"] == "SIGINT"
+
+
 def test_a_signal_that_is_swallowed_is_raised_again() -> None:
     """In a finalizer, whose errors Python drops."""
     answer = at("argparse", "drop", "run")
