@@ -36,7 +36,7 @@ RUN python3 -c 'import argparse, docker, sh, structlog'
 COPY --from=sbom /opt/sbom.cdx.json /opt/wgroutemgr/
 COPY wgroutemgr.py /opt/wgroutemgr/
 COPY lib/ /opt/wgroutemgr/lib/
-RUN cd /opt/wgroutemgr && python3 -m compileall -q . && python3 -c 'import wgroutemgr, lib.cli.commands, lib.doctor.report' && \
+RUN cd /opt/wgroutemgr && python3 -m compileall -q . && python3 -c 'import wgroutemgr, lib.daemon, lib.cli.commandline, lib.cli.commands, lib.doctor.report' && \
     printf '#!/bin/sh\nexec python3 /opt/wgroutemgr/wgroutemgr.py "$@"\n' >/usr/local/bin/wgroutemgr && \
     chmod +x /usr/local/bin/wgroutemgr
 

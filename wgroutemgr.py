@@ -13,8 +13,7 @@ import sys
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _SOON_SECONDS, _AGAIN_SECONDS = 0.01, 3.0
-"""When a signal is raised again that was swallowed: if that is noticed, and if not. The latter is
-longer than it takes to end."""
+"""When a swallowed signal is raised again: if that is noticed, and if not (an end takes less)."""
 
 
 class Stopped(BaseException):
@@ -51,7 +50,8 @@ def main() -> int:
             signal.signal(each, _stop)
         code = _attempt()
         _ignore_signals()
-    except Stopped as stopped:
+    except (Stopped, KeyboardInterrupt) as error:  # The latter is Python's, before it is ours.
+        stopped = error if isinstance(error, Stopped) else Stopped(signal.SIGINT)
         _ignore_signals()
         if not _is_daemon():
             return stopped.exit_code

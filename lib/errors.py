@@ -20,7 +20,7 @@ class WgRouteMgrError(Exception):
 
 
 class ConfigError(WgRouteMgrError):
-    """An option or environment variable is wrong: the user's to mend; exit code 2."""
+    """An option or environment variable is wrong: the user's to correct; exit code 2."""
 
 
 class EngineError(WgRouteMgrError):

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 VERSION = "0.2.0"
+"""The same as in pyproject.toml, from which the bill of materials takes it."""
+
 DEFAULT_NETWORK = "wg-net"
 _PREFIX = "WGROUTEMGR_"
 _MAX_INTERVAL = 86_400.0

@@ -1,1 +1,1 @@
-"""The commands that take one look and end, and how they print what they found."""
+"""The command line, and the commands that look once and end."""

@@ -51,7 +51,7 @@ def plan(settings: Settings) -> int:
             if task.step.verb == verb:
                 print(task.command)
     if findings.failures:
-        _tell(findings.failures)
+        _complain_of(findings.failures)
         return _ERROR
     return _SOMETHING if tasks else _DONE
 
@@ -89,7 +89,7 @@ def withdraw(settings: Settings) -> int:
                 findings.failures.append(failed)
     if tasks:
         complain(*_GIVEN_BACK)
-    _tell(findings.failures)
+    _complain_of(findings.failures)
     return _ERROR if findings.failures else _DONE
 
 
@@ -104,7 +104,7 @@ def _look(settings: Settings) -> Findings:
         return look(engine, Reader(), settings)
 
 
-def _tell(failures: Iterable[Failure]) -> None:
+def _complain_of(failures: Iterable[Failure]) -> None:
     for failure in failures:
         cause = tables.cause(failure)
         complain(f"{failure.container}: {cause['reason']}", cause["hint"])

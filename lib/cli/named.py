@@ -1,4 +1,4 @@
-"""Which command is asked for, told before anything is imported that knows the options."""
+"""Which command is asked for, known before what knows the options is imported."""
 
 from __future__ import annotations
 

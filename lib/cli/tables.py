@@ -1,6 +1,6 @@
 """What one look found, as a person or a program reads it: rows, a table, JSON, comments.
 
-Pure: it takes no look of its own.
+Pure: it looks at nothing itself.
 """
 
 from __future__ import annotations

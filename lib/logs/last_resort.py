@@ -15,8 +15,8 @@ from lib.errors import WgRouteMgrError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_MAX_TRACE = 4000
-"""Characters of a stack trace, of its end; a line is to be no longer than 8 KiB."""
+_MAX_TRACE, _MAX_REASON = 4000, 1000
+"""Characters of a stack trace, of its end, and of a text: a line is to be no longer than 8 KiB."""
 
 _STDOUT, _STDERR = 1, 2
 
@@ -37,10 +37,10 @@ def explained(error: BaseException) -> tuple[str, str, BaseException | None]:
         return error.reason, error.hint, None
     import traceback
 
-    *_, last = traceback.extract_tb(error.__traceback__)
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    place = f"{os.path.relpath(last.filename)}, line {last.lineno}"
-    return f"{text} ({place})", "please report this, with the lines above it", error
+    frames = traceback.extract_tb(error.__traceback__)
+    place = "".join(f" ({frame.filename}, line {frame.lineno})" for frame in frames[-1:])
+    text = " ".join(f"{type(error).__name__}: {error}".split())[:_MAX_REASON]
+    return f"{text}{place}", "please report this, with the lines above it", error
 
 
 def _line(level: str, event: str, error: BaseException | None, values: Mapping[str, str]) -> str:

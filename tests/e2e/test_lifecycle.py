@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from lib.settings import VERSION
 from tests.e2e.look import await_event, await_routes, entries, events
 from tests.lab import images
 from tests.lab.engine import Engine, poll
@@ -103,7 +104,7 @@ def run_image(engine: Engine, *options: str, command: tuple[str, ...]) -> str:
 
 
 def test_image_takes_options_and_commands(engine: Engine) -> None:
-    assert run_image(engine, command=("--version",)) == "wgroutemgr 0.1.0"
+    assert run_image(engine, command=("--version",)) == f"wgroutemgr {VERSION}"
     assert "--resync-interval" in run_image(engine, command=("run", "--help"))
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from lib.cli.registry import COMMANDS
+from lib.errors import EngineError
+from lib.logs import last_resort
 from tests import logschema
 
 PROGRAM = Path(__file__).parents[2] / "wgroutemgr.py"
@@ -92,8 +93,8 @@ def at(
 
 
 IMPORTS = ["lib.cli", "argparse", "lib.settings", "structlog", "lib.daemon", "docker", "sh"]
-CALLS = ["_attempt", "parse_args", "configure", "_start", "__enter__", "tell"]
-NUMBERS = ["1", "10", "100", "1000", "3000", "6000", "9000"]
+CALLS = ["parse_args", "configure", "os.fork", "__enter__", "tell"]
+NUMBERS = ["0", "1", "10", "100", "1000", "3000", "6000", "9000"]
 
 
 @pytest.mark.parametrize("moment", [*IMPORTS, *CALLS, *NUMBERS])
@@ -106,7 +107,7 @@ def test_a_signal_ends_the_daemon_well_whenever_it_comes(moment: str) -> None:
     assert (last["event"], last["reason"]) == ("daemon.stopped", "SIGTERM")
 
 
-@pytest.mark.parametrize("moment", ["argparse", "docker", "parse_args", "configure", "1000"])
+@pytest.mark.parametrize("moment", ["argparse", "docker", "parse_args"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_command_as_a_shell_has_it_whenever_it_comes(
     moment: str, number: signal.Signals
@@ -114,6 +115,14 @@ def test_a_signal_ends_a_command_as_a_shell_has_it_whenever_it_comes(
     answer = at(moment, int(number), "--network", "run", "plan")
 
     assert (answer.returncode, answer.stdout, answer.stderr) == (128 + number, "", "")
+
+
+@pytest.mark.parametrize("moment", ["0", "1"])
+def test_an_interrupt_that_python_takes_before_us_is_one_too(moment: str) -> None:
+    answer = at(moment, int(signal.SIGINT))
+
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert json.loads(answer.stdout)["reason"] == "SIGINT"
 
 
 def test_a_signal_that_is_swallowed_is_raised_again() -> None:
@@ -126,7 +135,16 @@ def test_a_signal_that_is_swallowed_is_raised_again() -> None:
 
 @pytest.mark.parametrize(
     "moment",
-    ["lib.cli.commandline", "argparse", "structlog", "docker", "sh", "parse_args", "_start"],
+    [
+        "lib.cli.commandline",
+        "argparse",
+        "structlog",
+        "sh",
+        "parse_args",
+        "missing",
+        "os.fork",
+        "tell",
+    ],
 )
 def test_an_error_of_the_start_is_one_line_of_the_log(moment: str) -> None:
     answer = at(moment, "fail")
@@ -139,11 +157,17 @@ def test_an_error_of_the_start_is_one_line_of_the_log(moment: str) -> None:
     assert "RuntimeError" in last["exception"]
 
 
-@pytest.mark.parametrize("command", COMMANDS.keys() - {"run"})
-@pytest.mark.parametrize("moment", ["argparse", "structlog", "parse_args", "import_module"])
-def test_an_error_of_a_commands_start_is_told_without_a_traceback(
-    command: str, moment: str
-) -> None:
+@pytest.mark.parametrize(
+    ("command", "moment"),
+    [
+        ("plan", "argparse"),
+        ("status", "structlog"),
+        ("withdraw", "parse_args"),
+        ("doctor", "import_module"),
+        ("health", "verdict"),
+    ],
+)
+def test_an_error_of_another_command_is_told_without_a_traceback(command: str, moment: str) -> None:
     answer = at(moment, "fail", command)
 
     assert (answer.returncode, answer.stdout) == (1, "")
@@ -176,6 +200,24 @@ def test_a_daemon_without_a_shell_says_so(tmp_path: Path) -> None:
     assert (answer.returncode, answer.stderr) == (1, "")
     logschema.check(answer.stdout)
     assert json.loads(answer.stdout.splitlines()[-1])["event"] == "daemon.failed"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "hint"),
+    [
+        (EngineError("it is away", "start it"), "it is away", "start it"),
+        (ValueError("two\n lines"), "ValueError: two lines", "please report this, with the lines"),
+        (KeyError("x" * 9000), "KeyError: 'xxxxxx", "please report this, with the lines"),
+    ],
+)
+def test_an_error_without_a_traceback_is_explained_too(
+    error: Exception, reason: str, hint: str
+) -> None:
+    text, advice, unforeseen = last_resort.explained(error)
+
+    assert (text.startswith(reason), advice.startswith(hint)) == (True, True)
+    assert (unforeseen is None) == isinstance(error, EngineError)
+    assert len(text) <= 1000
 
 
 def test_an_error_in_a_finalizer_is_one_line_of_the_log_and_ends_nothing() -> None:

@@ -1,4 +1,4 @@
-"""Does something to the program at a chosen moment: a signal or an error, at an import or a call.
+"""Does something to the program at a chosen moment: at an import, a call, or an audit event.
 
 Python imports this before the program, whose environment names the moment and the deed.
 """
@@ -47,14 +47,20 @@ class Calls:
     def __call__(self, frame: Any, event: str, _: object) -> None:  # noqa: ANN401
         if event != "call":
             return
-        name = frame.f_code.co_name
-        if self.count >= 0 or name == "_attempt":
+        if self.count >= 0 or callable(signal.getsignal(signal.SIGTERM)):
             self.count += 1
-        if self.count >= 0 and AT in {name, str(self.count)}:
+        if self.count >= 0 and AT in {frame.f_code.co_name, str(self.count)}:
             sys.setprofile(None)
             do()
 
 
+def take_event(event: str, _: object) -> None:
+    """Look at one of the audit events (PEP 578), of which a fork is one."""
+    if event == AT:
+        do()
+
+
 if AT:
+    sys.addaudithook(take_event)
     sys.meta_path.insert(0, Finder)
     sys.setprofile(Calls())
