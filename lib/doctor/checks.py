@@ -62,6 +62,8 @@ def own_container(case: Case) -> Iterator[Finding]:
     cgroup, mountinfo = sidecar.CGROUP.read_text(), sidecar.MOUNTINFO.read_text()
     if found.own:
         how = "its place in the gateway's namespace"
+        if found.own.id in identity.netns_owner_ids(mountinfo):
+            how = "mountinfo"
         if found.own.upper_dir and found.own.upper_dir == identity.upper_dir(mountinfo):
             how = "its writable layer"
         if found.own.id in identity.own_ids(cgroup):
@@ -76,19 +78,20 @@ def own_container(case: Case) -> Iterator[Finding]:
 
 def gateway(case: Case) -> Iterator[Finding]:
     """The gateway runs, and we are in its namespace, not in one that it has left."""
-    container = need(case.sidecar, "the sidecar").gateway
+    found = need(case.sidecar, "the sidecar")
+    container = found.gateway
     if not container.running:
         yield fail(f"{container.name} is not running", f"docker start {container.name}")
         return
-    if case.settings.gateway:
-        yield ok(f"{container.name}, named by --gateway")
+    if found.named_by:
+        yield ok(f"{container.name}, named by {found.named_by}")
         return
     owners = identity.netns_owner_ids(sidecar.MOUNTINFO.read_text())
     how = "mountinfo" if container.id in owners else "the engine's list"
     if namespaces.is_own(case.namespace):
         yield ok(f"{container.name}, known by {how}; its network namespace is ours")
     else:
-        name = case.sidecar.own.name if case.sidecar and case.sidecar.own else "SIDECAR"
+        name = found.own.name if found.own else "SIDECAR"
         seen = f"{container.name}, known by {how}, has a new network namespace since it restarted"
         service = container.labels.get(_SERVICE, container.name)
         mend = f"depends_on: {{{service}: {{condition: service_started, restart: true}}}}"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from lib.engine import sidecar
+from lib.engine import gateways, sidecar
 from lib.engine.sharing import netns_owner
 from lib.errors import CallError, GoneError, NetnsError, NotReadyError
 from lib.kernel import namespaces, route_table
@@ -155,13 +155,14 @@ class Survey:
         return gateway
 
     def _reach_gateway(self, engine: Engine, found: sidecar.Sidecar) -> Gateway:
-        container = sidecar.follow(engine, found.gateway)
+        container = gateways.follow(engine, found.gateway)
         if container.id != found.gateway.id:
             self._sidecar = replace(found, gateway=container)
             _tell_gateway(container)
         if not container.running:
             reason = f"the gateway {container.name} is not running"
             raise NotReadyError(reason, f"docker start {container.name}")
+        gateways.check(container)
         endpoint = container.endpoint(found.network)
         if endpoint is None or not endpoint.interfaces:
             reason = f"the gateway {container.name} has no address on the network {found.network}"
