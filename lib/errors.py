@@ -51,6 +51,10 @@ class NotReadyError(WgRouteMgrError):
     """Something that must exist first does not yet: the daemon says so once and waits for it."""
 
 
+class HostNetworkError(NotReadyError):
+    """The gateway uses the host's network: clients reach its tunnels without us, nothing is done."""
+
+
 class NetnsError(WgRouteMgrError):
     """A namespace file is missing, is no namespace, or is one that must never be written."""
 

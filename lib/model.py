@@ -27,6 +27,9 @@ Interface = IPv4Interface | IPv6Interface
 NETWORK_LABEL = "wgroutemgr.network"
 """On the sidecar: the Docker network that it serves."""
 
+GATEWAY_LABEL = "wgroutemgr.gateway"
+"""On the sidecar: name or id of the gateway, or its Compose service."""
+
 NETWORKS_LABEL = "wgroutemgr.networks"
 """On a client: the destinations that it wants to reach through the gateway."""
 
@@ -64,6 +67,9 @@ class Container:
     upper_dir: str = ""
     """Writable layer of its root file system on the host; empty where the image store does not
     tell."""
+    started_at: float = 0.0
+    """When its first process ran (seconds of Unix time), as the engine noted it; 0 where that is
+    not known, as in a listing."""
 
     @property
     def shares_netns_of(self) -> str | None:

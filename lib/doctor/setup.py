@@ -65,6 +65,8 @@ def _known_by(found: Sidecar) -> str:
         return "cgroup"
     if found.own and found.own.upper_dir and found.own.upper_dir == identity.upper_dir(mountinfo):
         return "its writable layer"
+    if found.own and found.own.id in identity.netns_owner_ids(mountinfo):
+        return "mountinfo"
     return "its place in the gateway's namespace"
 
 
@@ -74,8 +76,8 @@ def gateway(site: Site) -> Iterator[Finding]:
     if not container.running:
         yield fail(f"{container.name} is not running", advice.start(container.name))
         return
-    if site.settings.gateway:
-        yield ok(f"{container.name}, named by --gateway")
+    if named_by := site.sidecar().named_by:
+        yield ok(f"{container.name}, named by {named_by}")
         return
     owners = identity.netns_owner_ids(sidecar.MOUNTINFO.read_text())
     how = "mountinfo" if container.id in owners else "the engine's list"

@@ -7,7 +7,9 @@ costs that entry, never the list: containers are told of in odd ways while they 
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime
 from ipaddress import ip_interface, ip_network
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -47,7 +49,15 @@ def parse_container(answer: Answer) -> Container:
         ),
         endpoints=_endpoints(settings),
         upper_dir=layer.get("UpperDir") or "",
+        started_at=_moment(answer["State"].get("StartedAt")),
     )
+
+
+def _moment(text: object) -> float:
+    """Return a moment in seconds of Unix time; 0 for what is none."""
+    with suppress(OverflowError, ValueError):
+        return max(0.0, datetime.fromisoformat(str(text)).timestamp())
+    return 0.0
 
 
 def parse_listing(answer: object) -> tuple[Container, ...]:
@@ -127,7 +137,7 @@ def _readable(kind: str, parse: Callable[[S], T], entries: Iterable[S]) -> Itera
         try:
             found = parse(entry)
         except UNREADABLE as error:
-            log.debug("answer.unreadable", kind=kind, reason=repr(error))
+            log.debug("answer.skipped", kind=kind, reason=repr(error))
         else:
             yield found
 

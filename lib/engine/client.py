@@ -17,7 +17,7 @@ from docker.utils import version_lt
 from lib import advice
 from lib.engine import answers, sdk
 from lib.engine.events import EventStream
-from lib.errors import CallError, EngineError, OldEngineError, StaleSocketError
+from lib.errors import CallError, EngineError, GoneError, OldEngineError, StaleSocketError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -147,11 +147,15 @@ class Engine:
         return EventStream(self.api_version, since, note)
 
     def _identified(self, containers: Sequence[Container]) -> tuple[Container, ...]:
-        """Put in the ids of networks whose names were told for them, by one call, if there are."""
+        """Put in the ids of networks whose names were told for them, by one call for each."""
         points = (point for container in containers for point in container.endpoints)
-        if not any(map(answers.has_name_for_id, points)):
+        names = {point.network for point in points if answers.has_name_for_id(point)}
+        if not names:
             return tuple(containers)
-        ids = {network.name: network.id for network in self.networks()}
+        ids = {}
+        for name in names:
+            with suppress(GoneError):
+                ids[name] = self.network(name).id
         return tuple(answers.with_network_ids(container, ids) for container in containers)
 
     def _check_version(self) -> None:

@@ -1,7 +1,4 @@
-"""The Docker SDK: how a connection is made, and its errors turned into ours.
-
-The only importer of `docker` beside what the SDK itself needs.
-"""
+"""The Docker SDK: how a connection is made, and how its errors become ours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finds out who we are: our gateway and our own container.
+"""Finds out who we are: our own container and our gateway.
 
 Proposals come from `identity`; the engine confirms the container and the kernel the namespace.
 Nothing is written.
@@ -6,28 +6,36 @@ Nothing is written.
 
 from __future__ import annotations
 
+import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lib.engine import identity
-from lib.errors import GoneError, NotReadyError
+import structlog
+
+from lib.engine import gateways, identity
+from lib.errors import CallError, GoneError, NotReadyError
 from lib.kernel import namespaces
-from lib.model import NETWORK_LABEL
+from lib.model import GATEWAY_LABEL, NETWORK_LABEL
 from lib.settings import DEFAULT_NETWORK
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from lib.engine.client import Engine
     from lib.model import Container
     from lib.settings import Settings
 
+log = structlog.get_logger()
+
 CGROUP = Path("/proc/self/cgroup")
 MOUNTINFO = Path("/proc/self/mountinfo")
-_COMPOSE = tuple(f"com.docker.compose.{key}" for key in ("service", "project", "container-number"))
-_ONE_OFF = "com.docker.compose.oneoff"
-_SWARM_SERVICE, _SWARM_TASK = "com.docker.swarm.service.name", "com.docker.swarm.task.name"
+FIRST_STAT = Path("/proc/1/stat")
+
+_STEP_SECONDS, _NEAR_SECONDS, _APART_SECONDS = 0.5, 10, 2
+"""The engine notes a start after the first process began, by so much at most; by how much the clock
+may have been set meanwhile; and how far from ours any other start must be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,129 +47,136 @@ class Sidecar:
     """Our own container; None where it could not be told, as outside of any."""
     network: str
     """Name of the network to serve."""
+    named_by: str = ""
+    """What named the gateway; nothing where it is the owner of our network namespace."""
 
 
 def find(engine: Engine, settings: Settings) -> Sidecar:
     """Return our place, or raise NotReadyError with what is missing."""
     mountinfo = MOUNTINFO.read_text()
-    gateway = (
-        _named(engine, settings.gateway) if settings.gateway else _netns_owner(engine, mountinfo)
-    )
-    sharing = not settings.gateway or namespaces.is_own(gateway.sandbox_key)
-    own = _own(engine, gateway if sharing else None, CGROUP.read_text(), mountinfo)
-    label = own.labels.get(NETWORK_LABEL, "").strip() if own else ""
-    return Sidecar(gateway, own, settings.network or label or DEFAULT_NETWORK)
+    owner = _netns_owner(engine, mountinfo, search=not settings.gateway)
+    own = _own(engine, owner, CGROUP.read_text(), mountinfo)
+    named_by, reference = "--gateway", settings.gateway or ""
+    if not reference:
+        named_by, reference = f"the label {GATEWAY_LABEL}", _label(own, GATEWAY_LABEL)
+    if reference:
+        gateway = gateways.named(engine, reference, named_by, own)
+    else:
+        named_by, gateway = "", _unnamed(owner, own)
+    gateways.check(gateway)
+    network = settings.network or _label(own, NETWORK_LABEL) or DEFAULT_NETWORK
+    return Sidecar(gateway, own, network, named_by)
 
 
-def follow(engine: Engine, last: Container) -> Container:
-    """Return the gateway as it is now: that container, or its successor if it does not run.
+def _label(own: Container | None, key: str) -> str:
+    return own.labels.get(key, "").strip() if own else ""
 
-    A successor has the same name, as one that an updater made, or the same place in its service.
-    Of several that run, or do not, the one with the name. Raises NotReadyError if there is none.
+
+def _unnamed(owner: Container | None, own: Container | None) -> Container:
+    """Return the owner of our network namespace, which must be another than we."""
+    if owner is None:
+        reason = "no container owns our network namespace"
+        hint = (
+            "give the sidecar the gateway's namespace (network_mode: service:GATEWAY, or "
+            "--network container:GATEWAY) and mount /var/run/docker/netns with ro,rslave; "
+            "or name the gateway with --gateway"
+        )
+        raise NotReadyError(reason, hint)
+    if own and own.id == owner.id:
+        kind = (
+            "uses the host's network" if own.network_mode == "host" else "has a network of its own"
+        )
+        hint = f"labels: {{{GATEWAY_LABEL}: GATEWAY}}, or --gateway GATEWAY"
+        reason = f"this container {kind}: name the gateway"
+        raise NotReadyError(reason, hint)
+    return owner
+
+
+def _netns_owner(engine: Engine, mountinfo: str, *, search: bool) -> Container | None:
+    """Return the container whose namespace file is our namespace, or None.
+
+    The likely ones are tried first; all others only if they are to be searched. Podman tells the
+    file of whose namespace it is for who shares it too, as we do.
     """
-    found = [*_existing(engine, (last.id,))]
-    if not any(container.running for container in found):
-        found += _successors(engine, last)
-    if not found:
-        reason = f"the gateway {last.name} was removed"
-        raise NotReadyError(reason, "create it again, under the same name")
-    return min(found, key=lambda container: (not container.running, container.name != last.name))
+    named = gateways.existing(engine, identity.netns_owner_ids(mountinfo))
+    likely = tuple(one for one in named if not one.shares_netns_of)
+    owner = next(filter(_owns_our_netns, likely), None)
+    if owner is None and search:
+        ids = (other.id for other in engine.containers())
+        owner = next(filter(_owns_our_netns, _answered(engine, ids)), None)
+    # One that is likely, if it is not so now, restarted or stopped after our start: our namespace
+    # is dead, its owner known.
+    return owner or (likely[0] if len(likely) == 1 else None)
 
 
-def _successors(engine: Engine, last: Container) -> Iterator[Container]:
-    """Yield what may have taken a container's place: never a one-off that of the service's own."""
-    likely = [last.name]
-    if place := _place(last):
-        likely += [other.id for other in engine.containers(place[0]) if _place(other) == place]
-    for other in _existing(engine, likely):
-        is_alike = other.name == last.name or (place and _place(other) == place)
-        if is_alike and _is_one_off(other) == _is_one_off(last):
-            yield other
+def _owns_our_netns(container: Container) -> bool:
+    return not container.shares_netns_of and namespaces.is_own(container.sandbox_key)
 
 
-def _place(container: Container) -> tuple[str, ...]:
-    """Return its place in its service, by labels, the first to list by; nothing if it has none.
+def _own(engine: Engine, owner: Container | None, cgroup: str, mountinfo: str) -> Container | None:
+    """Return our own container: the one that /proc names, else one in the namespace that we are in.
 
-    Compose counts a service's containers. A task of a swarm is named SERVICE.SLOT.ID, where the
-    next one in that slot has another id; ended ones stay for a while.
+    Of several such, the one with our writable layer, or that started with our first process; if
+    that cannot be told either, the one with the label. None if there are several of these with
+    different networks: a wrong guess would leave ours without routes, and nobody would know.
     """
-    labels = container.labels
-    if not _is_one_off(container) and all(key in labels for key in _COMPOSE):
-        return tuple(f"{key}={labels[key]}" for key in _COMPOSE)
-    if _SWARM_SERVICE in labels and _SWARM_TASK in labels:
-        slot = labels[_SWARM_TASK].rpartition(".")[0]
-        return f"{_SWARM_SERVICE}={labels[_SWARM_SERVICE]}", slot
-    return ()
-
-
-def _is_one_off(container: Container) -> bool:
-    """Tell whether it is one of `docker compose run`, which bears its service's labels."""
-    return container.labels.get(_ONE_OFF, "").lower() == "true"
-
-
-def _named(engine: Engine, reference: str) -> Container:
-    try:
-        return engine.inspect(reference)
-    except GoneError as error:
-        reason = f"the engine has no container {reference}, named by --gateway"
-        raise NotReadyError(reason, "start the gateway, or correct the name") from error
-
-
-def _netns_owner(engine: Engine, mountinfo: str) -> Container:
-    """Return the container whose namespace file is our namespace, trying the likely ones first.
-
-    Podman tells the file of whose namespace it is for who shares it too, as we do.
-    """
-    likely = tuple(_owners(engine, identity.netns_owner_ids(mountinfo)))
-    for container in likely:
-        if namespaces.is_own(container.sandbox_key):
-            return container
-    for container in _owners(engine, (other.id for other in engine.containers())):
-        if namespaces.is_own(container.sandbox_key):
-            return container
-    if len(likely) == 1:
-        # The gateway restarted or stopped after our start: our namespace is dead, its owner known.
-        return likely[0]
-    reason = "no container owns our network namespace"
-    hint = (
-        "give the sidecar the gateway's namespace (network_mode: service:GATEWAY, or "
-        "--network container:GATEWAY) and mount /var/run/docker/netns with ro,rslave; "
-        "or name the gateway with --gateway"
-    )
-    raise NotReadyError(reason, hint)
-
-
-def _own(
-    engine: Engine, gateway: Container | None, cgroup: str, mountinfo: str
-) -> Container | None:
-    """Return our own container: the one that /proc names, else one in the gateway's namespace.
-
-    Of several such, the one with our writable layer; if that cannot be told either, the one with
-    the label. None if there are several of these with different networks: a wrong guess would
-    leave ours without routes, and nobody would know.
-    """
-    named = next(_existing(engine, identity.own_ids(cgroup, mountinfo)), None)
-    if named or gateway is None:
+    named = next(gateways.existing(engine, identity.own_ids(cgroup, mountinfo)), None)
+    if named or owner is None:
         return named
-    modes = {f"container:{gateway.id}", f"container:{gateway.name}"}
-    # Podman 4.3 tells the mode in an inspection only.
-    ids = (other.id for other in engine.containers() if other.network_mode in {*modes, ""})
-    sharing = tuple(one for one in _existing(engine, ids) if one.network_mode in modes)
-    layer = identity.upper_dir(mountinfo)
-    by_layer = [container for container in sharing if layer and container.upper_dir == layer]
-    by_label = [container for container in sharing if NETWORK_LABEL in container.labels]
-    if not by_layer and len({container.labels[NETWORK_LABEL] for container in by_label}) > 1:
+    sharing, layer = _sharing(engine, owner), identity.upper_dir(mountinfo)
+    by_layer = (one for one in (owner, *sharing) if layer and one.upper_dir == layer)
+    if found := next(by_layer, None):
+        return found
+    if sharing:
+        return _started_with_us((owner, *sharing)) or _by_label(sharing)
+    # The owner's files are mounted here and nobody else is there: that is we, if no layer says no.
+    is_we = owner.id in identity.netns_owner_ids(mountinfo) and not (layer and owner.upper_dir)
+    return owner if is_we else None
+
+
+def _sharing(engine: Engine, owner: Container) -> list[Container]:
+    """Return the containers that run in another's namespace.
+
+    We may be listed as one that does not run yet, while the engine is still busy with our start.
+    """
+    modes = {f"container:{owner.id}", f"container:{owner.name}"}
+    for is_running in (True, False):
+        listed = engine.containers(running=is_running)
+        # Podman 4.3 tells the mode in an inspection only.
+        ids = (other.id for other in listed if other.network_mode in {*modes, ""})
+        inspected = _answered(engine, ids)
+        if found := [one for one in inspected if one.running and one.network_mode in modes]:
+            return found
+    return []
+
+
+def _started_with_us(containers: Sequence[Container]) -> Container | None:
+    """Return the one that started when our first process did, if no other did so too."""
+    try:
+        since_boot = identity.first_start(FIRST_STAT.read_text(), os.sysconf("SC_CLK_TCK"))
+    except OSError:
         return None
-    return next(iter(by_layer or by_label or sharing), None)
+    began = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + since_boot
+    later = sorted((one.started_at - began, one.id) for one in containers)
+    later = [pair for pair in later if -_STEP_SECONDS <= pair[0] <= _NEAR_SECONDS]
+    if not later or (len(later) > 1 and later[1][0] - later[0][0] < _APART_SECONDS):
+        return None
+    return next(one for one in containers if one.id == later[0][1])
 
 
-def _owners(engine: Engine, identifiers: Iterable[str]) -> Iterator[Container]:
-    return (one for one in _existing(engine, identifiers) if not one.shares_netns_of)
+def _by_label(sharing: Sequence[Container]) -> Container | None:
+    labelled = [one for one in sharing if NETWORK_LABEL in one.labels]
+    if len({one.labels[NETWORK_LABEL] for one in labelled}) > 1:
+        return None
+    return next(iter(labelled or sharing), None)
 
 
-def _existing(engine: Engine, identifiers: Iterable[str]) -> Iterator[Container]:
+def _answered(engine: Engine, identifiers: Iterable[str]) -> Iterator[Container]:
+    """Inspect those of the containers about which the engine answers: some may hang in a start."""
     for identifier in identifiers:
         try:
             yield engine.inspect(identifier)
         except GoneError:
             continue
+        except CallError as error:
+            log.debug("answer.skipped", kind="container", reason=error.reason)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import structlog
 
 from lib import advice
-from lib.engine import sidecar
-from lib.errors import CallError, GoneError, NotReadyError
+from lib.engine import gateways, sidecar
+from lib.errors import CallError, GoneError, HostNetworkError, NotReadyError
 from lib.kernel.namespaces import is_at_process
 from lib.model import Gateway
 from lib.reconcile.report import Found, Lost, Unknown
@@ -82,6 +82,8 @@ class GatewayTracker:
             # The engine is well but silent about the gateway, as in a long start or stop.
             is_first = isinstance(self.state, Unknown)
             return Unknown(error.reason, error.hint) if is_first else self.state
+        except HostNetworkError as error:
+            return Unknown(error.reason, error.hint)
         except NotReadyError as error:
             if self._settings.on_gateway_loss == "keep":
                 return Unknown(error.reason, error.hint)
@@ -97,10 +99,11 @@ class GatewayTracker:
 
     def _follow(self, engine: Engine, place: Sidecar) -> None:
         """Inspect the gateway's container afresh, or the one that took its place."""
-        container = sidecar.follow(engine, self._container or place.gateway)
+        container = gateways.follow(engine, self._container or place.gateway)
         if not self._container or container.id != self._container.id:
             _log_gateway(container)
         self._container = container
+        gateways.check(container)
 
     def _reach(self, network: str) -> Gateway:
         """Return the gateway on the network; NotReadyError if it is not there."""

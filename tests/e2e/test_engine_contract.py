@@ -36,57 +36,57 @@ def stopped(lab: Lab, labelled: Container) -> Container:
     return container
 
 
-@pytest.fixture(params=["real", "stand-in"])
-def engine(
-    request: pytest.FixtureRequest,
-    lab: Lab,
-    labelled: Container,
-    stopped: Container,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Engine | StandInEngine]:
+@pytest.fixture
+def real(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{lab.engine.socket}")
-    real = Engine()
+    engine = Engine()
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(params=["real", "stand-in"])
+def asked(
+    request: pytest.FixtureRequest, real: Engine, labelled: Container, stopped: Container
+) -> Engine | StandInEngine:
     if request.param == "real":
-        yield real
-    else:
-        known = (real.inspect(labelled.name), real.inspect(stopped.name))
-        yield StandInEngine(known, on=(real.network(known[0].network_mode),))
-    real.close()
+        return real
+    known = (real.inspect(labelled.name), real.inspect(stopped.name))
+    return StandInEngine(known, on=(real.network(known[0].network_mode),))
 
 
 def test_inspection_tells_the_namespace_and_knows_nobody_else(
-    engine: Engine | StandInEngine, labelled: Container
+    asked: Engine | StandInEngine, labelled: Container
 ) -> None:
-    found = engine.inspect(labelled.name)
+    found = asked.inspect(labelled.name)
 
-    assert found == engine.inspect(found.id)
+    assert found == asked.inspect(found.id)
     assert found.name == labelled.name
     assert found.sandbox_key == labelled.inspect("{{.NetworkSettings.SandboxKey}}")
     with pytest.raises(GoneError):
-        engine.inspect("nobody")
+        asked.inspect("nobody")
 
 
 def test_listing_is_the_inspection_without_the_namespace(
-    engine: Engine | StandInEngine, labelled: Container, stopped: Container
+    asked: Engine | StandInEngine, labelled: Container, stopped: Container
 ) -> None:
-    (listed,) = engine.containers(LABEL)
-    inspected = engine.inspect(labelled.name)
+    (listed,) = asked.containers(LABEL)
+    inspected = asked.inspect(labelled.name)
 
     assert listed.sandbox_key == ""
     assert (listed.id, listed.name, listed.running) == (inspected.id, labelled.name, True)
     assert (listed.labels, listed.network_mode) == (inspected.labels, inspected.network_mode)
     assert listed.endpoints == inspected.endpoints
-    assert [container.name for container in engine.containers(LABEL, running=False)] == [
+    assert [container.name for container in asked.containers(LABEL, running=False)] == [
         stopped.name
     ]
-    assert engine.containers("no-such-label") == ()
-    assert engine.containers(LABEL, ids=[listed.id]) == (listed,)
-    assert engine.containers(f"{LABEL}={listed.labels[LABEL]}") == (listed,)
-    assert engine.containers(f"{LABEL}=10.9.0.0/17") == ()
-    assert engine.containers(LABEL, ids=["0" * 64]) == ()
-    assert engine.containers(LABEL, ids=[]) == ()
+    assert asked.containers("no-such-label") == ()
+    assert asked.containers(LABEL, ids=[listed.id]) == (listed,)
+    assert asked.containers(f"{LABEL}={listed.labels[LABEL]}") == (listed,)
+    assert asked.containers(f"{LABEL}=10.9.0.0/17") == ()
+    assert asked.containers(LABEL, ids=["0" * 64]) == ()
+    assert asked.containers(LABEL, ids=[]) == ()
     many = [f"{number:064x}" for number in range(220)]
-    assert engine.containers(LABEL, ids=[*many, listed.id]) == (listed,)
+    assert asked.containers(LABEL, ids=[*many, listed.id]) == (listed,)
 
 
 def test_one_is_found_by_id_or_name_whatever_its_state(
@@ -115,65 +115,57 @@ def test_name_is_of_one_container_only(
 
 
 def test_network_tells_the_addresses_of_who_is_attached(
-    engine: Engine | StandInEngine, labelled: Container
+    asked: Engine | StandInEngine, labelled: Container
 ) -> None:
-    container = engine.inspect(labelled.name)
-    network = engine.network(container.network_mode)
+    container = asked.inspect(labelled.name)
+    network = asked.network(container.network_mode)
 
-    assert network == engine.network(network.id)
+    assert network == asked.network(network.id)
     assert network.interfaces == {container.id: container.endpoints[0].interfaces}
     with pytest.raises(GoneError):
-        engine.network("no-such-network")
+        asked.network("no-such-network")
 
 
 def test_networks_are_listed_without_who_is_attached(
-    engine: Engine | StandInEngine, labelled: Container
+    asked: Engine | StandInEngine, labelled: Container
 ) -> None:
-    network = engine.network(engine.inspect(labelled.name).network_mode)
+    network = asked.network(asked.inspect(labelled.name).network_mode)
 
-    (listed,) = (other for other in engine.networks() if other.id == network.id)
+    (listed,) = (other for other in asked.networks() if other.id == network.id)
     assert listed == replace(network, interfaces={})
 
 
 def test_networks_of_a_container_are_known_by_their_ids(
-    engine: Engine | StandInEngine, labelled: Container
+    asked: Engine | StandInEngine, labelled: Container
 ) -> None:
-    container = engine.inspect(labelled.name)
-    network = engine.network(container.network_mode)
+    container = asked.inspect(labelled.name)
+    network = asked.network(container.network_mode)
 
-    (listed,) = engine.containers(LABEL, ids=[container.id])
+    (listed,) = asked.containers(LABEL, ids=[container.id])
     for found in (container, listed):
         assert found.endpoint(network.id) == found.endpoint(network.name) == found.endpoints[0]
 
 
-def test_a_subnet_with_host_bits_is_read(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_subnet_with_host_bits_is_read(lab: Lab, real: Engine) -> None:
     """Docker up to 24 takes it, and tells it as it was typed."""
     try:
         name = lab.network("typed", "203.0.113.1/24")
     except LabError as error:
         pytest.skip(f"needs an engine that takes it: {error}")
-    monkeypatch.setenv("DOCKER_HOST", f"unix://{lab.engine.socket}")
-    engine = Engine()
 
-    (listed,) = (network for network in engine.networks() if network.name == name)
-    assert listed.subnets == engine.network(name).subnets == (ip_network("203.0.113.0/24"),)
-    engine.close()
+    (listed,) = (network for network in real.networks() if network.name == name)
+    assert listed.subnets == real.network(name).subnets == (ip_network("203.0.113.0/24"),)
 
 
-def test_events_tell_of_a_creation_with_labels_and_of_a_start(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DOCKER_HOST", f"unix://{lab.engine.socket}")
-    engine = Engine()
-    stream = engine.listen(int(time.time()) - 1)
+def test_events_tell_of_a_creation_with_labels_and_of_a_start(lab: Lab, real: Engine) -> None:
+    stream = real.listen(int(time.time()) - 1)
     client = lab.client("new", lab.network("wg-net", "192.168.67.0/24"), networks="10.9.0.0/16")
-    container = engine.inspect(client.name)
+    container = real.inspect(client.name)
     found: list[Event] = []
     deadline = time.monotonic() + 10
     while "start" not in {event.action for event in found} and time.monotonic() < deadline:
         found += (event for event in stream.read(1) if event.container_id == container.id)
     stream.close()
-    engine.close()
 
     created, *others = (event for event in found if event.action in {"create", "start"})
     assert (created.action, created.container) == ("create", container.name)

@@ -124,6 +124,23 @@ def test_an_event_tells_the_labels(answers: Answers) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("told", "moment"),
+    [
+        pytest.param("1970-01-02T00:00:00.123456789Z", 86400.123456, id="Docker"),
+        pytest.param("1970-01-02T02:00:00.5+02:00", 86400.5, id="Podman"),
+        pytest.param("0001-01-01T00:00:00Z", 0.0, id="it never started"),
+        pytest.param("soon", 0.0, id="nonsense"),
+        pytest.param(None, 0.0, id="not told"),
+    ],
+)
+def test_the_start_of_a_container_is_known_where_it_is_told(told: object, moment: float) -> None:
+    inspect = json.loads(RECORDED[-1].read_text())["inspect"]
+    inspect["State"]["StartedAt"] = told
+
+    assert parse_container(inspect).started_at == moment
+
+
 PODMAN_CONNECT = {
     "Type": "network",
     "Action": "connect",
@@ -182,7 +199,7 @@ def test_an_odd_container_costs_itself_and_not_the_listing(odd: object) -> None:
 
     assert [container.name for container in listed] == ["client"]
     assert [(line["event"], line["kind"], line["log_level"]) for line in logged] == [
-        ("answer.unreadable", "container", "debug")
+        ("answer.skipped", "container", "debug")
     ] * 2
 
 

@@ -184,21 +184,23 @@ def test_docker_is_asked_for_containers_that_are_about_to_start_again(
 
 
 N1, N2, SWARM = "a" * 64, "b" * 64, "kzp3hx7y7dsv2z1jvlzl4dg6y"
-NETWORKS = [{"Id": N1, "Name": "wg-net"}, {"Id": N2, "Name": "other"}]
+NETWORK: dict[str, object] = {"Driver": "bridge", "IPAM": {"Config": None}}
 
 
-def test_names_told_for_ids_are_resolved_by_one_call(server: Server, engine: Engine) -> None:
+def test_names_told_for_ids_are_resolved_by_one_call_each(server: Server, engine: Engine) -> None:
     """As by Podman 4.3."""
     many = [listed(1, **{"wg-net": "wg-net", "other": N2}), listed(2, other="other", gone="gone")]
     server.answers |= {
         "containers/json": many,
         f"containers/{1:064x}/json": inspected(**{"wg-net": "wg-net"}),
-        "networks": NETWORKS,
+        "networks/wg-net": NETWORK | {"Id": N1, "Name": "wg-net"},
+        "networks/other": NETWORK | {"Id": N2, "Name": "other"},
     }
 
     found = engine.containers()
     assert [[point.network_id for point in one.endpoints] for one in found] == [[N1, N2], [N2, ""]]
-    assert len(server.asked) == 2
+    asked = sorted(line.partition("?")[0] for line in server.asked)
+    assert asked == ["containers/json", "networks/gone", "networks/other", "networks/wg-net"]
     one = engine.inspect(found[0].id)
     assert one.endpoint(N1) == one.endpoint("wg-net") == one.endpoints[0]
 

@@ -12,6 +12,7 @@ import socketserver
 import threading
 import time
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
@@ -78,9 +79,12 @@ def until(is_true: Callable[[], bool]) -> bool:
     return is_true()
 
 
-class Server(socketserver.ThreadingUnixStreamServer):
-    """Closing it waits for its connections, so that each test begins with none."""
+# Closing it waits for its connections, so that each test begins with none.
+class UnixServer(socketserver.ThreadingUnixStreamServer):
+    request_queue_size = 64
 
+
+class TCPServer(socketserver.ThreadingTCPServer):
     request_queue_size = 64
 
 
@@ -96,7 +100,7 @@ def listen(
 
         def start(handle: Handler) -> EventStream:
             if not streams:
-                stack.enter_context(served(path, handle))
+                stack.enter_context(served(partial(UnixServer, path), handle))
             streams.append(EventStream("1.45", 1700000000))
             return streams[-1]
 
@@ -107,16 +111,19 @@ def listen(
 
 
 @contextmanager
-def served(path: str, handle: Handler) -> Iterator[None]:
+def served(
+    make: Callable[[type[socketserver.BaseRequestHandler]], socketserver.TCPServer],
+    handle: Handler,
+) -> Iterator[socketserver.TCPServer]:
     class Connection(socketserver.BaseRequestHandler):
         def handle(self) -> None:
             with suppress(BrokenPipeError):
                 handle(self.request)
 
-    with Server(path, Connection) as server:
+    with make(Connection) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
-        yield
+        yield server
         server.shutdown()
         thread.join()
 
@@ -299,3 +306,16 @@ def test_an_answer_that_comes_late_is_not_taken(listen: Callable[[Handler], Even
 
     assert isinstance(end(stream), StreamEndedError)
     assert until(lambda: was_taken == [False])
+
+
+def test_it_is_the_same_over_tcp(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = descriptors(), threading.active_count()
+
+    with served(partial(TCPServer, ("127.0.0.1", 0)), says(CHUNKED, chunk(BOTH[0]))) as server:
+        monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{server.socket.getsockname()[1]}")
+        stream = EventStream("1.45", 0)
+        assert events(stream, 1) == [Event("start", "c1")]
+        assert stream.read(0.1) == []
+        stream.close()
+
+    assert until(lambda: (descriptors(), threading.active_count()) == before)

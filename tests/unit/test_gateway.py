@@ -195,6 +195,15 @@ def test_a_gateway_made_anew_is_followed_by_its_name(logged: Callable[[], list[s
     assert logged()[2:] == ["info gateway.found", "info gateway.ready"]
 
 
+def test_a_gateway_made_anew_in_the_hosts_network_makes_nothing_unreachable() -> None:
+    site = Site(RUNNING)
+    site.update()
+    state = site.update(replace(RUNNING, network_mode="host", endpoints=()))
+
+    assert isinstance(state, Unknown)
+    assert state.reason.endswith("clients reach its tunnels by their default route")
+
+
 def test_the_network_need_not_be_there_for_a_gateway_that_was_found() -> None:
     site = Site(RUNNING)
     site.update()

@@ -25,7 +25,15 @@ from lib.doctor.report import CHECKS
 from lib.engine.client import NEWEST_API, OLDEST_API
 from lib.health import OK
 from lib.logs import ecs
-from lib.model import DEFAULT_METRIC, NETWORK_LABEL, NETWORKS_LABEL, Gateway, Route, Step
+from lib.model import (
+    DEFAULT_METRIC,
+    GATEWAY_LABEL,
+    NETWORK_LABEL,
+    NETWORKS_LABEL,
+    Gateway,
+    Route,
+    Step,
+)
 from lib.routing import iproute, labels
 from lib.settings import DEFAULT_NETWORK, OPTIONS
 from tests import logschema
@@ -54,10 +62,13 @@ def constants() -> Iterator[str]:
                 yield node.value
 
 
+LABELS = [NETWORK_LABEL, GATEWAY_LABEL, NETWORKS_LABEL]
+
+
 def events() -> set[str]:
     """Return all constants of the form `noun.participle`; the labels look alike."""
     named = {text for text in constants() if re.fullmatch(r"[a-z]+\.[a-z]+", text)}
-    return named - {NETWORK_LABEL, NETWORKS_LABEL}
+    return named - {*LABELS}
 
 
 def logged_at() -> Iterator[tuple[str, str]]:
@@ -241,7 +252,7 @@ def test_the_client_that_waits_is_the_client_and_waits_for_the_sidecar() -> None
 def test_the_labels_are_those_of_the_code() -> None:
     rows = table("Labels", "on", "label", "meaning", "default")
 
-    assert [plain(label) for _, label, *_ in rows] == [NETWORK_LABEL, NETWORKS_LABEL]
+    assert [plain(label) for _, label, *_ in rows] == LABELS
     assert plain(rows[0][3]) == DEFAULT_NETWORK
 
 

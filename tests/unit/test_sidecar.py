@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, cast
+import os
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from lib.engine import sidecar
+from lib.engine import gateways, sidecar
 from lib.errors import NotReadyError
 from lib.model import Container
 from lib.settings import DEFAULT_NETWORK, Settings
@@ -33,85 +35,267 @@ def container(name: str, network_mode: str, sandbox_key: str) -> Container:
     )
 
 
+OWNER = container(GATEWAY, "wg-net", "/proc/self/ns/net")
+
+
 def sharing(name: str, label: str, layer: str = "") -> Container:
     other = container(name, f"container:{GATEWAY}", "")
     return replace(other, labels={"wgroutemgr.network": label}, upper_dir=layer)
 
 
-def served(
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    layer: str,
-    *others: Container,
-    listing: tuple[Container, ...] | None = None,
-) -> sidecar.Sidecar:
-    """Find our place where only the writable layer tells us from the others."""
-    cgroup, mountinfo = tmp_path / "cgroup", tmp_path / "mountinfo"
-    cgroup.write_text("0::/\n")
-    files = ((one.id, "hostname") for one in others if one.id == OURS)
-    containers = "/var/lib/docker/containers"
-    mountinfo.write_text(
-        f"610 520 0:52 / / rw - overlay overlay rw,upperdir={layer},workdir=/w\n"
-        + "".join(
-            f"620 610 8:1 {containers}/{key}/{name} /etc/{name} rw - ext4 /dev/sda rw\n"
-            for key, name in (*files, (GATEWAY, "hosts"))
+@dataclass
+class Place:
+    """What is seen of the container that we are in."""
+
+    mountinfo: Path
+
+    def find(
+        self,
+        *there: Container,
+        gateway: str | None = None,
+        files_of: str = OURS,
+        hostname_of: str = "",
+        layer: str = "/snapshots/2/fs",
+        **engine: Any,  # noqa: ANN401 - what the stand-in takes
+    ) -> sidecar.Sidecar:
+        """Find our place where the files of that container are mounted, and that is our layer."""
+        files = {"hosts": files_of, "hostname": hostname_of or files_of}
+        lines = "".join(
+            f"620 610 8:1 /docker/containers/{key}/{name} /etc/{name} rw - ext4 /dev/sda rw\n"
+            for name, key in files.items()
+            if key
         )
-    )
-    monkeypatch.setattr(sidecar, "CGROUP", cgroup)
-    monkeypatch.setattr(sidecar, "MOUNTINFO", mountinfo)
-    gateway = container(GATEWAY, "wg-net", "/proc/self/ns/net")
-    engine = cast("Engine", StandInEngine((gateway, *others), listing=listing))
-    return sidecar.find(engine, Settings())
+        lines += f"610 520 0:52 / / rw - overlay overlay rw,upperdir={layer},workdir=/w\n"
+        self.mountinfo.write_text(lines)
+        stand_in = cast("Engine", StandInEngine(there, **engine))
+        return sidecar.find(stand_in, Settings(gateway=gateway))
 
 
-def test_writable_layer_tells_us_from_another(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+@pytest.fixture
+def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Place:
+    (tmp_path / "cgroup").write_text("0::/\n")
+    monkeypatch.setattr(sidecar, "CGROUP", tmp_path / "cgroup")
+    monkeypatch.setattr(sidecar, "MOUNTINFO", tmp_path / "mountinfo")
+    return Place(tmp_path / "mountinfo")
+
+
+def test_writable_layer_tells_us_from_another(place: Place) -> None:
     both = sharing("other", "wg-net", "/layers/1"), sharing("we", "second", "/layers/2")
 
-    assert served(monkeypatch, tmp_path, "/layers/2", *both).network == "second"
+    assert place.find(OWNER, *both, files_of=GATEWAY, layer="/layers/2").network == "second"
 
 
-def test_without_a_layer_no_label_is_guessed(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_without_a_layer_no_label_is_guessed(place: Place) -> None:
     both = sharing("other", "third"), sharing("we", "second")
-    found = served(monkeypatch, tmp_path, "/snapshots/2/fs", *both)
+    found = place.find(OWNER, *both, files_of=GATEWAY)
 
     assert (found.own, found.network) == (None, DEFAULT_NETWORK)
 
 
 @pytest.mark.parametrize("label", ["second", "third"])
-def test_without_a_layer_a_label_that_all_have_is_ours(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, label: str
-) -> None:
+def test_without_a_layer_a_label_that_all_have_is_ours(place: Place, label: str) -> None:
     both = sharing("other", label), sharing("we", label)
 
-    assert served(monkeypatch, tmp_path, "/snapshots/2/fs", *both).network == label
+    assert place.find(OWNER, *both, files_of=GATEWAY).network == label
 
 
 def test_gateway_is_not_we_where_our_own_file_and_its_namespace_are_told_of_us_too(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    place: Place,
 ) -> None:
     """As by Podman 4."""
     we = replace(sharing(OURS, "second"), sandbox_key="/proc/self/ns/net")
 
-    found = served(monkeypatch, tmp_path, "/layers/2", we)
+    found = place.find(OWNER, we, files_of=GATEWAY, hostname_of=OURS)
 
     assert found.gateway.id == GATEWAY
     assert (found.own, found.network) == (we, "second")
 
 
 def test_we_are_found_although_the_listing_does_not_tell_whose_namespace_is_shared(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    place: Place,
 ) -> None:
     """As by Podman 4.3."""
     both = container("client", "wg-net", "/run/netns/1"), sharing("we", "second", "/layers/2")
     listing = tuple(replace(one, network_mode="") for one in both)
 
-    found = served(monkeypatch, tmp_path, "/layers/2", *both, listing=listing)
+    found = place.find(OWNER, *both, files_of=GATEWAY, layer="/layers/2", listing=listing)
 
     assert (found.own, found.network) == (both[1], "second")
+
+
+# --- several in one namespace -------------------------------------------------------------------
+
+STARTED = 100.0
+"""Seconds ago, when our first process began."""
+
+
+@pytest.fixture
+def began(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> float:
+    """Let our first process have begun then, and return when that was."""
+    since_boot = time.clock_gettime(time.CLOCK_BOOTTIME) - STARTED
+    ticks = int(since_boot * os.sysconf("SC_CLK_TCK"))
+    first = tmp_path / "stat"
+    first.write_text(f"1 (a (b) c) S {' 0' * 18} {ticks} 0 0\n")
+    monkeypatch.setattr(sidecar, "FIRST_STAT", first)
+    return time.time() - STARTED
+
+
+@pytest.mark.parametrize(
+    ("others", "ours", "network"),
+    [
+        pytest.param([-600], 0.3, "ours", id="the daemon runs for long, beside it the doctor"),
+        pytest.param([30], 0.3, "ours", id="another was started later"),
+        pytest.param([5], 0.3, "ours", id="another was started a little later"),
+        pytest.param([-600, 30], 9.0, "ours", id="the engine was slow"),
+        pytest.param([1.0], 0.3, DEFAULT_NETWORK, id="two were started together"),
+        pytest.param([-600], 60.0, DEFAULT_NETWORK, id="nobody started then"),
+    ],
+)
+def test_start_of_our_first_process_tells_us_from_others_without_a_layer(
+    place: Place, began: float, others: list[float], ours: float, network: str
+) -> None:
+    """As on the containerd image store."""
+    we = replace(sharing("we", "ours"), started_at=began + ours)
+    them = [replace(sharing(f"o{at}", f"n{at}"), started_at=began + at) for at in others]
+
+    assert place.find(OWNER, *them, we, files_of=GATEWAY).network == network
+
+
+# --- a network of our own -----------------------------------------------------------------------
+
+PLACE = "com.docker.compose.project", "com.docker.compose.service"
+ONE_OFF_KEY = "com.docker.compose.oneoff"
+
+
+def ours(**changes: object) -> Container:
+    """Return our own container, in a namespace of its own."""
+    return replace(container(OURS, "none", "/proc/self/ns/net"), name="sidecar", **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("mode", "reason"),
+    [
+        ("wg-net", "this container has a network of its own: name the gateway"),
+        ("none", "this container has a network of its own: name the gateway"),
+        ("host", "this container uses the host's network: name the gateway"),
+    ],
+)
+def test_we_are_not_our_own_gateway(place: Place, mode: str, reason: str) -> None:
+    other = container("o1", "wg-net", "/run/netns/1")
+
+    with pytest.raises(NotReadyError) as refused:
+        place.find(ours(network_mode=mode), other)
+    assert refused.value.reason == reason
+    assert "wgroutemgr.gateway" in refused.value.hint
+
+
+def test_we_are_not_taken_for_the_gateway_while_the_engine_is_busy_with_our_start(
+    place: Place,
+) -> None:
+    """A listing tells of a container that is being started as of one that does not run."""
+    we = sharing("we", "second")
+    listing = OWNER, replace(we, running=False)
+
+    found = place.find(OWNER, we, listing=listing, files_of=GATEWAY)
+
+    assert (found.gateway.id, found.own, found.network) == (GATEWAY, we, "second")
+
+
+def test_the_owner_is_found_although_the_engine_is_silent_about_another(place: Place) -> None:
+    stuck = container("stuck", "x", "")
+
+    found = place.find(stuck, OWNER, silent_about="stuck", files_of="")
+
+    assert found.gateway.id == GATEWAY
+
+
+def test_an_owner_with_another_layer_is_not_we_although_nobody_else_is_seen(place: Place) -> None:
+    """As long as the engine does not answer for us."""
+    owner = replace(OWNER, upper_dir="/layers/1")
+
+    found = place.find(owner, files_of=GATEWAY, layer="/layers/2")
+
+    assert (found.gateway.id, found.own) == (GATEWAY, None)
+
+
+# --- the gateway by name ------------------------------------------------------------------------
+
+
+def service(key: str, number: str, **changes: object) -> Container:
+    labels = dict(zip(PLACE, ("home", "wireguard"), strict=True))
+    labels |= {"com.docker.compose.container-number": number}
+    made = replace(container(key, "home_default", ""), name=f"home-{key}", labels=labels)
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def labelled(reference: str) -> Container:
+    return ours(labels={"wgroutemgr.gateway": f" {reference} ", PLACE[0]: "home"})
+
+
+ELSEWHERE = service("e1", "1", labels={PLACE[0]: "work", PLACE[1]: "wireguard"})
+RUN = service("r1", "1", labels={**ELSEWHERE.labels, PLACE[0]: "home", ONE_OFF_KEY: "True"})
+FIRST, SECOND = service("g1", "1"), service("g2", "2")
+
+
+@pytest.mark.parametrize(
+    ("reference", "there", "expected"),
+    [
+        pytest.param("home-g1", [FIRST, SECOND], "g1", id="its name"),
+        pytest.param("g2", [FIRST, SECOND], "g2", id="its id"),
+        pytest.param("wireguard", [ELSEWHERE, RUN, SECOND, FIRST], "g1", id="its service"),
+        pytest.param(
+            "wireguard", [replace(FIRST, running=False), SECOND], "g2", id="which of it runs"
+        ),
+        pytest.param("wireguard", [replace(FIRST, running=False)], "g1", id="it does not run yet"),
+    ],
+)
+def test_our_label_names_the_gateway(
+    place: Place,
+    reference: str,
+    there: list[Container],
+    expected: str,
+) -> None:
+    we = labelled(reference)
+    found = place.find(we, *there)
+
+    assert (found.gateway.id, found.own) == (expected, we)
+    assert found.named_by == "the label wgroutemgr.gateway"
+
+
+@pytest.mark.parametrize("there", [[], [ELSEWHERE], [RUN]], ids=["none", "elsewhere", "one-off"])
+def test_a_gateway_that_is_named_and_not_there_is_waited_for(
+    place: Place, there: list[Container]
+) -> None:
+    with pytest.raises(NotReadyError) as missing:
+        place.find(labelled("wireguard"), *there)
+    assert missing.value.reason == (
+        "the engine has no container wireguard, named by the label wgroutemgr.gateway"
+    )
+
+
+def test_an_option_wins_over_the_label_which_wins_over_the_namespace(place: Place) -> None:
+    found = place.find(labelled("g1"), FIRST, SECOND, gateway="g2")
+    assert (found.gateway.id, found.named_by) == ("g2", "--gateway")
+
+    we = replace(sharing("we", "second"), labels={"wgroutemgr.gateway": "g1"})
+    found = place.find(OWNER, we, FIRST, files_of=GATEWAY)
+    assert found.gateway.id == "g1"
+    we = replace(we, labels={})
+    assert place.find(OWNER, we, FIRST, files_of=GATEWAY).gateway.id == GATEWAY
+
+
+@pytest.mark.parametrize("gateway", [None, GATEWAY], ids=["shared", "named"])
+def test_a_gateway_in_the_hosts_network_gets_nobody_a_route(
+    place: Place, gateway: str | None
+) -> None:
+    host = replace(OWNER, network_mode="host", name="wireguard")
+
+    with pytest.raises(NotReadyError) as refused:
+        place.find(host, sharing("we", "x"), gateway=gateway, files_of=GATEWAY)
+    assert refused.value.reason == (
+        "the gateway wireguard uses the host's network: "
+        "clients reach its tunnels by their default route"
+    )
 
 
 # --- the gateway's successor --------------------------------------------------------------------
@@ -120,9 +304,9 @@ COMPOSE = {
     "com.docker.compose.project": "home",
     "com.docker.compose.service": "wireguard",
     "com.docker.compose.container-number": "1",
-    "com.docker.compose.oneoff": "False",
+    ONE_OFF_KEY: "False",
 }
-ONE_OFF = COMPOSE | {"com.docker.compose.oneoff": "True"}
+ONE_OFF = COMPOSE | {ONE_OFF_KEY: "True"}
 
 
 def task(name: str) -> dict[str, str]:
@@ -139,7 +323,7 @@ def made(
 def followed(last: Container, *there: Container) -> str:
     """Return the id of the one that is followed, and nothing if nobody is."""
     try:
-        return sidecar.follow(cast("Engine", StandInEngine(there)), last).id
+        return gateways.follow(cast("Engine", StandInEngine(there)), last).id
     except NotReadyError:
         return ""
 
@@ -195,7 +379,7 @@ TASK = made("old", task("wg.1.abc"), name="wg.1.abc")
         *(
             pytest.param(IN_COMPOSE, [made("new", COMPOSE | {key: "2"}, name="x")], "", id=key)
             for key in COMPOSE
-            if key != "com.docker.compose.oneoff"
+            if key != ONE_OFF_KEY
         ),
         pytest.param(
             IN_COMPOSE,
@@ -241,6 +425,6 @@ def test_who_is_followed(last: Container, there: list[Container], expected: str)
 
 def test_a_gateway_that_runs_is_followed_by_one_question() -> None:
     engine = StandInEngine((IN_COMPOSE,))
-    sidecar.follow(cast("Engine", engine), IN_COMPOSE)
+    gateways.follow(cast("Engine", engine), IN_COMPOSE)
 
     assert engine.calls == ["inspect old"]
