@@ -52,7 +52,7 @@ class NotReadyError(WgRouteMgrError):
 
 
 class HostNetworkError(NotReadyError):
-    """The gateway uses the host's network: clients reach its tunnels without us, nothing is done."""
+    """The gateway uses the host's network: clients reach its tunnels without us; we wait."""
 
 
 class NetnsError(WgRouteMgrError):
