@@ -208,7 +208,7 @@ class Lookup:
         self._questions = Questions()
         self._expected_since = 0.0
         self._answers = Answers(gateway, known)
-        for name, ask in (("addresses", self._ask_addresses), ("clients", self._ask_containers)):
+        for name, ask in (("addresses", self._ask_addresses), ("clients", self._ask_clients)):
             threading.Thread(
                 target=self._run, args=(ask,), name=f"lookup of {name}", daemon=True
             ).start()
@@ -267,33 +267,35 @@ class Lookup:
             self._changed.wait_for(lambda: not self._is_open or is_wanted())
 
     def _ask_addresses(self, engine: Engine) -> float:
-        """Ask who has which address, and at first for the subnets; return how long to wait then."""
+        """Ask who has which address; return how long to wait then."""
         self._await(lambda: self._questions.addresses)
         since = self._expected_since
         if self._is_open:
             asked = time.monotonic()
             network = engine.network(self._answers.gateway.network_id)
             self._take(asked=asked, network=network)
-        if self._is_open and self._questions.subnets_since > self._answers.subnets_asked:
-            asked = time.monotonic()
+        return max(_SHORTEST_SECONDS, _PART_OF_AGE * (time.monotonic() - since))
+
+    def _ask_clients(self, engine: Engine) -> float:
+        """Ask who one is that is to be told, or for all networks; return how long to wait then."""
+        self._await(lambda: self._untold() or self._lacks_subnets())
+        asked = time.monotonic()
+        if not self._is_open:
+            return 0.0
+        if untold := self._untold():
+            who, need = untold
+            said = self._describe(engine, who, need)
+            before = self._answers.described.items()
+            kept = {one: old for one, old in before if old.asked > asked - _KEPT_SECONDS}
+            self._take(described={**kept, who: said})
+        elif self._lacks_subnets():
             networks = engine.networks()
             names = {name: one.subnets for one in networks for name in (one.name, one.id)}
             self._take(subnets_asked=asked, subnets=names)
-        return max(_SHORTEST_SECONDS, _PART_OF_AGE * (time.monotonic() - since))
-
-    def _ask_containers(self, engine: Engine) -> float:
-        """Ask who one of those is that are to be told; return how long to wait then."""
-        self._await(self._untold)
-        if self._is_open and (untold := self._untold()):
-            who, need = untold
-            said = self._describe(engine, who, need)
-            kept = {
-                one: before
-                for one, before in self._answers.described.items()
-                if before.asked > said.asked - _KEPT_SECONDS
-            }
-            self._take(described={**kept, who: said})
         return 0.0
+
+    def _lacks_subnets(self) -> bool:
+        return self._questions.subnets_since > self._answers.subnets_asked
 
     def _untold(self) -> tuple[Reference, Need] | None:
         """Return one that is to be asked for."""
