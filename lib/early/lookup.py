@@ -58,8 +58,8 @@ class Description:
     """When (monotonic seconds) the engine was asked; 0 if it is remembered."""
     container: Container | None
     """None if there is none."""
-    networks: frozenset[str] | None = None
-    """Names of the networks that it is to be on; None if that was not asked."""
+    subnets: tuple[Network, ...] | None = None
+    """Of the other networks that it is to be on; None if that was not asked."""
 
     @property
     def client(self) -> Container | None:
@@ -87,8 +87,8 @@ class Answers:
     """That network."""
     subnets_asked: float = 0.0
     """When (monotonic seconds) it was asked for its networks."""
-    subnets: Mapping[str, tuple[Network, ...]] = field(default_factory=dict)
-    """Those of each network, by its name and by its id."""
+    subnets: tuple[Network, ...] | None = None
+    """Of all others; None if it does not list them, as behind a proxy."""
     described: Mapping[Reference, Description] = field(default_factory=dict)
 
     def attached(self) -> Iterable[tuple[Reference, tuple[Interface, ...]]]:
@@ -135,25 +135,14 @@ class Answers:
         """Tell whether one of those addresses is of the gateway's network."""
         return any(address in subnet for address in addresses for subnet in self.network.subnets)
 
-    def other_subnets(self, names: Iterable[str] | None = None) -> list[Network] | None:
-        """Return the subnets of networks beside the gateway's: of all, or of some.
-
-        None if one of them is not known.
-        """
-        own = {self.gateway.network, self.gateway.network_id}
-        wanted = (self.subnets.keys() if names is None else set(names)) - own
-        if not wanted <= self.subnets.keys():
-            return None
-        return [subnet for name in wanted for subnet in self.subnets[name]]
-
 
 class Need(NamedTuple):
     """What has to be known of a container."""
 
     since: float
     """It has to hold after that moment (monotonic seconds)."""
-    networks: bool = False
-    """Also on which networks it is to be."""
+    subnets: bool = False
+    """Also those of the other networks that it is to be on."""
 
 
 @dataclass(frozen=True)
@@ -289,9 +278,7 @@ class Lookup:
             kept = {one: old for one, old in before if old.asked > asked - _KEPT_SECONDS}
             self._take(described={**kept, who: said})
         elif self._lacks_subnets():
-            networks = engine.networks()
-            names = {name: one.subnets for one in networks for name in (one.name, one.id)}
-            self._take(subnets_asked=asked, subnets=names)
+            self._take(subnets_asked=asked, subnets=self._all_subnets(engine))
         return 0.0
 
     def _lacks_subnets(self) -> bool:
@@ -301,15 +288,15 @@ class Lookup:
         """Return one that is to be asked for."""
         for who, need in self._questions.containers.items():
             said = self._answers.described.get(who)
-            lacks_networks = need.networks and said and said.container and said.networks is None
-            if not said or said.asked < need.since or lacks_networks:
+            lacks_subnets = need.subnets and said and said.container and said.subnets is None
+            if not said or said.asked < need.since or lacks_subnets:
                 return who, need
         return None
 
     def _describe(self, engine: Engine, who: Reference, need: Need) -> Description:
         known = self._answers.known
         asked = time.monotonic()
-        if who.is_name and not need.networks:
+        if who.is_name and not need.subnets:
             remembered = known.named(who.text)
             if remembered and _is_named(engine, remembered):
                 return Description(asked, replace(remembered, running=False))
@@ -317,7 +304,22 @@ class Lookup:
         if not found:
             return Description(asked, None)
         known.learn(found)
-        return Description(asked, found, frozenset(point.network for point in found.endpoints))
+        if not need.subnets:
+            return Description(asked, found)
+        networks = [engine.network(point.network) for point in found.endpoints]
+        return Description(asked, found, self._others(networks))
+
+    def _all_subnets(self, engine: Engine) -> tuple[Network, ...] | None:
+        try:
+            return self._others(engine.networks())
+        except CallError as error:  # As by a proxy: who it matters to is asked for its networks.
+            log.debug("lookup.failed", reason=error.reason)
+            return None
+
+    def _others(self, networks: Iterable[DockerNetwork]) -> tuple[Network, ...]:
+        """Return the subnets of all but the gateway's network."""
+        own = self._answers.gateway.network_id
+        return tuple(subnet for one in networks if one.id != own for subnet in one.subnets)
 
     def _take(self, **values: Any) -> None:  # noqa: ANN401 - fields of an Answers
         with self._changed:

@@ -35,6 +35,8 @@ from tests.fakes import CREATED, FACES, GATEWAY, OTHER, WG_NET
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from lib.model import Network
+
 PATH = "/run/docker/netns/0a1b2c3d4e5f"
 BEFORE, APPEARED, ASKED, NOW = 9.0, 10.0, 11.0, 12.0
 BY_ID, BY_NAME = Reference("c1"), Reference("dovecot", is_name=True)
@@ -54,9 +56,9 @@ def arrival(*addresses: str, path: str = PATH, **values: object) -> Arrival:
 
 
 def said(container: Container | None = CREATED, asked: float = ASKED) -> Description:
-    """Return what a listing told of a container."""
+    """Return what is known of a container that was asked for with all its networks."""
     points = container.endpoints if container else ()
-    return Description(asked, container, frozenset(point.network for point in points))
+    return Description(asked, container, OTHER.subnets if len(points) > 1 else ())
 
 
 @dataclass
@@ -68,7 +70,7 @@ class Said:
     subnets_asked: float = ASKED
     described: Mapping[Reference, Description] = field(default_factory=lambda: {BY_ID: said()})
     remembered: Container | None = None
-    others: tuple[DockerNetwork, ...] = (OTHER,)
+    subnets: tuple[Network, ...] | None = OTHER.subnets
     nobody_may_start: bool = False
 
     def answers(self) -> Answers:
@@ -78,10 +80,14 @@ class Said:
         if self.nobody_may_start:
             known.learn_idle([])
             known.note(Event("start", "c9", "other"))
-        networks = (self.network, *self.others)
-        subnets = {name: one.subnets for one in networks for name in (one.name, one.id)}
         return Answers(
-            GATEWAY, known, self.asked, self.network, self.subnets_asked, subnets, self.described
+            GATEWAY,
+            known,
+            self.asked,
+            self.network,
+            self.subnets_asked,
+            self.subnets,
+            self.described,
         )
 
 
@@ -124,7 +130,7 @@ RUNS, IDLE = replace(CREATED, running=True), replace(CREATED, labels={})
         ),
         pytest.param(
             arrival(*CLIENT),
-            replace(UNTOLD, remembered=CREATED, others=()),
+            replace(UNTOLD, remembered=CREATED, subnets=()),
             NOW,
             State.READY,
             id="its labels are remembered",
@@ -183,7 +189,7 @@ RUNS, IDLE = replace(CREATED, running=True), replace(CREATED, labels={})
         ),
         pytest.param(
             arrival(*CLIENT),
-            Said(ATTACHING, described={BY_NAME: Description(ASKED, CREATED)}, others=()),
+            Said(ATTACHING, described={BY_NAME: Description(ASKED, CREATED)}, subnets=()),
             NOW,
             State.READY,
             id="the name was asked for, the networks do not matter",
@@ -318,14 +324,13 @@ def test_long_list_does_not_keep_others_waiting() -> None:
             id="a destination overlaps a network, and whether it is to be on that is not known",
         ),
         pytest.param(
-            Said(described={BY_ID: said(TWO_NETWORKS)}, others=()), id="a network that is not known"
+            Said(described={BY_ID: Description(ASKED, CREATED)}, subnets=None),
+            id="which networks there are is not known",
         ),
     ],
 )
 def test_who_may_come_to_an_overlapping_network_has_to_wait(known: Said) -> None:
-    answers = replace(known, others=(OTHER,) if known.remembered else ()).answers()
-
-    assert grant(arrival(*CLIENT), answers) is None
+    assert grant(arrival(*CLIENT), known.answers()) is None
 
 
 def test_overlapping_network_of_others_keeps_nobody_waiting() -> None:

@@ -73,9 +73,9 @@ class Place:
 
 def told(**values: object) -> Answers:
     """Return all that there is to know, but for what a test knows otherwise."""
-    answers = Answers(GATEWAY, KnownContainers(), ASKED, WG_NET, ASKED)
-    described = {BY_ID: Description(ASKED, CREATED, frozenset({"wg-net"}))}
-    return replace(answers, **({"subnets": {"wg-net": ()}, "described": described} | values))  # type: ignore[arg-type]
+    answers = Answers(GATEWAY, KnownContainers(), ASKED, WG_NET, ASKED, subnets=())
+    described = {BY_ID: Description(ASKED, CREATED)}
+    return replace(answers, **({"described": described} | values))  # type: ignore[arg-type]
 
 
 def outcome(code: int) -> Outcome:
@@ -271,7 +271,7 @@ def test_who_is_attached_under_an_id_is_asked_for_when_it_holds_a_namespace() ->
 def test_who_is_remembered_is_asked_for_only_if_its_networks_matter() -> None:
     known = KnownContainers()
     known.learn(CREATED)
-    overlapped = {"wg-net": (), "other": (ip_network("10.8.1.0/24"),)}
+    overlapped = (ip_network("10.8.1.0/24"),)
 
     def asked(subnets_asked: float) -> Questions:
         return questions(
@@ -283,4 +283,4 @@ def test_who_is_remembered_is_asked_for_only_if_its_networks_matter() -> None:
         )
 
     assert asked(APPEARED - 1).containers == {}
-    assert asked(ASKED).containers == {BY_ID: Need(APPEARED, networks=True)}
+    assert asked(ASKED).containers == {BY_ID: Need(APPEARED, subnets=True)}
