@@ -169,7 +169,7 @@ def grant(arrival: Arrival, known: Answers) -> Grant | None:
         return None
     if description.subnets is None and any(_overlaps(route, avoid) for route in wanted.routes):
         return None  # Of which networks the client is to be on, it will have to be asked.
-    sources: dict[int, Address] = {face.version: face.ip for face in known.addresses_of(owner)}
+    sources: dict[int, Address] = {one.version: one.ip for one in known.addresses_of(owner)}
     early = tuple(
         route
         for route in wanted.routes

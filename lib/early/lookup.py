@@ -73,7 +73,7 @@ NO_NETWORK = DockerNetwork("", "", (), {})
 
 @dataclass(frozen=True)
 class Answers:
-    """What the engine said in one look.
+    """What the engine answered in one lookup.
 
     Names and addresses are given again: what was asked before a namespace appeared tells nothing of
     it.
@@ -102,7 +102,11 @@ class Answers:
         """Return who has one of those addresses."""
         held = set(addresses)
         return next(
-            (who for who, interfaces in self.attached() if held & {face.ip for face in interfaces}),
+            (
+                who
+                for who, interfaces in self.attached()
+                if held & {interface.ip for interface in interfaces}
+            ),
             None,
         )
 
@@ -158,7 +162,7 @@ class Questions:
 
 
 class Connections:
-    """Connections to the engine for later looks: to open one takes long."""
+    """Connections to the engine for later lookups: to open one takes long."""
 
     def __init__(self, connect: Callable[[], Engine]) -> None:
         self._connect = connect
@@ -180,7 +184,7 @@ class Connections:
 
 
 class Lookup:
-    """What is asked in one look, until it is closed."""
+    """What is asked while new namespaces are watched, until it is closed."""
 
     def __init__(
         self,
@@ -266,17 +270,17 @@ class Lookup:
         return max(_SHORTEST_SECONDS, _PART_OF_AGE * (time.monotonic() - since))
 
     def _ask_clients(self, engine: Engine) -> float:
-        """Ask who one is that is to be told, or for all networks; return how long to wait then."""
-        self._await(lambda: self._untold() or self._lacks_subnets())
+        """Ask who one container is, or for all networks; return how long to wait then."""
+        self._await(lambda: self._next_unknown() or self._lacks_subnets())
         asked = time.monotonic()
         if not self._is_open:
             return 0.0
-        if untold := self._untold():
-            who, need = untold
-            said = self._describe(engine, who, need)
+        if unknown := self._next_unknown():
+            who, need = unknown
+            description = self._describe(engine, who, need)
             before = self._answers.described.items()
             kept = {one: old for one, old in before if old.asked > asked - _KEPT_SECONDS}
-            self._take(described={**kept, who: said})
+            self._take(described={**kept, who: description})
         elif self._lacks_subnets():
             self._take(subnets_asked=asked, subnets=self._all_subnets(engine))
         return 0.0
@@ -284,12 +288,12 @@ class Lookup:
     def _lacks_subnets(self) -> bool:
         return self._questions.subnets_since > self._answers.subnets_asked
 
-    def _untold(self) -> tuple[Reference, Need] | None:
+    def _next_unknown(self) -> tuple[Reference, Need] | None:
         """Return one that is to be asked for."""
         for who, need in self._questions.containers.items():
-            said = self._answers.described.get(who)
-            lacks_subnets = need.subnets and said and said.container and said.subnets is None
-            if not said or said.asked < need.since or lacks_subnets:
+            known = self._answers.described.get(who)
+            lacks_subnets = need.subnets and known and known.container and known.subnets is None
+            if not known or known.asked < need.since or lacks_subnets:
                 return who, need
         return None
 
