@@ -165,12 +165,12 @@ def grant(arrival: Arrival, known: Answers) -> Grant | None:
     if known.subnets_asked < arrival.since:
         return None
     wanted = _wanted(arrival.path, description.client, owner, known)
-    avoid = known.other_subnets(description.networks)
+    avoid = known.subnets if description.subnets is None else description.subnets
     if avoid is None:
         return None
-    if description.networks is None and any(_overlaps(route, avoid) for route in wanted.routes):
+    if description.subnets is None and any(_overlaps(route, avoid) for route in wanted.routes):
         return None  # Of which networks the client is to be on, it will have to be asked.
-    sources: dict[int, Address] = {face.version: face.ip for face in known.addresses_of(owner)}
+    sources: dict[int, Address] = {one.version: one.ip for one in known.addresses_of(owner)}
     early = tuple(
         route
         for route in wanted.routes

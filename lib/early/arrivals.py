@@ -166,7 +166,7 @@ def _undescribed(waiting: Iterable[Arrival], known: Answers) -> Iterable[tuple[R
         if owner and not known.description(owner, arrival.since):
             yield owner, Need(arrival.since)
         elif owner and known.subnets_asked >= arrival.since:
-            yield owner, Need(arrival.since, networks=True)
+            yield owner, Need(arrival.since, subnets=True)
 
 
 def _read(arrival: Arrival, monitor: Monitor, now: float) -> bool:

@@ -36,7 +36,7 @@ class KnownContainers:
         """Ids by the name that was heard last."""
         self._idle: set[str] = set()
         """Ids of clients that do not run."""
-        self._is_listed = self._is_told = False
+        self._is_listed = self._hears = False
         """Whether all that do not run were listed once, and events come."""
 
     def __len__(self) -> int:
@@ -52,7 +52,7 @@ class KnownContainers:
 
     def may_start(self) -> bool:
         """Tell whether any client may be started, as far as it is known."""
-        return bool(self._idle) or not (self._is_listed and self._is_told)
+        return bool(self._idle) or not (self._is_listed and self._hears)
 
     def learn(self, container: Container) -> None:
         """Take in what a listing told of one."""
@@ -81,7 +81,7 @@ class KnownContainers:
         if event.network_id:
             return
         with self._lock:
-            self._is_told = True
+            self._hears = True
             known = self._containers.get(event.container_id)
             self._forget(event.container_id)
             if event.action == "destroy":

@@ -58,8 +58,8 @@ class Description:
     """When (monotonic seconds) the engine was asked; 0 if it is remembered."""
     container: Container | None
     """None if there is none."""
-    networks: frozenset[str] | None = None
-    """Names of the networks that it is to be on; None if that was not asked."""
+    subnets: tuple[Network, ...] | None = None
+    """Of the other networks that it is to be on; None if that was not asked."""
 
     @property
     def client(self) -> Container | None:
@@ -73,7 +73,7 @@ NO_NETWORK = DockerNetwork("", "", (), {})
 
 @dataclass(frozen=True)
 class Answers:
-    """What the engine said in one look.
+    """What the engine answered in one lookup.
 
     Names and addresses are given again: what was asked before a namespace appeared tells nothing of
     it.
@@ -87,8 +87,8 @@ class Answers:
     """That network."""
     subnets_asked: float = 0.0
     """When (monotonic seconds) it was asked for its networks."""
-    subnets: Mapping[str, tuple[Network, ...]] = field(default_factory=dict)
-    """Those of each network, by its name and by its id."""
+    subnets: tuple[Network, ...] | None = None
+    """Of all others; None if it does not list them, as behind a proxy."""
     described: Mapping[Reference, Description] = field(default_factory=dict)
 
     def attached(self) -> Iterable[tuple[Reference, tuple[Interface, ...]]]:
@@ -102,7 +102,11 @@ class Answers:
         """Return who has one of those addresses."""
         held = set(addresses)
         return next(
-            (who for who, interfaces in self.attached() if held & {face.ip for face in interfaces}),
+            (
+                who
+                for who, interfaces in self.attached()
+                if held & {interface.ip for interface in interfaces}
+            ),
             None,
         )
 
@@ -135,25 +139,14 @@ class Answers:
         """Tell whether one of those addresses is of the gateway's network."""
         return any(address in subnet for address in addresses for subnet in self.network.subnets)
 
-    def other_subnets(self, names: Iterable[str] | None = None) -> list[Network] | None:
-        """Return the subnets of networks beside the gateway's: of all, or of some.
-
-        None if one of them is not known.
-        """
-        own = {self.gateway.network, self.gateway.network_id}
-        wanted = (self.subnets.keys() if names is None else set(names)) - own
-        if not wanted <= self.subnets.keys():
-            return None
-        return [subnet for name in wanted for subnet in self.subnets[name]]
-
 
 class Need(NamedTuple):
     """What has to be known of a container."""
 
     since: float
     """It has to hold after that moment (monotonic seconds)."""
-    networks: bool = False
-    """Also on which networks it is to be."""
+    subnets: bool = False
+    """Also those of the other networks that it is to be on."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +162,7 @@ class Questions:
 
 
 class Connections:
-    """Connections to the engine for later looks: to open one takes long."""
+    """Connections to the engine for later lookups: to open one takes long."""
 
     def __init__(self, connect: Callable[[], Engine]) -> None:
         self._connect = connect
@@ -191,7 +184,7 @@ class Connections:
 
 
 class Lookup:
-    """What is asked in one look, until it is closed."""
+    """What is asked while new namespaces are watched, until it is closed."""
 
     def __init__(
         self,
@@ -208,7 +201,7 @@ class Lookup:
         self._questions = Questions()
         self._expected_since = 0.0
         self._answers = Answers(gateway, known)
-        for name, ask in (("addresses", self._ask_addresses), ("clients", self._ask_containers)):
+        for name, ask in (("addresses", self._ask_addresses), ("clients", self._ask_clients)):
             threading.Thread(
                 target=self._run, args=(ask,), name=f"lookup of {name}", daemon=True
             ).start()
@@ -267,47 +260,47 @@ class Lookup:
             self._changed.wait_for(lambda: not self._is_open or is_wanted())
 
     def _ask_addresses(self, engine: Engine) -> float:
-        """Ask who has which address, and at first for the subnets; return how long to wait then."""
+        """Ask who has which address; return how long to wait then."""
         self._await(lambda: self._questions.addresses)
         since = self._expected_since
         if self._is_open:
             asked = time.monotonic()
             network = engine.network(self._answers.gateway.network_id)
             self._take(asked=asked, network=network)
-        if self._is_open and self._questions.subnets_since > self._answers.subnets_asked:
-            asked = time.monotonic()
-            networks = engine.networks()
-            names = {name: one.subnets for one in networks for name in (one.name, one.id)}
-            self._take(subnets_asked=asked, subnets=names)
         return max(_SHORTEST_SECONDS, _PART_OF_AGE * (time.monotonic() - since))
 
-    def _ask_containers(self, engine: Engine) -> float:
-        """Ask who one of those is that are to be told; return how long to wait then."""
-        self._await(self._untold)
-        if self._is_open and (untold := self._untold()):
-            who, need = untold
-            said = self._describe(engine, who, need)
-            kept = {
-                one: before
-                for one, before in self._answers.described.items()
-                if before.asked > said.asked - _KEPT_SECONDS
-            }
-            self._take(described={**kept, who: said})
+    def _ask_clients(self, engine: Engine) -> float:
+        """Ask who one container is, or for all networks; return how long to wait then."""
+        self._await(lambda: self._next_unknown() or self._lacks_subnets())
+        asked = time.monotonic()
+        if not self._is_open:
+            return 0.0
+        if unknown := self._next_unknown():
+            who, need = unknown
+            description = self._describe(engine, who, need)
+            before = self._answers.described.items()
+            kept = {one: old for one, old in before if old.asked > asked - _KEPT_SECONDS}
+            self._take(described={**kept, who: description})
+        elif self._lacks_subnets():
+            self._take(subnets_asked=asked, subnets=self._all_subnets(engine))
         return 0.0
 
-    def _untold(self) -> tuple[Reference, Need] | None:
+    def _lacks_subnets(self) -> bool:
+        return self._questions.subnets_since > self._answers.subnets_asked
+
+    def _next_unknown(self) -> tuple[Reference, Need] | None:
         """Return one that is to be asked for."""
         for who, need in self._questions.containers.items():
-            said = self._answers.described.get(who)
-            lacks_networks = need.networks and said and said.container and said.networks is None
-            if not said or said.asked < need.since or lacks_networks:
+            known = self._answers.described.get(who)
+            lacks_subnets = need.subnets and known and known.container and known.subnets is None
+            if not known or known.asked < need.since or lacks_subnets:
                 return who, need
         return None
 
     def _describe(self, engine: Engine, who: Reference, need: Need) -> Description:
         known = self._answers.known
         asked = time.monotonic()
-        if who.is_name and not need.networks:
+        if who.is_name and not need.subnets:
             remembered = known.named(who.text)
             if remembered and _is_named(engine, remembered):
                 return Description(asked, replace(remembered, running=False))
@@ -315,7 +308,22 @@ class Lookup:
         if not found:
             return Description(asked, None)
         known.learn(found)
-        return Description(asked, found, frozenset(point.network for point in found.endpoints))
+        if not need.subnets:
+            return Description(asked, found)
+        networks = [engine.network(point.network) for point in found.endpoints]
+        return Description(asked, found, self._others(networks))
+
+    def _all_subnets(self, engine: Engine) -> tuple[Network, ...] | None:
+        try:
+            return self._others(engine.networks())
+        except CallError as error:  # As by a proxy: who it matters to is asked for its networks.
+            log.debug("lookup.failed", reason=error.reason)
+            return None
+
+    def _others(self, networks: Iterable[DockerNetwork]) -> tuple[Network, ...]:
+        """Return the subnets of all but the gateway's network."""
+        own = self._answers.gateway.network_id
+        return tuple(subnet for one in networks if one.id != own for subnet in one.subnets)
 
     def _take(self, **values: Any) -> None:  # noqa: ANN401 - fields of an Answers
         with self._changed:

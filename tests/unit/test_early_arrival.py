@@ -27,6 +27,8 @@ from tests.fakes import CREATED, FACES, GATEWAY, OTHER, WG_NET
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from lib.model import Network
+
 PATH = "/run/docker/netns/0a1b2c3d4e5f"
 BEFORE, APPEARED, ASKED, NOW = 9.0, 10.0, 11.0, 12.0
 BY_ID, BY_NAME = Reference("c1"), Reference("dovecot", is_name=True)
@@ -45,22 +47,24 @@ def arrival(*addresses: str, path: str = PATH, **values: object) -> Arrival:
     return found
 
 
-def said(container: Container | None = CREATED, asked: float = ASKED) -> Description:
-    """Return what a listing told of a container."""
+def description(container: Container | None = CREATED, asked: float = ASKED) -> Description:
+    """Return what is known of a container that was asked for with all its networks."""
     points = container.endpoints if container else ()
-    return Description(asked, container, frozenset(point.network for point in points))
+    return Description(asked, container, OTHER.subnets if len(points) > 1 else ())
 
 
 @dataclass
-class Said:
+class Knowledge:
     """What the engine said; by default, all that there is to know."""
 
     network: DockerNetwork = WG_NET
     asked: float = ASKED
     subnets_asked: float = ASKED
-    described: Mapping[Reference, Description] = field(default_factory=lambda: {BY_ID: said()})
+    described: Mapping[Reference, Description] = field(
+        default_factory=lambda: {BY_ID: description()}
+    )
     remembered: Container | None = None
-    others: tuple[DockerNetwork, ...] = (OTHER,)
+    subnets: tuple[Network, ...] | None = OTHER.subnets
     nobody_may_start: bool = False
 
     def answers(self) -> Answers:
@@ -70,10 +74,14 @@ class Said:
         if self.nobody_may_start:
             known.learn_idle([])
             known.note(Event("start", "c9", "other"))
-        networks = (self.network, *self.others)
-        subnets = {name: one.subnets for one in networks for name in (one.name, one.id)}
         return Answers(
-            GATEWAY, known, self.asked, self.network, self.subnets_asked, subnets, self.described
+            GATEWAY,
+            known,
+            self.asked,
+            self.network,
+            self.subnets_asked,
+            self.subnets,
+            self.described,
         )
 
 
@@ -83,145 +91,169 @@ def granted(*, commands: bool) -> Grant:
 
 
 CLIENT, STRANGER, ELSEWHERE = ("192.0.2.7",), ("192.0.2.8",), ("127.0.0.1", "10.99.0.4")
-UNTOLD = Said(described={})
+UNDESCRIBED = Knowledge(described={})
 RUNS, IDLE = replace(CREATED, running=True), replace(CREATED, labels={})
 
 
 @pytest.mark.parametrize(
     ("found", "known", "now", "state"),
     [
-        pytest.param(arrival(), Said(), NOW, State.NEW, id="no address yet"),
-        pytest.param(arrival(*ELSEWHERE), Said(), NOW, State.NEW, id="none of the network yet"),
-        pytest.param(arrival(*CLIENT), Said(asked=BEFORE), NOW, State.NEW, id="asked too early"),
-        pytest.param(arrival(*STRANGER), Said(), NOW, State.FOREIGN, id="an address of nobody"),
+        pytest.param(arrival(), Knowledge(), NOW, State.NEW, id="no address yet"),
         pytest.param(
-            arrival(*STRANGER, last_news=NOW), Said(), NOW, State.NEW, id="asked before it had that"
+            arrival(*ELSEWHERE), Knowledge(), NOW, State.NEW, id="none of the network yet"
         ),
-        pytest.param(arrival(*CLIENT), Said(), NOW, State.READY, id="a client's address"),
-        pytest.param(arrival("fd::7"), Said(), NOW, State.READY, id="its IPv6 address"),
-        pytest.param(arrival(*CLIENT), UNTOLD, NOW, State.HELD, id="who that is, is not told"),
+        pytest.param(
+            arrival(*CLIENT), Knowledge(asked=BEFORE), NOW, State.NEW, id="asked too early"
+        ),
+        pytest.param(
+            arrival(*STRANGER), Knowledge(), NOW, State.FOREIGN, id="an address of nobody"
+        ),
+        pytest.param(
+            arrival(*STRANGER, last_news=NOW),
+            Knowledge(),
+            NOW,
+            State.NEW,
+            id="asked before it had that",
+        ),
+        pytest.param(arrival(*CLIENT), Knowledge(), NOW, State.READY, id="a client's address"),
+        pytest.param(arrival("fd::7"), Knowledge(), NOW, State.READY, id="its IPv6 address"),
+        pytest.param(
+            arrival(*CLIENT), UNDESCRIBED, NOW, State.HELD, id="who that is, is not known"
+        ),
         pytest.param(
             arrival(*CLIENT),
-            Said(described={BY_ID: said(asked=BEFORE)}),
+            Knowledge(described={BY_ID: description(asked=BEFORE)}),
             NOW,
             State.HELD,
-            id="it was told before, and may have changed",
+            id="it was known before, and may have changed",
         ),
         pytest.param(
             arrival(*CLIENT),
-            Said(subnets_asked=BEFORE),
+            Knowledge(subnets_asked=BEFORE),
             NOW,
             State.HELD,
-            id="the networks are not told",
+            id="the networks are not known",
         ),
         pytest.param(
             arrival(*CLIENT),
-            replace(UNTOLD, remembered=CREATED, others=()),
+            replace(UNDESCRIBED, remembered=CREATED, subnets=()),
             NOW,
             State.READY,
             id="its labels are remembered",
         ),
         pytest.param(
             arrival(*CLIENT),
-            replace(UNTOLD, remembered=RUNS),
+            replace(UNDESCRIBED, remembered=RUNS),
             NOW,
             State.HELD,
             id="it is remembered to run: asked again",
         ),
         pytest.param(
             arrival(*CLIENT),
-            replace(UNTOLD, remembered=IDLE),
+            replace(UNDESCRIBED, remembered=IDLE),
             NOW,
             State.FOREIGN,
             id="it is remembered to ask for nothing",
         ),
         pytest.param(
-            arrival(*CLIENT), Said(described={BY_ID: said(RUNS)}), NOW, State.FOREIGN, id="it runs"
+            arrival(*CLIENT),
+            Knowledge(described={BY_ID: description(RUNS)}),
+            NOW,
+            State.FOREIGN,
+            id="it runs",
         ),
         pytest.param(
             arrival(*CLIENT),
-            Said(described={BY_ID: said(IDLE)}),
+            Knowledge(described={BY_ID: description(IDLE)}),
             NOW,
             State.FOREIGN,
             id="it asks for nothing",
         ),
         pytest.param(
             arrival(*CLIENT),
-            Said(described={BY_ID: said(None)}),
+            Knowledge(described={BY_ID: description(None)}),
             NOW,
             State.FOREIGN,
             id="it is gone already",
         ),
         pytest.param(
             arrival(*CLIENT),
-            Said(ATTACHING, described={BY_NAME: said()}),
+            Knowledge(ATTACHING, described={BY_NAME: description()}),
             NOW,
             State.READY,
             id="attached under its name",
         ),
         pytest.param(
             arrival(*CLIENT),
-            Said(ATTACHING, described={}, remembered=CREATED),
+            Knowledge(ATTACHING, described={}, remembered=CREATED),
             NOW,
             State.HELD,
             id="a remembered name proves nothing",
         ),
         pytest.param(
             arrival(*CLIENT),
-            Said(ATTACHING, described={}, remembered=IDLE),
+            Knowledge(ATTACHING, described={}, remembered=IDLE),
             NOW,
             State.FOREIGN,
             id="but that it asks for nothing is believed",
         ),
         pytest.param(
             arrival(*CLIENT),
-            Said(ATTACHING, described={BY_NAME: Description(ASKED, CREATED)}, others=()),
+            Knowledge(ATTACHING, described={BY_NAME: Description(ASKED, CREATED)}, subnets=()),
             NOW,
             State.READY,
             id="the name was asked for, the networks do not matter",
         ),
         pytest.param(
             arrival(*CLIENT),
-            Said(ATTACHING, described={BY_NAME: Description(ASKED, CREATED)}),
+            Knowledge(ATTACHING, described={BY_NAME: Description(ASKED, CREATED)}),
             NOW,
             State.HELD,
             id="the networks matter",
         ),
         pytest.param(
             arrival(),
-            Said(nobody_may_start=True),
+            Knowledge(nobody_may_start=True),
             NOW,
             State.FOREIGN,
             id="no client can be starting",
         ),
         pytest.param(
             arrival(*CLIENT, grant=granted(commands=True)),
-            Said(asked=BEFORE),
+            Knowledge(asked=BEFORE),
             NOW,
             State.READY,
             id="routes are lacking still",
         ),
         pytest.param(
             arrival(*CLIENT, grant=granted(commands=False)),
-            Said(),
+            Knowledge(),
             NOW,
             State.SERVED,
             id="no route is lacking",
         ),
-        pytest.param(arrival(*CLIENT, is_gone=True), Said(), NOW, State.ENDED, id="ended"),
+        pytest.param(arrival(*CLIENT, is_gone=True), Knowledge(), NOW, State.ENDED, id="ended"),
         pytest.param(
-            arrival(*CLIENT), Said(), APPEARED + PATIENCE_SECONDS + 0.1, State.EXPIRED, id="late"
+            arrival(*CLIENT),
+            Knowledge(),
+            APPEARED + PATIENCE_SECONDS + 0.1,
+            State.EXPIRED,
+            id="late",
         ),
         pytest.param(
-            arrival(*CLIENT, state=State.FOREIGN), Said(), NOW, State.FOREIGN, id="over is over"
+            arrival(*CLIENT, state=State.FOREIGN),
+            Knowledge(),
+            NOW,
+            State.FOREIGN,
+            id="over is over",
         ),
     ],
 )
-def test_next_state(found: Arrival, known: Said, now: float, state: State) -> None:
+def test_next_state(found: Arrival, known: Knowledge, now: float, state: State) -> None:
     assert next_state(found, known.answers(), now) is state
 
 
-def given(known: Said, *addresses: str) -> Grant:
+def given(known: Knowledge, *addresses: str) -> Grant:
     found = grant(arrival(*(addresses or CLIENT), path=PATH), known.answers())
     assert found
     return found
@@ -230,7 +262,7 @@ def given(known: Said, *addresses: str) -> Grant:
 def test_every_command_proves_the_namespace_by_its_source() -> None:
     inside = f"nsenter --net={PATH}"
 
-    assert list(given(Said()).commands.values()) == [
+    assert list(given(Knowledge()).commands.values()) == [
         f"{inside} ip route replace 10.8.0.0/16 via 192.0.2.1 src 192.0.2.7",
         f"{inside} ip -6 route replace fd00:8::/64 via fd::1 src fd::7",
     ]
@@ -253,21 +285,25 @@ def destinations(found: Grant) -> list[str]:
 @pytest.mark.parametrize(
     ("known", "early", "complete"),
     [
-        pytest.param(Said(), ["10.8.0.0/16", "fd00:8::/64"], True, id="all"),
+        pytest.param(Knowledge(), ["10.8.0.0/16", "fd00:8::/64"], True, id="all"),
         pytest.param(
-            Said(replace(WG_NET, interfaces={"c1": FACES[:1]})),
+            Knowledge(replace(WG_NET, interfaces={"c1": FACES[:1]})),
             ["10.8.0.0/16"],
             False,
             id="no address of the IP version",
         ),
         pytest.param(
-            Said(described={BY_ID: said(TWO_NETWORKS)}),
+            Knowledge(described={BY_ID: description(TWO_NETWORKS)}),
             ["fd00:8::/64"],
             False,
             id="overlaps a network still to come",
         ),
         pytest.param(
-            Said(described={BY_ID: said(replace(CREATED, labels={NETWORKS_LABEL: "10.9.0.0/33"}))}),
+            Knowledge(
+                described={
+                    BY_ID: description(replace(CREATED, labels={NETWORKS_LABEL: "10.9.0.0/33"}))
+                }
+            ),
             [],
             True,
             id="nothing good",
@@ -275,7 +311,7 @@ def destinations(found: Grant) -> list[str]:
     ],
 )
 def test_complete_is_who_has_all_that_it_asks_for(
-    known: Said, early: list[str], *, complete: bool
+    known: Knowledge, early: list[str], *, complete: bool
 ) -> None:
     found = given(known)
 
@@ -284,7 +320,7 @@ def test_complete_is_who_has_all_that_it_asks_for(
 
 
 def test_who_lacks_a_route_is_not_complete() -> None:
-    found = given(Said())
+    found = given(Knowledge())
 
     found.take({next(iter(found.commands)): outcome(0)})
 
@@ -296,7 +332,7 @@ def test_long_list_does_not_keep_others_waiting() -> None:
     many = [f"10.200.{number}.0/24" for number in range(MOST_ROUTES + 1)]
     container = replace(CREATED, labels={NETWORKS_LABEL: ",".join(many)})
 
-    found = given(Said(described={BY_ID: said(container)}))
+    found = given(Knowledge(described={BY_ID: description(container)}))
 
     assert destinations(found) == many[:MOST_ROUTES]
     assert not done(found).given.complete
@@ -306,38 +342,40 @@ def test_long_list_does_not_keep_others_waiting() -> None:
     "known",
     [
         pytest.param(
-            replace(UNTOLD, remembered=CREATED),
+            replace(UNDESCRIBED, remembered=CREATED),
             id="a destination overlaps a network, and whether it is to be on that is not known",
         ),
         pytest.param(
-            Said(described={BY_ID: said(TWO_NETWORKS)}, others=()), id="a network that is not known"
+            Knowledge(described={BY_ID: Description(ASKED, CREATED)}, subnets=None),
+            id="which networks there are is not known",
         ),
     ],
 )
-def test_who_may_come_to_an_overlapping_network_has_to_wait(known: Said) -> None:
-    answers = replace(known, others=(OTHER,) if known.remembered else ()).answers()
-
-    assert grant(arrival(*CLIENT), answers) is None
+def test_who_may_come_to_an_overlapping_network_has_to_wait(known: Knowledge) -> None:
+    assert grant(arrival(*CLIENT), known.answers()) is None
 
 
 def test_overlapping_network_of_others_keeps_nobody_waiting() -> None:
-    assert destinations(given(Said())) == ["10.8.0.0/16", "fd00:8::/64"]
+    assert destinations(given(Knowledge())) == ["10.8.0.0/16", "fd00:8::/64"]
 
 
 def test_nothing_is_known_of_a_namespace_without_an_address() -> None:
-    assert grant(arrival(), Said().answers()) is None
-    assert grant(arrival(*CLIENT), UNTOLD.answers()) is None
+    assert grant(arrival(), Knowledge().answers()) is None
+    assert grant(arrival(*CLIENT), UNDESCRIBED.answers()) is None
 
 
 def test_the_gateway_itself_gets_nothing() -> None:
     gateway = replace(CREATED, id=GATEWAY.container_id)
     network = replace(WG_NET, interfaces={gateway.id: FACES})
 
-    assert destinations(given(Said(network, described={Reference("gw"): said(gateway)}))) == []
+    assert (
+        destinations(given(Knowledge(network, described={Reference("gw"): description(gateway)})))
+        == []
+    )
 
 
 def test_what_was_refused_is_told_when_it_is_too_late() -> None:
-    found = given(Said())
+    found = given(Knowledge())
     four, six = found.commands
 
     with structlog.testing.capture_logs() as logged:
@@ -352,7 +390,7 @@ def test_what_was_refused_is_told_when_it_is_too_late() -> None:
 
 
 def test_what_was_given_is_told() -> None:
-    found = given(Said())
+    found = given(Knowledge())
 
     with structlog.testing.capture_logs() as logged:
         found.tell(found.take({route: outcome(0) for route in found.commands}), "wg-net")

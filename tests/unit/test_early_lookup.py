@@ -13,7 +13,8 @@ import structlog
 
 from lib.early.known import KnownContainers
 from lib.early.lookup import Connections, Lookup, Need, Questions, Reference
-from lib.errors import EngineError, StaleSocketError, WgRouteMgrError
+from lib.errors import CallError, EngineError, StaleSocketError, WgRouteMgrError
+from lib.model import Endpoint
 from tests.fakes import CREATED, GATEWAY, OTHER, WG_NET, StandInEngine
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def test_each_is_asked_for_once_and_again_when_it_is_to_be_told_anew() -> None:
         assert site.engine.asked.count("container c1") == 1
 
         now = time.monotonic()
-        lookup.ask(replace(WHO, containers={BY_ID: Need(now), BY_NAME: Need(now, networks=True)}))
+        lookup.ask(replace(WHO, containers={BY_ID: Need(now), BY_NAME: Need(now, subnets=True)}))
         found = site.await_answer(lookup, lambda answers: len(answers.described) == 2)
         found = site.await_answer(
             lookup, lambda answers: answers.described[BY_ID] != first.described[BY_ID]
@@ -243,7 +244,7 @@ def test_a_question_that_failed_is_asked_again(error: WgRouteMgrError, where: st
     assert [entry["event"] for entry in logged] == ["lookup.failed"] * 3
 
 
-def test_networks_that_cannot_be_told_cost_no_address() -> None:
+def test_networks_that_cannot_be_told_cost_no_other_answer() -> None:
     """As when one of them, of somebody else, has a subnet that cannot be read."""
 
     class Odd(Counting):
@@ -253,8 +254,27 @@ def test_networks_that_cannot_be_told_cost_no_address() -> None:
 
     site = Site(Odd((CREATED,), on=(WG_NET,)))
     with site.looking(WHO) as lookup:
-        first = site.await_answer(lookup, addresses)
+        first = site.await_answer(lookup, lambda answers: answers.asked and answers.described)
         site.await_answer(lookup, lambda answers: answers.asked > first.asked)
+
+
+def test_networks_of_a_client_are_asked_for_where_their_list_is_refused() -> None:
+    """As by a proxy that lets no more through than was needed once."""
+
+    class Refusing(Counting):
+        def networks(self) -> tuple[DockerNetwork, ...]:
+            reason = "the engine refused: forbidden"
+            raise CallError(reason)
+
+    both = replace(CREATED, endpoints=(*CREATED.endpoints, Endpoint("other", "", ())))
+    site = Site(Refusing((both,), on=(WG_NET, OTHER)))
+    who = replace(WHO, containers={BY_ID: Need(0.1, subnets=True)})
+    with structlog.testing.capture_logs() as logged, site.looking(who) as lookup:
+        answers = site.await_answer(lookup, everything)
+
+    assert answers.subnets is None
+    assert answers.described[BY_ID].subnets == OTHER.subnets
+    assert {entry["event"] for entry in logged} == {"lookup.failed"}
 
 
 def lookups() -> list[str]:
