@@ -62,7 +62,8 @@ engine keeps every CPU busy, who has more processes gets more of it."""
 def run(settings: Settings) -> NoReturn:
     """Serve until something raises in the main thread, as a signal does."""
     log.info("daemon.started", version=VERSION, resync_interval=settings.resync_interval)
-    for finding in prerequisites.missing():
+    missing = prerequisites.missing()
+    for finding in missing:
         log.error("prerequisite.missing", reason=finding.seen, hint="; ".join(finding.fix))
     sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
     health = Health()
@@ -70,7 +71,8 @@ def run(settings: Settings) -> NoReturn:
     with closing(Shells(width=_WIDTH)) as shells:
         early = EarlyRoutes(Shells(width=_EARLY_WIDTH), Engine)
         try:
-            Daemon(settings, Kernel(shells), early, health).run()
+            lacking = "; ".join(finding.seen for finding in missing)
+            Daemon(settings, Kernel(shells), early, health, lacking=lacking).run()
         finally:
             health.tell("has ended")
 
@@ -187,9 +189,12 @@ class Daemon:
         early: Early,
         health: Health,
         *,
+        lacking: str = "",
         connect: Callable[[], Engine] = Engine,
         clock: Clock = time,
     ) -> None:
+        """Serve with what the sidecar was given; `lacking` is what it cannot do without, if any."""
+        self._lacking = lacking
         self._health = health
         self._early = early
         self._connect = connect
@@ -272,7 +277,7 @@ class Daemon:
         self._tell_health()
 
     def _tell_health(self) -> None:
-        if trouble := self._connection.trouble or self._trouble:
+        if trouble := self._connection.trouble or self._trouble or self._lacking:
             self._health.tell(trouble)
         else:
             self._health.tell("", self._schedule.full_at, self._clock.monotonic())
@@ -294,13 +299,14 @@ def _log_pass(report: Report, seconds: float) -> None:
 
 
 def _trouble(report: Report) -> str:
-    """Return what keeps clients from their routes; nothing if they have them."""
+    """Return what keeps all clients from their routes.
+
+    What one client cannot have is told in the log and by `status`; others wait for our health.
+    """
     if isinstance(report.gateway, Unknown):
         return report.gateway.reason
     if isinstance(report.gateway, Lost):
         name = report.gateway.gateway.container
         return f"the gateway {name} is lost, see gateway.lost in the log"
-    if failing := report.failing:
-        return f"{len(failing)} of the clients fail, such as {failing[0]}, see the log"
     more = any(work.why is Why.MORE for work in report.unfinished)
     return "routes are still to be set" if more else ""

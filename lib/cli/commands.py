@@ -46,10 +46,8 @@ def plan(settings: Settings) -> int:
     for comment in tables.comments(tables.rows(findings)):
         print(comment)
     tasks = [task for namespace in findings.namespaces for task in namespace.tasks()]
-    for verb in ("replace", "del"):
-        for task in tasks:
-            if task.step.verb == verb:
-                print(task.command)
+    for task in tasks:
+        print(task.command)
     if findings.failures:
         _complain_of(findings.failures)
         return _ERROR

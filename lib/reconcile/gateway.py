@@ -56,11 +56,11 @@ class GatewayTracker:
         self.state: GatewayState = Unknown("the gateway has not been looked for yet")
 
     def update(self, engine: Engine) -> GatewayState:
-        """Look for the gateway anew, and return its state.
+        """Look for the gateway anew, log and announce what changed, and return its state.
 
         Raises EngineError if the engine does not answer.
         """
-        state = self._find(engine)
+        state = self.find(engine)
         if state != self.state:
             _log_change(self.state, state)
         self.state = state
@@ -70,7 +70,11 @@ class GatewayTracker:
         self._announce(state.gateway if isinstance(state, Found) else None, directory)
         return state
 
-    def _find(self, engine: Engine) -> GatewayState:
+    def find(self, engine: Engine) -> GatewayState:
+        """Look for the gateway anew, and return its state; neither log it nor announce it.
+
+        Raises EngineError if the engine does not answer.
+        """
         try:
             place = self._place(engine)
         except NotReadyError as error:

@@ -38,7 +38,7 @@ def look(engine: Engine, kernel: Reader, settings: Settings) -> Findings:
 
     Raises NotReadyError if there is no gateway, EngineError if the engine does not answer.
     """
-    state = GatewayTracker(settings, time.monotonic).update(engine)
+    state = GatewayTracker(settings, time.monotonic).find(engine)
     if isinstance(state, Unknown):
         raise NotReadyError(state.reason, state.hint)
     clients = Clients(kernel)

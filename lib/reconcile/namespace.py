@@ -70,10 +70,11 @@ class Namespace:
         return tuple({client.container_id: client for client in everyone}.values())
 
     def tasks(self) -> list[Task]:
-        """Return what makes it right, in order."""
+        """Return what makes it right, in the order in which it is done: replacements first."""
         whose = self.given | self.wanted
         returnable = [route for route in self.given if route.dst not in self.attached]
         steps = plan(self.wanted, self.actual, returnable)
+        steps = sorted(steps, key=lambda step: step.verb == "del")
         return [self.task(step, whose.get(step.route) or self.clients[0]) for step in steps]
 
     def task(self, step: Step, client: Client) -> Task:

@@ -65,6 +65,7 @@ def test_waits_for_the_engine(lab: Lab, engine: Engine) -> None:
     late.hardlink_to(engine.socket)
     await_routes(client, {DST: gateway.address(network)})
     assert len(events(sidecar, "engine.lost")) == 1
+    await_event(sidecar, "engine.connected")
     assert len(events(sidecar, "engine.connected")) == 1
 
 

@@ -156,6 +156,7 @@ class Site:
         self.engine = Engine(self.clock, GATEWAY, CLIENT)
         self.early = NoEarlyRoutes()
         self.file = tmp_path / "health"
+        self.lacking = ""
         self.connect: Callable[[], object] = lambda: self.engine
         self.settings = Settings(gateway="wireguard", network="wg-net", resync_interval=interval)
 
@@ -166,6 +167,7 @@ class Site:
             self.kernel,
             self.early,
             Health(self.file),
+            lacking=self.lacking,
             connect=self.connect,  # type: ignore[arg-type]
             clock=self.clock,
         )
@@ -372,8 +374,15 @@ def test_a_lost_gateway_is_unhealthy_and_a_lost_version_is_not(site: Site) -> No
     assert verdict(site.file) == "the gateway wireguard is lost, see gateway.lost in the log"
 
 
-def test_health_names_a_client_that_fails(site: Site) -> None:
+def test_one_client_that_fails_does_not_make_the_sidecar_unhealthy(site: Site) -> None:
     site.kernel.fail(CLIENT_PATH, "RTNETLINK answers: Operation not permitted")
     site.run()
 
-    assert verdict(site.file) == "1 of the clients fail, such as dovecot, see the log"
+    assert verdict(site.file) == "ok"
+
+
+def test_a_sidecar_that_lacks_something_is_unhealthy(site: Site) -> None:
+    site.lacking = "NET_ADMIN not in effect"
+    site.run()
+
+    assert verdict(site.file) == "NET_ADMIN not in effect"
