@@ -73,8 +73,8 @@ class Namespace:
         """Return what makes it right, in the order in which it is done: replacements first."""
         whose = self.given | self.wanted
         returnable = [route for route in self.given if route.dst not in self.attached]
-        steps = plan(self.wanted, self.actual, returnable)
-        steps = sorted(steps, key=lambda step: step.verb == "del")
+        planned = plan(self.wanted, self.actual, returnable)
+        steps = sorted(planned, key=lambda step: step.verb == "del")
         return [self.task(step, whose.get(step.route) or self.clients[0]) for step in steps]
 
     def task(self, step: Step, client: Client) -> Task:
