@@ -269,9 +269,9 @@ class Daemon:
         now = self._clock.monotonic()
         self._schedule.finish(report, now)
         self._trigger = "reconnect"
-        if report.scope.is_full:
-            self._early.learn(report.listed)
         if not isinstance(report.gateway, Unknown):
+            if report.scope.is_full:
+                self._early.learn(report.listed)
             _log_pass(report, now - begun)
         self._trouble = _trouble(report)
         self._tell_health()
