@@ -86,6 +86,15 @@ def locate(key: str, pid: int, container_id: str) -> str:
     return key
 
 
+def exists(path: str) -> bool:
+    """Tell whether there is such a file that we may look at."""
+    try:
+        Path(path).stat()
+    except OSError:
+        return False
+    return True
+
+
 def is_at_process(path: str) -> bool:
     """Tell whether a namespace is found at a process of it, not in the engine's directory."""
     return path.startswith(_PROC)
