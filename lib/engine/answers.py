@@ -145,8 +145,8 @@ def _readable(kind: str, parse: Callable[[S], T], entries: Iterable[S]) -> Itera
 def _parse_end(item: tuple[str, Answer]) -> tuple[bool, str, tuple[Interface, ...]]:
     """Return one end of a network: whether the id is told, that or the name, and addresses."""
     key, end = item
-    told = (end.get(version) for version in ("IPv4Address", "IPv6Address"))
-    addresses = tuple(ip_interface(address) for address in told if address)
+    texts = (end.get(version) for version in ("IPv4Address", "IPv6Address"))
+    addresses = tuple(ip_interface(text) for text in texts if text)
     is_id = not key.startswith("ep-")
     return is_id, key if is_id else end["Name"], addresses
 

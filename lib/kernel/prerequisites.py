@@ -21,9 +21,9 @@ _CAPABILITIES, _PTRACE = {"NET_ADMIN": 12, "SYS_ADMIN": 21}, {"SYS_PTRACE": 19}
 """Numbers of the bits in `CapEff` (linux/capability.h). setns(2) wants SYS_ADMIN, a change of a
 namespace's routes NET_ADMIN, a look at the namespace of another's process SYS_PTRACE."""
 
-_STATUS = Path("/proc/self/status")
-_MOUNTINFO = Path("/proc/self/mountinfo")
-_CGROUP, _FIRST_CGROUP = Path("/proc/self/cgroup"), Path("/proc/1/cgroup")
+STATUS = Path("/proc/self/status")
+MOUNTINFO = Path("/proc/self/mountinfo")
+CGROUP, FIRST_CGROUP = Path("/proc/self/cgroup"), Path("/proc/1/cgroup")
 _ROOT = 0
 
 
@@ -44,14 +44,14 @@ def missing() -> list[Finding]:
 
 
 def _likely_directory() -> Path:
-    others = [mount.point for mount in parse_mounts(_MOUNTINFO.read_text())]
+    others = [mount.point for mount in parse_mounts(MOUNTINFO.read_text())]
     others = [point for point in others if point.name == NETNS_DIRECTORY.name]
     return NETNS_DIRECTORY if NETNS_DIRECTORY.is_dir() or not others else others[0]
 
 
 def capabilities(status: str | None = None) -> Finding:
     """Tell whether both capabilities are in effect by the text of `/proc/self/status`."""
-    return _capabilities(_CAPABILITIES, CAP_ADD, status or _STATUS.read_text())
+    return _capabilities(_CAPABILITIES, CAP_ADD, status or STATUS.read_text())
 
 
 def _capabilities(needed: Mapping[str, int], fix: str, status: str) -> Finding:
@@ -73,7 +73,7 @@ def directory(path: Path, mountinfo: str | None = None) -> Finding:
     If it is not, namespaces can be entered through the host's processes, where these are seen.
     """
     real = path.resolve()
-    mount = mount_of(real, parse_mounts(mountinfo or _MOUNTINFO.read_text()))
+    mount = mount_of(real, parse_mounts(mountinfo or MOUNTINFO.read_text()))
     if not real.is_dir():
         if sees_host_processes():
             return through_processes(path)
@@ -86,12 +86,12 @@ def directory(path: Path, mountinfo: str | None = None) -> Finding:
 
 def sees_host_processes(own: str | None = None, first: str | None = None) -> bool:
     """Tell whether the first process is none of our container's, by the texts of `cgroup` files."""
-    return (own or _CGROUP.read_text()) != (first or _FIRST_CGROUP.read_text())
+    return (own or CGROUP.read_text()) != (first or FIRST_CGROUP.read_text())
 
 
 def through_processes(path: Path, status: str | None = None) -> Finding:
     """Tell whether namespaces can be entered through processes, without that directory."""
-    found = _capabilities(_PTRACE, CAP_ADD_PTRACE, status or _STATUS.read_text())
+    found = _capabilities(_PTRACE, CAP_ADD_PTRACE, status or STATUS.read_text())
     seen = f"there is no directory {path}"
     if found.level == "ok":
         return Finding("ok", f"{seen}: namespaces are entered through processes (pid: host)")

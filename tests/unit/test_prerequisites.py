@@ -86,8 +86,8 @@ def test_a_mount_point_with_a_space_is_read() -> None:
 @pytest.fixture
 def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Stand in for /proc: of a container with the usual privileges and a mount."""
-    files = {"_STATUS": status("0000000000201000"), "_MOUNTINFO": SLAVE}
-    files |= {"_CGROUP": "0::/\n", "_FIRST_CGROUP": "0::/\n"}
+    files = {"STATUS": status("0000000000201000"), "MOUNTINFO": SLAVE}
+    files |= {"CGROUP": "0::/\n", "FIRST_CGROUP": "0::/\n"}
     for name, text in files.items():
         (tmp_path / name).write_text(text)
         monkeypatch.setattr(prerequisites, name, tmp_path / name)
@@ -107,8 +107,8 @@ def test_a_missing_directory_is_to_be_mounted(proc: Path) -> None:
 def test_it_need_not_be_there_where_processes_of_the_host_can_be_entered(
     proc: Path, effective: str, level: str
 ) -> None:
-    (proc / "_FIRST_CGROUP").write_text("0::/../../init.scope\n")
-    (proc / "_STATUS").write_text(status(effective))
+    (proc / "FIRST_CGROUP").write_text("0::/../../init.scope\n")
+    (proc / "STATUS").write_text(status(effective))
 
     found = directory(proc / "netns")
 
