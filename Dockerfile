@@ -14,14 +14,15 @@ RUN python3 -m pip install --quiet --disable-pip-version-check --root-user-actio
 FROM build AS sbom
 COPY pyproject.toml tests/sbom.txt /tmp/
 RUN python3 -m pip install --quiet --disable-pip-version-check --root-user-action ignore \
-        --no-cache-dir --no-compile --require-hashes --only-binary :all: \
+        --no-cache-dir --no-compile --no-deps --require-hashes --only-binary :all: \
         --target /opt/tool --requirement /tmp/sbom.txt && \
     for each in tool site-packages; do \
         python3 -m venv --without-pip /tmp/$each && \
         echo /opt/$each >"$(echo /tmp/$each/lib/python*/site-packages)/$each.pth" || exit; \
     done && \
     PYTHONWARNINGS=ignore /tmp/tool/bin/python3 -m cyclonedx_py environment --output-reproducible \
-        --pyproject /tmp/pyproject.toml --output-file /opt/sbom.cdx.json /tmp/site-packages
+        --no-validate --pyproject /tmp/pyproject.toml --output-file /opt/sbom.cdx.json \
+        /tmp/site-packages
 
 FROM ${BASE}
 # Nothing is installed from here on, by us or by anybody.

@@ -45,7 +45,7 @@ def test_in_a_network_of_its_own_it_does_not_take_itself_for_the_gateway(
     client = lab.client("client", network, networks=DST)
     sidecar = alone(lab, network, network)
 
-    waits = await_event(sidecar, "gateway.awaited")
+    waits = await_event(sidecar, "gateway.missing")
     assert waits["reason"] == "this container has a network of its own: name the gateway"
     assert routes(client) == {}
 
@@ -55,7 +55,7 @@ def test_a_gateway_in_the_hosts_network_changes_nobodys_routes(lab: Lab, network
     gateway = lab.client("gateway", "host")
     sidecar = lab.sidecar("sidecar", gateway, network=network)
 
-    waits = await_event(sidecar, "gateway.awaited")
+    waits = await_event(sidecar, "gateway.missing")
     assert waits["reason"] == (
         f"the gateway {gateway.name} uses the host's network: "
         "clients reach its tunnels by their default route"
