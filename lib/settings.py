@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 VERSION = "0.2.0"
-"""The same as in pyproject.toml, from which the bill of materials takes it."""
+"""It stands here only: the Dockerfile takes it into the bill of materials, and a release's tag must
+be it."""
 
 DEFAULT_NETWORK = "wg-net"
 _PREFIX = "WGROUTEMGR_"
