@@ -56,7 +56,7 @@ def identify(path: str) -> NamespaceId | None:
     """Return which namespace a file is; None if it is none now, as before the engine mounts it."""
     try:
         found, device = Path(path).stat(), OWN.stat().st_dev
-        born = _born(Path(path).parents[1]) if is_at_process(path) else ""
+        born = process_start(Path(path).parents[1]) if is_at_process(path) else ""
     except OSError:
         return None
     return NamespaceId(path, device, found.st_ino, born) if found.st_dev == device else None
@@ -91,7 +91,7 @@ def is_at_process(path: str) -> bool:
     return path.startswith(_PROC)
 
 
-def _born(process: Path) -> str:
+def process_start(process: Path) -> str:
     """Return when a process began (clock ticks since the boot, `proc_pid_stat(5)`)."""
     return (process / "stat").read_text().rpartition(")")[2].split()[19]
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from tests.lab.engine import Engine
 
-GATEWAY, CLIENT, WAITS = (yaml.safe_load(text) for text in blocks("yaml")[:3])
+GATEWAY, CLIENT, SHARING, WAITS = (yaml.safe_load(text) for text in blocks("yaml")[:4])
 ROUTE = {"192.168.66.0/24": "192.168.67.129"}
 IMAGES = {
     "linuxserver/wireguard": images.CLIENT,
