@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from lib import advice
 from lib.errors import NetnsError, NetnsGoneError
+from lib.kernel import libc
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,6 +36,24 @@ def explained(what: str) -> Iterator[None]:
     except OSError as error:
         reason = f"cannot {what}: {error.strerror or error}"
         raise NetnsError(reason) from error
+
+
+@contextmanager
+def entered(path: str) -> Iterator[None]:
+    """Have the calling thread in the namespace of a file for a while, in ours if none is named.
+
+    Raises OSError if that cannot be.
+    """
+    if not path:
+        yield
+        return
+    with Path(path).open("rb") as there, OWN.open("rb") as here:
+        libc.enter_network_namespace(here.fileno())  # Who may not come back must not go.
+        libc.enter_network_namespace(there.fileno())
+        try:
+            yield
+        finally:
+            libc.enter_network_namespace(here.fileno())
 
 
 @dataclass(frozen=True, slots=True)

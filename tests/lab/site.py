@@ -178,11 +178,16 @@ class Lab:
         return self._sidecar(what, *shared, *options, network=network, command=command)
 
     def lone_sidecar(
-        self, what: str, *options: str, gateway: Container | None = None, network: str
+        self,
+        what: str,
+        *options: str,
+        mode: str = "none",
+        gateway: Container | None = None,
+        network: str,
     ) -> Container:
         """Run the product without a network; a label names the gateway, if one is given."""
         label = ("--label", f"wgroutemgr.gateway={gateway.name}") if gateway else ()
-        return self._sidecar(what, "--network", "none", *label, *options, network=network)
+        return self._sidecar(what, "--network", mode, *label, *options, network=network)
 
     def _sidecar(
         self, what: str, *options: str, network: str | None, command: Sequence[str] = ()
