@@ -75,11 +75,13 @@ def _attempt() -> int:
 
 
 def _dispatch() -> int:
+    from lib import state
     from lib.cli import commandline, registry
     from lib.logs.setup import configure
 
+    published = None if _is_daemon() else state.read()
     try:
-        settings = commandline.parse(sys.argv[1:], os.environ)
+        settings = commandline.parse(sys.argv[1:], os.environ, published)
     except SystemExit as end:  # Wrong usage, --help, --version.
         return int(end.code or 0)
     if _is_daemon():

@@ -7,8 +7,12 @@ applies is for others to say.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from lib.model import NETWORKS_LABEL
+from lib.model import GATEWAY_LABEL, NETWORKS_LABEL
+
+if TYPE_CHECKING:
+    from lib.model import Container
 
 NETNS_DIRECTORY = Path("/var/run/docker/netns")
 """Where an engine keeps the files of namespaces unless it has another `--exec-root`."""
@@ -26,6 +30,8 @@ ENTER_THROUGH_PROCESSES = f"{CAP_ADD_PTRACE}, which it takes to enter through pr
 USER = 'user: "0"'
 SECURITY_OPT = "security_opt: [label=disable]   # SELinux or AppArmor stands in the way"
 IMAGE = "use an image with ip and nsenter"
+NO_NETWORK = "network_mode: none   # and no depends_on: it then starts in any order"
+STRANDED = "the gateway was made anew: this container runs on, but will not start again as it is"
 RESTART_POLICY = "give the sidecar `restart: unless-stopped`: its next start mounts the new socket"
 ENGINE = f"mount the engine's socket (-v {SOCKET}:{SOCKET}:ro), or set DOCKER_HOST"
 ENGINE_UPDATE = "update it to Docker 20.10 or newer"
@@ -50,6 +56,19 @@ def follow_gateway(service: str) -> str:
     """Return the line by which the sidecar joins a gateway's new namespace."""
     line = f"depends_on: {{{service}: {{condition: service_started, restart: true}}}}"
     return f"{line}   # so that it joins again by itself"
+
+
+def name_gateway(gateway: str) -> str:
+    """Return the line by which the sidecar knows its gateway."""
+    return f"labels: {{{GATEWAY_LABEL}: {gateway}}}"
+
+
+def recreate(own: Container) -> str:
+    """Return how to make the sidecar anew, with the gateway that is there now."""
+    service = own.labels.get("com.docker.compose.service")
+    if service:
+        return f"docker compose up -d --force-recreate {service}"
+    return f"docker rm -f {own.name}, and run it again"
 
 
 # --- containers ---------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ ends by an exception. Nothing here knows what a pass does, or when one is due.
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 from contextlib import closing
@@ -26,13 +27,14 @@ from lib.reconcile.report import Lost, Unknown, Why
 from lib.reconcile.reporting import hint
 from lib.schedule import Schedule, delay, delays
 from lib.settings import VERSION
+from lib.state import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from lib.engine.events import EventStream
-    from lib.model import Container, EarlyClient, Event, Gateway
+    from lib.model import Container, EarlyClient, Event, Gateway, Sidecar
     from lib.reconcile.report import Report, Scope
     from lib.settings import Settings
 
@@ -66,13 +68,14 @@ def run(settings: Settings) -> NoReturn:
     for finding in missing:
         log.error("prerequisite.missing", reason=finding.seen, hint="; ".join(finding.fix))
     sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
-    health = Health()
+    health, state = Health(), State(settings, os.environ)
     # Those for early routes may be in use by their thread, and end with us.
     with closing(Shells(width=_WIDTH)) as shells:
         early = EarlyRoutes(Shells(width=_EARLY_WIDTH), Engine)
         try:
             lacking = "; ".join(finding.seen for finding in missing)
-            Daemon(settings, Kernel(shells), early, health, lacking=lacking).run()
+            kernel = Kernel(shells)
+            Daemon(settings, kernel, early, health, publish=state.publish, lacking=lacking).run()
         finally:
             health.tell("has ended")
 
@@ -189,11 +192,16 @@ class Daemon:
         early: Early,
         health: Health,
         *,
+        publish: Callable[[Sidecar | None], None] = lambda _: None,
         lacking: str = "",
         connect: Callable[[], Engine] = Engine,
         clock: Clock = time,
     ) -> None:
-        """Serve with what the sidecar was given; `lacking` is what it cannot do without, if any."""
+        """Serve with what the sidecar was given; `lacking` is what it cannot do without, if any.
+
+        Tell `publish` of our place when it may have changed.
+        """
+        self._publish = publish
         self._lacking = lacking
         self._health = health
         self._early = early
@@ -215,6 +223,7 @@ class Daemon:
     def run(self) -> NoReturn:
         """Serve, and connect again whenever the engine goes away."""
         self._health.tell("has just been started")
+        self._publish(None)
         while True:
             try:
                 with closing(self._connect()) as engine:
@@ -269,6 +278,7 @@ class Daemon:
         now = self._clock.monotonic()
         self._schedule.finish(report, now)
         self._trigger = "reconnect"
+        self._publish(self._reconciler.sidecar)
         if not isinstance(report.gateway, Unknown):
             if report.scope.is_full:
                 self._early.learn(report.listed)

@@ -48,16 +48,24 @@ class Health:
             return
         first, self._told = self._told is None, (trouble, due)
         deadline = _uptime() + int(due - now) + MARGIN
-        fresh = self._file.with_suffix(".new")
         try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
-            descriptor = os.open(fresh, flags, 0o644)
-            with open(descriptor, "w", errors="backslashreplace") as file:  # noqa: PTH123 - no path
-                file.write(f"{deadline} {' '.join(trouble.split())[:_LONGEST] or OK}\n")
-            fresh.replace(self._file)  # In one step, so that nobody reads half a line.
+            replace(self._file, f"{deadline} {' '.join(trouble.split())[:_LONGEST] or OK}\n")
         except OSError as error:
             if first:
                 log.warning("health.failed", reason=str(error), hint=advice.SHM)
+
+
+def replace(file: Path, text: str) -> None:
+    """Write a file in one step, so that nobody reads half of it, and anybody may read it.
+
+    Raises OSError if that cannot be.
+    """
+    fresh = file.with_name(f"{file.name}.new")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+    descriptor = os.open(fresh, flags, 0o644)
+    with open(descriptor, "w", errors="backslashreplace") as opened:  # noqa: PTH123 - no path
+        opened.write(text)
+    fresh.replace(file)
 
 
 def verdict(file: Path = FILE) -> str:

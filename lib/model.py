@@ -89,6 +89,32 @@ class Container:
 
 
 @dataclass(frozen=True, slots=True)
+class Sidecar:
+    """Our place among the containers."""
+
+    gateway: Container
+    own: Container | None
+    """Our own container; None where it could not be told, as outside of any."""
+    network: str
+    """Name of the network to serve."""
+    named_by: str = ""
+    """What named the gateway; nothing where it is the owner of our network namespace."""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What a daemon tells the commands beside it."""
+
+    chosen: Mapping[str, str]
+    """Settings in force, by the names of their options, but for what is left to us."""
+    variables: Mapping[str, str]
+    """The daemon's own, of these options: in the same container they are no news."""
+    sidecar: Sidecar | None = None
+    """Whom it serves and follows; of its containers only id and name, and labels of the gateway's
+    by which its successor is known. None until it has found out."""
+
+
+@dataclass(frozen=True, slots=True)
 class DockerNetwork:
     """A network of the engine."""
 

@@ -1,6 +1,7 @@
 """What can be chosen: the options, which are also variables, and the `Settings` they make.
 
-Pure. Precedence: option, variable, the sidecar's label (which `lib.engine.sidecar` reads), default.
+Pure. Precedence: option, variable, what the daemon of the same container has published, the
+sidecar's label (which `lib.engine.sidecar` reads), default.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from lib.model import Published
 
 VERSION = "0.2.0"
 """It stands here only: the Dockerfile takes it into the bill of materials, and a release's tag must
@@ -37,6 +40,8 @@ class Settings:
     """`status`: JSON instead of a table."""
     container: str | None = None
     """`doctor`: the client whose packet is followed."""
+    published: Published | None = None
+    """What the daemon of this container has published, for all other commands."""
 
 
 def _seconds(text: str) -> float:
@@ -78,7 +83,12 @@ class Option:
     @property
     def variable(self) -> str:
         """The environment variable of the same meaning."""
-        return _PREFIX + self.name.replace("-", "_").upper()
+        return _PREFIX + self.field.upper()
+
+    @property
+    def field(self) -> str:
+        """The field of `Settings`."""
+        return self.name.replace("-", "_")
 
 
 OPTIONS = (
@@ -89,8 +99,8 @@ OPTIONS = (
     ),
     Option(
         "gateway",
-        "name or id of the gateway container, for running outside its network namespace",
-        shown_default="the owner of our own network namespace",
+        "name or id of the gateway's container, or its service in our own Compose project",
+        shown_default="the sidecar's label, then the owner of our own network namespace",
     ),
     Option("resync-interval", "seconds between full passes", "60", convert=_seconds),
     Option(
@@ -112,3 +122,6 @@ OPTIONS = (
         convert=_one_of("debug", "info", "warning", "error"),
     ),
 )
+
+PUBLISHED = tuple(option for option in OPTIONS if not option.name.startswith("log-"))
+"""Those that a daemon publishes: its log is its own business."""

@@ -41,6 +41,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="run end-to-end tests on that engine: a name of ./tests/engines --help",
     )
     parser.addoption("--seconds", type=float, default=600, help="how long the soak takes")
+    parser.addoption("--reboots", type=int, default=50, help="how often an engine is rebooted")
     parser.addoption("--seed", type=int, help="of the soak's faults; a new one by default, printed")
 
 

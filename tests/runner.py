@@ -156,7 +156,8 @@ class Runner:
         if "e2e" in wanted:
             self.suite("e2e")
         if "soak" in wanted:
-            self.suite("soak", *(("--seconds=90", "--seed=7") if part == "all" else ()))
+            short = ("--seconds=90", "--seed=7", "--reboots=4")
+            self.suite("soak", *(short if part == "all" else ()))
         if NEWER in wanted:
             engines = (sys.executable, "-m", "tests.lab.engines", "--short", NEWER)
             self.part(f"e2e on {NEWER}", *engines, report=CACHE / f"engine-{NEWER}.xml")

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from lib.cli.registry import Argument, Command
+    from lib.model import Published
+    from lib.settings import Option
 
 _PROGRAM = "wgroutemgr"
 _VARIABLES = (
@@ -26,15 +28,30 @@ _VARIABLES = (
 )
 
 
-def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Settings:
+def parse(
+    arguments: Sequence[str], environ: Mapping[str, str], published: Published | None = None
+) -> Settings:
     """Return the settings, or print what is wrong and raise SystemExit(2)."""
-    chosen = vars(_parser(environ).parse_args(arguments))
+    chosen = vars(_parser(environ, published).parse_args(arguments))
     if not chosen["log_level"]:
         chosen["log_level"] = "info" if chosen["command"] == RUN else "warning"
-    return Settings(**chosen)
+    return Settings(**chosen, published=published)
 
 
-def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
+def _default(option: Option, environ: Mapping[str, str], published: Published | None) -> str | None:
+    """Return what holds without the option.
+
+    A variable that the daemon has too is no news: it has an option that wins, or goes by it.
+    """
+    given = environ.get(option.variable)
+    if published:
+        given = None if given == published.variables.get(option.variable) else given
+        # Where we choose ourselves, `lib.engine.sidecar` knows what comes before the choice.
+        given = given or (published.chosen.get(option.name) if option.default else None)
+    return given or option.default
+
+
+def _parser(environ: Mapping[str, str], published: Published | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=_PROGRAM,
         usage="%(prog)s [OPTION ...] [COMMAND] [OPTION ...]",
@@ -47,7 +64,7 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
     # argparse converts a default that is a string, so a wrong variable is refused like a wrong
     # option.
-    defaults = {o.name: environ.get(o.variable) or o.default for o in OPTIONS}
+    defaults = {option.name: _default(option, environ, published) for option in OPTIONS}
     _add_options(parser, defaults)
     commands = parser.add_subparsers(
         dest="command", title="commands", metavar="COMMAND", prog=_PROGRAM

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from lib.doctor.site import AttachedClient, Site
-    from lib.engine.sidecar import Sidecar
-    from lib.model import DockerNetwork, Finding, Network
+    from lib.model import DockerNetwork, Finding, Network, Sidecar
 
 _BRIDGE_FILTER = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
 _ICC = "com.docker.network.bridge.enable_icc"

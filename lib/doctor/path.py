@@ -156,11 +156,8 @@ def _is_dropped(site: Site, name: str, sender: Address, receiver: Address) -> bo
 def firewall(site: Site) -> Iterator[Finding]:
     """No FORWARD policy of the gateway's drops everything. Single rules are not judged."""
     gateway, link = site.gateway(), site.gateway_link()
-    if site.gateway_netns:
-        yield warn("can be read only from within the gateway's network namespace")
-        return
     try:
-        chains = netfilter.forward_chains()
+        chains = netfilter.forward_chains(site.gateway_netns)
     except OSError as error:
         yield warn(f"could not be read: {error.strerror}", advice.CAP_ADD)
         return

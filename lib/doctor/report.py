@@ -31,6 +31,7 @@ _SIDECAR: Mapping[str, Check] = {
     "engine": setup.engine,
     "sidecar": setup.own_container,
     "gateway": setup.gateway,
+    "reboot": setup.reboot,
     "capabilities": setup.capabilities,
     "namespaces": setup.netns_directory,
     "commands": setup.commands,

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING
 
 from lib import advice
 from lib.doctor.findings import fail, ok, warn
-from lib.doctor.site import SkippedError
+from lib.doctor.site import SkippedError, lacking
 from lib.engine import identity, sidecar
 from lib.engine.client import NEWEST_API
 from lib.errors import EngineError, OldEngineError, StaleSocketError
 from lib.kernel import namespaces, prerequisites
+from lib.model import GATEWAY_LABEL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lib.doctor.site import Site
-    from lib.engine.sidecar import Sidecar
-    from lib.model import Finding
+    from lib.model import Finding, Sidecar
 
 _SERVICE = "com.docker.compose.service"
 
@@ -50,7 +50,8 @@ def own_container(site: Site) -> Iterator[Finding]:
     """Gateway and own container are found; `sidecar.find` says when they are not."""
     found = site.sidecar.examine()
     if found.own:
-        seen = f"we are {found.own.name}, known by {_known_by(found)}; it serves {found.network}"
+        how = "its daemon" if site.is_beside_daemon else _known_by(found)
+        seen = f"we are {found.own.name}, known by {how}; it serves {found.network}"
         yield ok(seen)
     elif site.settings.network:
         yield ok(f"our own container is not known, but the network is given: {found.network}")
@@ -76,6 +77,9 @@ def gateway(site: Site) -> Iterator[Finding]:
     if not container.running:
         yield fail(f"{container.name} is not running", advice.start(container.name))
         return
+    if sidecar.is_stranded(site.engine(), site.sidecar(), container):
+        yield _stranded(site)
+        return
     if named_by := site.sidecar().named_by:
         yield ok(f"{container.name}, named by {named_by}")
         return
@@ -87,6 +91,28 @@ def gateway(site: Site) -> Iterator[Finding]:
         seen = f"{container.name}, known by {how}, has a new network namespace since it restarted"
         service = container.labels.get(_SERVICE, container.name)
         yield warn(seen, advice.restart(site.own_name), advice.follow_gateway(service))
+
+
+def _stranded(site: Site) -> Finding:
+    own = site.sidecar().own
+    return warn(advice.STRANDED, advice.recreate(own)) if own else lacking("our own container")
+
+
+def reboot(site: Site) -> Iterator[Finding]:
+    """Nothing that we need at our start is another container's.
+
+    The engine starts containers in any order after a boot. A start fails that is to join a network
+    which is not there yet, and is not tried again (moby, `daemon/daemon.go`, `restore`).
+    """
+    found, gateway = site.sidecar(), site.gateway_container()
+    own = found.own
+    if own and not own.shares_netns_of:
+        yield ok("we start whether the gateway runs or not")
+    elif own or not found.named_by:
+        seen = f"after a reboot we do not start if the engine tries before {gateway.name} runs"
+        is_named = own and GATEWAY_LABEL in own.labels
+        label = "" if is_named else advice.name_gateway(gateway.name)
+        yield warn(f"{seen}, whose network we join", advice.NO_NETWORK, label)
 
 
 def capabilities(_: Site) -> Iterator[Finding]:

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from lib.doctor.ip_output import Link
     from lib.engine.client import Engine
-    from lib.engine.sidecar import Sidecar
     from lib.kernel.shells import Outcome
     from lib.model import (
         Address,
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
         Endpoint,
         Network,
         Route,
+        Sidecar,
         Skipped,
     )
     from lib.settings import Settings
@@ -204,6 +204,12 @@ class Site:
         """Name of our own container, or a word that stands for it."""
         own = self.sidecar().own
         return own.name if own else "SIDECAR"
+
+    @property
+    def is_beside_daemon(self) -> bool:
+        """Whether a daemon of this container told who we are."""
+        published = self.settings.published
+        return bool(published and published.sidecar)
 
     @property
     def gateway_endpoint(self) -> Endpoint | None:

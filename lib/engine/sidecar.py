@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ import structlog
 from lib.engine import gateways, identity
 from lib.errors import CallError, GoneError, NotReadyError
 from lib.kernel import namespaces
-from lib.model import GATEWAY_LABEL, NETWORK_LABEL
+from lib.model import GATEWAY_LABEL, NETWORK_LABEL, Sidecar
 from lib.settings import DEFAULT_NETWORK
 
 if TYPE_CHECKING:
@@ -38,34 +38,67 @@ _STEP_SECONDS, _NEAR_SECONDS, _APART_SECONDS = 0.5, 10, 2
 may have been set meanwhile; and how far from ours any other start must be."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sidecar:
-    """Our place among the containers."""
-
-    gateway: Container
-    own: Container | None
-    """Our own container; None where it could not be told, as outside of any."""
-    network: str
-    """Name of the network to serve."""
-    named_by: str = ""
-    """What named the gateway; nothing where it is the owner of our network namespace."""
-
-
 def find(engine: Engine, settings: Settings) -> Sidecar:
-    """Return our place, or raise NotReadyError with what is missing."""
+    """Return our place with the gateway as it is, or raise NotReadyError with what is missing."""
+    found = locate(engine, settings)
+    gateway = gateways.follow(engine, found.gateway)
+    gateways.check(gateway)
+    return replace(found, gateway=gateway)
+
+
+def locate(engine: Engine, settings: Settings) -> Sidecar:
+    """Return our place with the gateway as it was last known: it may have ended or gone since.
+
+    Raises NotReadyError with what is missing.
+    """
+    published = settings.published
+    if published and published.sidecar:
+        return _beside(engine, settings, published.sidecar)
+    chosen = published.chosen if published else {}
     mountinfo = MOUNTINFO.read_text()
-    owner = _netns_owner(engine, mountinfo, search=not settings.gateway)
+    named_by, reference = "--gateway", settings.gateway or chosen.get("gateway", "")
+    owner = _netns_owner(engine, mountinfo, search=not reference)
     own = _own(engine, owner, CGROUP.read_text(), mountinfo)
-    named_by, reference = "--gateway", settings.gateway or ""
     if not reference:
         named_by, reference = f"the label {GATEWAY_LABEL}", _label(own, GATEWAY_LABEL)
     if reference:
         gateway = gateways.named(engine, reference, named_by, own)
     else:
         named_by, gateway = "", _unnamed(owner, own)
-    gateways.check(gateway)
-    network = settings.network or _label(own, NETWORK_LABEL) or DEFAULT_NETWORK
-    return Sidecar(gateway, own, network, named_by)
+    network = settings.network or chosen.get("network") or _label(own, NETWORK_LABEL)
+    return Sidecar(gateway, own, network or DEFAULT_NETWORK, named_by)
+
+
+def _beside(engine: Engine, settings: Settings, daemon: Sidecar) -> Sidecar:
+    """Return the place of the daemon beside which we run, but for what an option or variable says.
+
+    Where that is something else than the daemon goes by, the log says so.
+    """
+    ids = (daemon.own.id,) if daemon.own else ()
+    found = replace(daemon, own=next(gateways.existing(engine, ids), None))
+    if settings.gateway:
+        gateway = gateways.named(engine, settings.gateway, "--gateway", found.own)
+        found = replace(found, gateway=gateway, named_by="--gateway")
+        if gateway.id != daemon.gateway.id:
+            reason = f"the daemon of this container follows {daemon.gateway.name}"
+            log.warning("daemon.differs", container=gateway.name, reason=reason)
+    if settings.network:
+        found = replace(found, network=settings.network)
+        if settings.network != daemon.network:
+            reason = f"the daemon of this container serves {daemon.network}"
+            log.warning("daemon.differs", network=settings.network, reason=reason)
+    return found
+
+
+def is_stranded(engine: Engine, place: Sidecar, gateway: Container) -> bool:
+    """Tell whether we share the network of a container whose place the gateway has taken.
+
+    Then we run on, but the engine cannot start us again: we would join what does not run any more.
+    """
+    joined = place.own.shares_netns_of if place.own else None
+    if not joined or joined in {gateway.id, gateway.name}:
+        return False
+    return not any(one.running for one in gateways.existing(engine, (joined,)))
 
 
 def _label(own: Container | None, key: str) -> str:

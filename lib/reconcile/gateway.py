@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from lib.engine.client import Engine
-    from lib.engine.sidecar import Sidecar
-    from lib.model import Container
+    from lib.model import Container, Sidecar
     from lib.reconcile.report import GatewayState
     from lib.settings import Settings
 
@@ -54,6 +53,13 @@ class GatewayTracker:
         self._last: Gateway | None = None
         """As it was when it was last found or lost."""
         self.state: GatewayState = Unknown("the gateway has not been looked for yet")
+
+    @property
+    def sidecar(self) -> Sidecar | None:
+        """Our place, with the gateway as inspected last; None until it is known."""
+        if self._sidecar and self._container:
+            return replace(self._sidecar, gateway=self._container)
+        return None
 
     def update(self, engine: Engine) -> GatewayState:
         """Look for the gateway anew, log and announce what changed, and return its state.
@@ -95,10 +101,8 @@ class GatewayTracker:
 
     def _place(self, engine: Engine) -> Sidecar:
         if self._sidecar is None:
-            self._sidecar = found = sidecar.find(engine, self._settings)
-            _log_sidecar(found, self._settings)
-            self._container = found.gateway
-            _log_gateway(found.gateway)
+            self._sidecar = sidecar.locate(engine, self._settings)
+            _log_sidecar(self._sidecar, self._settings)
         return self._sidecar
 
     def _follow(self, engine: Engine, place: Sidecar) -> None:
@@ -106,6 +110,8 @@ class GatewayTracker:
         container = gateways.follow(engine, self._container or place.gateway)
         if not self._container or container.id != self._container.id:
             _log_gateway(container)
+            if self._container and sidecar.is_stranded(engine, place, container):
+                _log_stranded(place)
         self._container = container
         gateways.check(container)
 
@@ -186,6 +192,15 @@ def _log_sidecar(found: Sidecar, settings: Settings) -> None:
         reason = "our own container was not found, so its label cannot be read"
         values = {"network": found.network, "reason": reason}
         log.warning("sidecar.unknown", **values, hint=advice.NETWORK_OPTION)
+
+
+def _log_stranded(place: Sidecar) -> None:
+    """Tell that routes are served on, but not after our next start."""
+    assert place.own  # noqa: S101 - else it would not be known
+    values = {"container": place.own.name, "container_id": place.own.id[:12]}
+    log.warning(
+        "sidecar.stranded", **values, reason=advice.STRANDED, hint=advice.recreate(place.own)
+    )
 
 
 def _log_gateway(gateway: Container) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from lib.engine.client import Engine
     from lib.kernel.access import Kernel
-    from lib.model import Container, Desired, EarlyClient, Event, Gateway
+    from lib.model import Container, Desired, EarlyClient, Event, Gateway, Sidecar
     from lib.reconcile.clients import Located
     from lib.settings import Settings
 
@@ -51,6 +51,11 @@ class Reconciler:
         self._reporting = Reporting()
         self._complete: set[str] = set()
         """Ids of containers that were given all their routes early, and have not started yet."""
+
+    @property
+    def sidecar(self) -> Sidecar | None:
+        """Our place, with the gateway as it was last found; None until it is known."""
+        return self._gateway.sidecar
 
     def run(self, engine: Engine, scope: Scope) -> Report:
         """Do a pass; raise EngineError if the engine does not answer."""

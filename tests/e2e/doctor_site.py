@@ -89,9 +89,9 @@ def ask_new(lab: Lab, *options: str, words: Iterable[str] = ()) -> Words:
 
 def beside(gateway: Container, network: str, *privileges: str) -> list[str]:
     """Return the options of a sidecar of that gateway, with these or the documented privileges."""
-    label = f"wgroutemgr.network={network}"
-    words = ("--network", f"container:{gateway.name}", "--label", label)
-    return [*(privileges or PRIVILEGES), *words]
+    labels = (f"wgroutemgr.network={network}", f"wgroutemgr.gateway={gateway.name}")
+    words = [word for label in labels for word in ("--label", label)]
+    return [*(privileges or PRIVILEGES), "--network", "none", *words]
 
 
 def without(*words: str) -> list[str]:
@@ -154,7 +154,7 @@ def make_site(
     make_tunnel(lab, gateway, far, subnets, mtu)
     client = lab.client(f"{what}-client", network, networks=f"{DST},{DST6}")
     resync = ("--env", "WGROUTEMGR_RESYNC_INTERVAL=3600")
-    sidecar = lab.sidecar(f"{what}-sidecar", gateway, *resync, network=network)
+    sidecar = lab.lone_sidecar(f"{what}-sidecar", *resync, gateway=gateway, network=network)
     await_event(sidecar, "pass.finished", trigger="startup")
     return Site(lab, network, gateway, far, client, sidecar)
 

@@ -299,7 +299,7 @@ def test_withdraw_as_the_readme_has_it(lab: Lab, network: str, gateway: Containe
     (block,) = (block for block in blocks("sh") if block.startswith("docker stop wgroutemgr\n"))
     for ours, theirs in {
         "docker stop wgroutemgr": f"docker stop --time 1 {sidecar.name}",
-        "container:wireguard": f"container:{gateway.name}",
+        "=wireguard": f"={gateway.name}",
         "=wg-net": f"={network}",
         "wgroutemgr withdraw": f"{images.product(lab.engine)} withdraw",
     }.items():

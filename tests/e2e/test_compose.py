@@ -5,14 +5,16 @@ And, as the README says it, the directory of namespaces is the one that the engi
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 
-from tests.e2e.look import await_routes, routes
+from tests.e2e.doctor_site import ask
+from tests.e2e.look import await_event, await_routes, routes
 from tests.lab import images
 from tests.lab.engine import Docker, poll
 from tests.lab.engines import SETUPS
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
     from tests.lab.engine import Engine
 
-GATEWAY, CLIENT, WAITS = (yaml.safe_load(text) for text in blocks("yaml")[:3])
+GATEWAY, CLIENT, SHARING, WAITS = (yaml.safe_load(text) for text in blocks("yaml")[:4])
 ROUTE = {"192.168.66.0/24": "192.168.67.129"}
 IMAGES = {
     "linuxserver/wireguard": images.CLIENT,
@@ -78,8 +80,28 @@ def healthy(engine: Engine) -> bool:
     return Container(engine, "wgroutemgr").inspect("{{.State.Health.Status}}") == "healthy"
 
 
-def test_the_quick_start_works_as_it_is_written(engine: Engine, tmp_path: Path, suite: str) -> None:
-    gateway = Project(engine, tmp_path / "site", GATEWAY, suite)
+def shared() -> dict[str, Any]:
+    """Return the quick start with the changes that put the sidecar into its gateway's network."""
+    changed: dict[str, Any] = copy.deepcopy(GATEWAY)
+    sidecar = changed["services"]["wgroutemgr"]
+    sidecar |= SHARING["services"]["wgroutemgr"]
+    del sidecar["labels"]["wgroutemgr.gateway"]
+    return changed
+
+
+SHARED = shared()
+
+
+def states(engine: Engine) -> list[str]:
+    status = Container(engine, "wgroutemgr").exec("wgroutemgr", "status", "--json")
+    return [row["state"] for row in json.loads(status)["routes"]]
+
+
+@pytest.mark.parametrize("site", [GATEWAY, SHARED], ids=["recommended", "shared"])
+def test_the_quick_start_works_as_it_is_written(
+    engine: Engine, tmp_path: Path, suite: str, site: dict[str, Any]
+) -> None:
+    gateway = Project(engine, tmp_path / "site", site, suite)
     client = Project(engine, tmp_path / "mail", CLIENT, suite)
     dovecot = Container(engine, "dovecot")
     try:
@@ -88,11 +110,21 @@ def test_the_quick_start_works_as_it_is_written(engine: Engine, tmp_path: Path, 
         await_routes(dovecot, ROUTE)
         assert poll(lambda: healthy(engine), 30)
 
-        gateway.run("restart", "wireguard")  # And its sidecar with it, says `restart: true`.
-        assert poll(lambda: healthy(engine), 30)
+        gateway.run("restart", "wireguard")  # A sidecar in its network with it: `restart: true`.
         await_routes(dovecot, ROUTE)
-        status = Container(engine, "wgroutemgr").exec("wgroutemgr", "status", "--json")
-        assert [row["state"] for row in json.loads(status)["routes"]] == ["ok"]
+        assert poll(lambda: healthy(engine), 30)
+        assert states(engine) == ["ok"]
+
+        # As an updater does it.
+        gateway.run("up", "--detach", "--no-deps", "--force-recreate", "wireguard")
+        await_routes(dovecot, ROUTE)
+        assert states(engine) == ["ok"]
+        if site is SHARED:
+            stranded = await_event(Container(engine, "wgroutemgr"), "sidecar.stranded")
+            assert ask(Container(engine, "wgroutemgr")).one("gateway").mend == [stranded["hint"]]
+            gateway.run(*stranded["hint"].split()[2:])
+            await_routes(dovecot, ROUTE)
+        assert ask(Container(engine, "wgroutemgr")).one("gateway").level == "ok"
 
         gateway.run("stop", "wgroutemgr")
         withdrawn = gateway.run("run", "--rm", "wgroutemgr", "withdraw")

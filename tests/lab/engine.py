@@ -301,6 +301,17 @@ class Engine(Docker):
         self.stop()
         self.start()
 
+    def reboot(self) -> None:
+        """End whatever runs, lose what is kept in memory, and start again, as the machine does."""
+        self.stop()
+        for name in set(self.daemons) - {self.program}:
+            daemon = self._running[name]
+            for child in _children(daemon.pid):  # nsenter does not pass signals on
+                os.kill(child, signal.SIGTERM)
+            daemon.wait(STOP_SECONDS)
+        self.enter("rm", "-rf", self._exec_root, "/run/containerd")
+        self.start()
+
     def pause(self) -> None:
         """Freeze the daemon: it neither answers nor hangs up."""
         self._signal(signal.SIGSTOP)
@@ -494,6 +505,10 @@ def _remove(state: Path) -> None:
     shutil.rmtree(state, ignore_errors=True)
     if state.exists():
         shutil.rmtree(state)
+
+
+def _children(pid: int) -> list[int]:
+    return [*map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
 
 
 def run(

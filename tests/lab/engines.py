@@ -46,6 +46,7 @@ class Setup:
         exec_root: where its run-time files are.
         swarm: networks are overlay networks of a swarm of this one engine, which have no IPv6.
         podman: it is Podman, not Docker, with that runtime; it has its own `storage`, `overlay`.
+        live_restore: containers survive a stop of the daemon; a swarm refuses that.
     """
 
     suite: str = ""
@@ -56,6 +57,7 @@ class Setup:
     exec_root: str = "/var/run/docker"
     swarm: bool = False
     podman: str = ""
+    live_restore: bool = True
 
     def root(self) -> Path | None:
         """Its root file system, made if need be; LabError if it cannot be had on this machine."""
@@ -98,7 +100,7 @@ class Setup:
         if self.storage == "containerd":
             config["features"] = {"containerd-snapshotter": True}
         return Engine(
-            live_restore=not self.swarm,  # a swarm has its own way, and refuses this one
+            live_restore=self.live_restore and not self.swarm,
             data_root=self.data_root,
             exec_root=self.exec_root,
             cgroup_v2=self.cgroup != MACHINE_CGROUP,

@@ -144,7 +144,14 @@ class Lab:
         self.engine.docker(*words, *options, image, *command)
         return Container(self.engine, name)
 
-    def gateway(self, what: str, network: str, *options: str, config: str = "") -> Container:
+    def gateway(
+        self,
+        what: str,
+        network: str,
+        *options: str,
+        config: str = "",
+        command: Sequence[str] = images.WAIT,
+    ) -> Container:
         """Run a WireGuard container on a network; without configuration it has no tunnel."""
         words = [
             *("--network", network, "--cap-add", "NET_ADMIN"),
@@ -155,7 +162,7 @@ class Lab:
         if config:
             words += ["--device", "/dev/net/tun", "--env", f"WG_CONF={config}"]
         image = images.wireguard(self.engine)
-        command = () if config else images.WAIT
+        command = () if config else command
         return self.container(what, image, *words, *options, command=command)
 
     def sidecar(
@@ -167,16 +174,28 @@ class Lab:
         command: Sequence[str] = (),
     ) -> Container:
         """Run the product beside a gateway, with the privileges that it documents and no more."""
+        shared = ("--network", f"container:{gateway.name}")
+        return self._sidecar(what, *shared, *options, network=network, command=command)
+
+    def lone_sidecar(
+        self,
+        what: str,
+        *options: str,
+        mode: str = "none",
+        gateway: Container | None = None,
+        network: str,
+    ) -> Container:
+        """Run the product without a network; a label names the gateway, if one is given."""
+        label = ("--label", f"wgroutemgr.gateway={gateway.name}") if gateway else ()
+        return self._sidecar(what, "--network", mode, *label, *options, network=network)
+
+    def _sidecar(
+        self, what: str, *options: str, network: str | None, command: Sequence[str] = ()
+    ) -> Container:
+        privileges = (word.replace(Docker.netns, self.engine.netns) for word in PRIVILEGES)
         label = ("--label", f"wgroutemgr.network={network}") if network else ()
-        return self.container(
-            what,
-            images.product(self.engine),
-            *(word.replace(Docker.netns, self.engine.netns) for word in PRIVILEGES),
-            *("--network", f"container:{gateway.name}"),
-            *label,
-            *options,
-            command=command,
-        )
+        image = images.product(self.engine)
+        return self.container(what, image, *privileges, *label, *options, command=command)
 
     def client(
         self,

@@ -12,7 +12,7 @@ import structlog
 from lib.daemon import Daemon
 from lib.errors import CallError, EngineError, StreamEndedError
 from lib.health import Health, verdict
-from lib.model import NETWORKS_LABEL, Client, Container, EarlyClient, Endpoint, Event
+from lib.model import NETWORKS_LABEL, Client, Container, EarlyClient, Endpoint, Event, Sidecar
 from lib.settings import Settings
 from tests.fake_kernel import FakeKernel
 from tests.fakes import WG_NET, StandInEngine
@@ -156,6 +156,7 @@ class Site:
         self.engine = Engine(self.clock, GATEWAY, CLIENT)
         self.early = NoEarlyRoutes()
         self.file = tmp_path / "health"
+        self.published: list[Sidecar | None] = []
         self.lacking = ""
         self.connect: Callable[[], object] = lambda: self.engine
         self.settings = Settings(gateway="wireguard", network="wg-net", resync_interval=interval)
@@ -167,6 +168,7 @@ class Site:
             self.kernel,
             self.early,
             Health(self.file),
+            publish=self.published.append,
             lacking=self.lacking,
             connect=self.connect,  # type: ignore[arg-type]
             clock=self.clock,
@@ -318,6 +320,12 @@ def test_the_gateway_is_announced_before_routes_are_set(site: Site) -> None:
     site.run()
 
     assert seen == [1]
+
+
+def test_it_publishes_whom_it_follows_after_each_pass(site: Site) -> None:
+    site.run()
+
+    assert site.published == [None, Sidecar(GATEWAY, None, "wg-net", "--gateway")]
 
 
 def test_early_routes_learn_who_runs_from_full_passes(site: Site) -> None:

@@ -364,6 +364,7 @@ def test_what_builds_on_a_failed_check_is_skipped(monkeypatch: pytest.MonkeyPatc
     assert {name: text.rpartition("without ")[2] for name, text in skipped.items()} == {
         "sidecar": "the engine",
         "gateway": "the sidecar",
+        "reboot": "the sidecar",
         "commands": "the gateway",
         "network": "the sidecar",
         "address": "the network",

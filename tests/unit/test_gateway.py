@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import structlog
 
-from lib.model import Container, DockerNetwork, Endpoint, Gateway
+from lib.engine import sidecar
+from lib.model import Container, DockerNetwork, Endpoint, Gateway, Sidecar
 from lib.reconcile.gateway import GatewayTracker
 from lib.reconcile.report import Found, Lost, Unknown
 from lib.settings import Settings
@@ -193,6 +194,23 @@ def test_a_gateway_made_anew_is_followed_by_its_name(logged: Callable[[], list[s
 
     assert state == Found(replace(GATEWAY, container_id="gw2"))
     assert logged()[2:] == ["info gateway.found", "info gateway.ready"]
+
+
+def test_who_joined_a_gateway_that_was_made_anew_is_told_once_that_it_will_not_start_again(
+    logged: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    we = replace(RUNNING, id="0" * 64, name="we", network_mode="container:gw", sandbox_key="")
+    (tmp_path / "cgroup").write_text(f"0::/docker/{we.id}\n")
+    monkeypatch.setattr(sidecar, "CGROUP", tmp_path / "cgroup")
+    site = Site(RUNNING, we)
+    site.update()
+    assert site.tracker.sidecar == Sidecar(RUNNING, we, "wg-net", "--gateway")
+    anew = replace(RUNNING, id="gw2")
+    for _ in range(2):
+        site.update(anew, we)
+
+    assert site.tracker.sidecar == Sidecar(anew, we, "wg-net", "--gateway")
+    assert logged()[3:] == ["info gateway.found", "warning sidecar.stranded", "info gateway.ready"]
 
 
 def test_a_gateway_made_anew_in_the_hosts_network_makes_nothing_unreachable() -> None:

@@ -119,7 +119,7 @@ def keys() -> set[str]:
 
 
 def compose(number: int) -> dict[str, Any]:
-    """Return a YAML block: the gateway and its sidecar, a client, a client that waits, others."""
+    """Return a YAML block: gateway and sidecar, a client, a sidecar that shares, others."""
     content: dict[str, Any] = yaml.safe_load(blocks("yaml")[number])
     return content
 
@@ -129,13 +129,12 @@ def test_the_sidecar_gets_exactly_the_privileges_it_needs() -> None:
 
     del sidecar["image"], sidecar["container_name"], sidecar["pull_policy"]
     assert sidecar == {
-        "network_mode": "service:wireguard",
-        "depends_on": {"wireguard": {"condition": "service_started", "restart": True}},
+        "network_mode": "none",
         "cap_drop": ["ALL"],
         "cap_add": ["NET_ADMIN", "SYS_ADMIN"],
         "read_only": True,
         "security_opt": ["no-new-privileges:true"],
-        "labels": {NETWORK_LABEL: DEFAULT_NETWORK},
+        "labels": {GATEWAY_LABEL: "wireguard", NETWORK_LABEL: DEFAULT_NETWORK},
         "volumes": [
             "/var/run/docker.sock:/var/run/docker.sock:ro",
             {
@@ -219,14 +218,14 @@ def test_the_dependencies_are_those_that_are_pinned_with_their_licences() -> Non
 
 
 def test_without_the_directory_the_sidecar_gets_what_its_errors_say() -> None:
-    (change,) = compose(4)["services"].values()
+    (change,) = compose(5)["services"].values()
 
     assert change.pop("pid") == "host"
     assert yaml.safe_load(advice.CAP_ADD_PTRACE) == change
 
 
 def test_the_proxy_takes_the_place_of_the_engines_socket() -> None:
-    services = compose(5)["services"]
+    services = compose(6)["services"]
     proxy, sidecar = services["socket-proxy"], services["wgroutemgr"]
     socket = sidecar["environment"]["DOCKER_HOST"].removeprefix("unix://")
 
@@ -243,7 +242,7 @@ def test_the_client_that_waits_is_the_client_and_waits_for_the_sidecar() -> None
 
     waits = {"wgroutemgr": {"condition": "service_healthy"}}
     assert set(waits) <= set(compose(0)["services"])
-    assert compose(2) == {"services": {name: {"depends_on": waits}}}
+    assert compose(3) == {"services": {name: {"depends_on": waits}}}
 
 
 # --- tables -------------------------------------------------------------------------------------
@@ -435,7 +434,7 @@ def test_the_components_of_the_alloy_configuration_are_all_there() -> None:
 
 
 def test_the_filebeat_configuration_picks_the_sidecars_lines() -> None:
-    (source,) = compose(3)["filebeat.inputs"]
+    (source,) = compose(4)["filebeat.inputs"]
 
     assert [next(iter(parser)) for parser in source["parsers"]] == ["container", "ndjson"]
     ours = {"equals": {"service.name": "wgroutemgr"}}

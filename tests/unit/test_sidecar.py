@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+import structlog
 
 from lib.engine import gateways, sidecar
 from lib.errors import NotReadyError
-from lib.model import Container
+from lib.model import Container, Published, Sidecar
 from lib.settings import DEFAULT_NETWORK, Settings
 from tests.fakes import StandInEngine
 
@@ -52,12 +53,12 @@ class Place:
     def find(
         self,
         *there: Container,
-        gateway: str | None = None,
+        settings: Settings | None = None,
         files_of: str = OURS,
         hostname_of: str = "",
         layer: str = "/snapshots/2/fs",
         **engine: Any,  # noqa: ANN401 - what the stand-in takes
-    ) -> sidecar.Sidecar:
+    ) -> Sidecar:
         """Find our place where the files of that container are mounted, and that is our layer."""
         files = {"hosts": files_of, "hostname": hostname_of or files_of}
         lines = "".join(
@@ -68,7 +69,7 @@ class Place:
         lines += f"610 520 0:52 / / rw - overlay overlay rw,upperdir={layer},workdir=/w\n"
         self.mountinfo.write_text(lines)
         stand_in = cast("Engine", StandInEngine(there, **engine))
-        return sidecar.find(stand_in, Settings(gateway=gateway))
+        return sidecar.find(stand_in, settings or Settings())
 
 
 @pytest.fixture
@@ -274,7 +275,7 @@ def test_a_gateway_that_is_named_and_not_there_is_waited_for(
 
 
 def test_an_option_wins_over_the_label_which_wins_over_the_namespace(place: Place) -> None:
-    found = place.find(labelled("g1"), FIRST, SECOND, gateway="g2")
+    found = place.find(labelled("g1"), FIRST, SECOND, settings=Settings(gateway="g2"))
     assert (found.gateway.id, found.named_by) == ("g2", "--gateway")
 
     we = replace(sharing("we", "second"), labels={"wgroutemgr.gateway": "g1"})
@@ -291,11 +292,84 @@ def test_a_gateway_in_the_hosts_network_gets_nobody_a_route(
     host = replace(OWNER, network_mode="host", name="wireguard")
 
     with pytest.raises(NotReadyError) as refused:
-        place.find(host, sharing("we", "x"), gateway=gateway, files_of=GATEWAY)
+        place.find(host, sharing("we", "x"), settings=Settings(gateway=gateway), files_of=GATEWAY)
     assert refused.value.reason == (
         "the gateway wireguard uses the host's network: "
         "clients reach its tunnels by their default route"
     )
+
+
+# --- beside a daemon ----------------------------------------------------------------------------
+
+NEW = replace(FIRST, id="new", sandbox_key="/run/netns/new")
+
+
+def beside(own: Container) -> Published:
+    return Published({}, {}, Sidecar(FIRST, own, "second"))
+
+
+def test_the_gateway_that_the_daemon_follows_is_followed_on(place: Place) -> None:
+    """It was made anew: what tells us of it is only what the daemon knows."""
+    we = sharing("we", "second")
+
+    found = place.find(we, NEW, settings=Settings(published=beside(we)), files_of="")
+
+    assert (found.gateway, found.own, found.network, found.named_by) == (NEW, we, "second", "")
+
+
+def test_what_the_daemon_was_given_holds_before_it_knows_the_gateway(place: Place) -> None:
+    we = labelled("home-g2")
+
+    told = Published({"gateway": "g1", "network": "x"}, {})
+    found = place.find(we, FIRST, SECOND, settings=Settings(published=told))
+
+    assert (found.gateway, found.network, found.named_by) == (FIRST, "x", "--gateway")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({}, []),
+        ({"gateway": "home-g1", "network": "second"}, []),
+        ({"gateway": "g2"}, ["the daemon of this container follows home-g1"]),
+        ({"network": "third"}, ["the daemon of this container serves second"]),
+    ],
+)
+def test_an_option_wins_over_the_daemon_and_is_told_of_where_it_differs(
+    place: Place, options: dict[str, str], told: list[str]
+) -> None:
+    we = ours()
+    with structlog.testing.capture_logs() as logged:
+        settings = Settings(published=beside(we), **options)  # type: ignore[arg-type]
+        found = place.find(we, FIRST, SECOND, settings=settings)
+
+    assert found.gateway.id == {"g2": "g2"}.get(options.get("gateway", ""), "g1")
+    assert found.network == options.get("network", "second")
+    assert [entry["reason"] for entry in logged] == told
+
+
+@pytest.mark.parametrize(
+    ("mode", "there", "expected"),
+    [
+        pytest.param("none", [NEW], False, id="it joins nobody"),
+        pytest.param("container:new", [NEW], False, id="it joins the gateway"),
+        pytest.param("container:home-g1", [NEW], False, id="by its name"),
+        pytest.param("container:old", [NEW], True, id="it is gone"),
+        pytest.param(
+            "container:old", [NEW, service("old", "2", running=False)], True, id="it has ended"
+        ),
+        pytest.param("container:other", [NEW, service("other", "2")], False, id="another"),
+    ],
+)
+def test_who_cannot_start_again(
+    mode: str,
+    there: list[Container],
+    expected: bool,  # noqa: FBT001 - what is expected
+) -> None:
+    stand_in = cast("Engine", StandInEngine(tuple(there)))
+    place = Sidecar(FIRST, ours(network_mode=mode), "wg-net")
+
+    assert sidecar.is_stranded(stand_in, place, NEW) == expected
 
 
 # --- the gateway's successor --------------------------------------------------------------------
