@@ -16,6 +16,7 @@ from lib.engine import identity, sidecar
 from lib.engine.client import NEWEST_API
 from lib.errors import EngineError, OldEngineError, StaleSocketError
 from lib.kernel import namespaces, prerequisites
+from lib.routing.surprises import has_own_stack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,6 +77,9 @@ def gateway(site: Site) -> Iterator[Finding]:
     if not container.running:
         yield fail(f"{container.name} is not running", advice.start(container.name))
         return
+    if has_own_stack(container):
+        seen = f"{container.name} is run by {container.runtime}, which has a network stack of its"
+        yield warn(f"{seen} own: it does not see its namespace", advice.runtime(container.name))
     if named_by := site.sidecar().named_by:
         yield ok(f"{container.name}, named by {named_by}")
         return

@@ -20,7 +20,7 @@ from lib.engine.events import EventStream
 from lib.errors import CallError, EngineError, GoneError, OldEngineError, StaleSocketError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from lib.engine.answers import Answer
     from lib.model import Container, DockerNetwork, Event
@@ -137,6 +137,25 @@ class Engine:
         """List all networks; of a listing `interfaces` is empty."""
         with sdk.our_errors():
             return answers.parse_networks(self._client.networks())
+
+    def firewall(self) -> str:
+        """Return what the engine makes its firewall rules with: `iptables`, `nftables` or such.
+
+        Engines up to Docker 27 do not tell, and have iptables. CallError where a proxy refuses.
+        """
+        with sdk.our_errors():
+            answer = self._client.info()
+        backend = answer.get("FirewallBackend") or {}
+        return str(backend.get("Driver") or "iptables").partition("+")[0]
+
+    def service_labels(self, service: str) -> Mapping[str, str]:
+        """Return the labels of a swarm's service itself, which its containers do not have.
+
+        Only a manager of the swarm tells: else CallError.
+        """
+        with sdk.our_errors():
+            answer = self._client.inspect_service(service)  # type: ignore[no-untyped-call]
+        return _read(lambda found: found["Spec"].get("Labels") or {}, answer)
 
     def listen(self, since: int, note: Callable[[Event], None] = lambda _: None) -> EventStream:
         """Return the events from a moment on (seconds of Unix time), on a connection of their own.
