@@ -24,7 +24,9 @@ CAP_ADD_PTRACE = "cap_add: [NET_ADMIN, SYS_ADMIN, SYS_PTRACE]"
 ENTER_THROUGH_PROCESSES = f"{CAP_ADD_PTRACE}, which it takes to enter through processes"
 
 USER = 'user: "0"'
+USERNS = "userns_mode: host   # the engine remaps users (userns-remap), and so reaches no other one"
 SECURITY_OPT = "security_opt: [label=disable]   # SELinux or AppArmor stands in the way"
+SOCKET_DENIED = f"{USER}, or group_add with the socket's group; else {SECURITY_OPT}"
 IMAGE = "use an image with ip and nsenter"
 RESTART_POLICY = "give the sidecar `restart: unless-stopped`: its next start mounts the new socket"
 ENGINE = f"mount the engine's socket (-v {SOCKET}:{SOCKET}:ro), or set DOCKER_HOST"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from lib import advice
 from lib.doctor.findings import fail, ok, some, warn
 from lib.doctor.site import SkippedError, host_of, lacking
-from lib.kernel import netfilter, route_table
+from lib.kernel import netfilter, prerequisites, route_table
 from lib.model import IPV4, IPV6, Step
 from lib.routing import iproute
 
@@ -160,7 +160,7 @@ def firewall(site: Site) -> Iterator[Finding]:
     try:
         chains = netfilter.forward_chains(site.gateway_netns)
     except OSError as error:
-        yield warn(f"could not be read: {error.strerror}", advice.CAP_ADD)
+        yield _unreadable(error)
         return
     for chain in chains:
         name = f"{chain.family} {chain.table} {chain.name}"
@@ -171,6 +171,11 @@ def firewall(site: Site) -> Iterator[Finding]:
             yield fail(f"{name} drops everything", _accept(chain, gateway.container))
     if not any(chain.drops for chain in chains):
         yield ok(f"no policy drops forwarded packets (chains: {len(chains)}, rules not judged)")
+
+
+def _unreadable(error: OSError) -> Finding:
+    """Say so; with both capabilities it is that the gateway's root is none of ours (userns)."""
+    return warn(f"could not be read: {error.strerror}", *prerequisites.capabilities().fix)
 
 
 def _accept(chain: netfilter.Chain, gateway: str) -> str:
@@ -260,7 +265,7 @@ def nat(site: Site) -> Iterator[Finding]:
     try:
         rules = netfilter.source_nat(site.gateway_netns)
     except OSError as error:
-        yield warn(f"could not be read: {error.strerror}", advice.CAP_ADD)
+        yield _unreadable(error)
         return
     kept: dict[int, str] = {}
     for version, devices in by_version.items():

@@ -5,6 +5,7 @@ Nothing is decided and nothing is remembered.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from contextlib import suppress
@@ -17,7 +18,15 @@ from docker.utils import version_lt
 from lib import advice
 from lib.engine import answers, sdk
 from lib.engine.events import EventStream
-from lib.errors import CallError, EngineError, GoneError, OldEngineError, StaleSocketError
+from lib.errors import (
+    CallError,
+    DeniedError,
+    EngineError,
+    GoneError,
+    OldEngineError,
+    StaleSocketError,
+)
+from lib.kernel import prerequisites
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -199,11 +208,14 @@ def _read(parse: Callable[[Answer], T], answer: Answer) -> T:
 
 
 def _check_socket(error: EngineError) -> None:
-    """Raise StaleSocketError if the socket's file is deleted although it is mounted here.
+    """Raise DeniedError if we may not use it, StaleSocketError if its file was deleted.
 
-    So it is after a restart of an engine that makes its socket itself. Where systemd holds the
-    socket (`-H fd://`, as the distributions' packages have it), it stays.
+    It is deleted after a restart of an engine that makes its socket itself, and mounted here still.
+    Where systemd holds the socket (`-H fd://`, as the distributions' packages have it), it stays.
     """
+    if os.strerror(errno.EACCES) in error.reason:
+        hint = advice.USERNS if prerequisites.is_remapped() else advice.SOCKET_DENIED
+        raise DeniedError(error.reason, hint) from error
     path = Path(os.environ.get("DOCKER_HOST", _SOCKET).removeprefix("unix://"))
     with suppress(OSError):
         if path.stat().st_nlink == 0:

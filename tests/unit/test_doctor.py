@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address, ip_interface, ip_network
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, ClassVar, cast
 
@@ -21,7 +22,6 @@ from tests.fakes import StandInEngine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     from lib.engine.client import Engine
 
@@ -342,15 +342,13 @@ def test_a_gateway_without_a_tunnel_is_told_so(place: Place, others: str) -> Non
     place.gateway = replace(place.gateway, endpoints=(*place.gateway.endpoints, point))
     place.gateway_says("ip address show", link(1, "eth0", f"{GATEWAY}/24") + others)
     back_out(place)
+    needs = "cap_add: [NET_ADMIN], devices: [/dev/net/tun]"
 
     (finding,) = path.tunnel(place.site())
 
     assert (finding.level, finding.fix) == (
         "fail",
-        (
-            "give wireguard a tunnel device (cap_add: [NET_ADMIN], devices: [/dev/net/tun]): "
-            "a VPN in userspace mode has none",
-        ),
+        (f"give wireguard a tunnel device ({needs}): a VPN in userspace mode has none",),
     )
 
 
@@ -368,9 +366,9 @@ def test_a_policy_rule_that_leads_past_the_tunnel(place: Place, table: str, comm
 
     (finding,) = path.tunnel(place.site())
 
+    rule = f"docker exec wireguard ip rule add pref 99 to {DST} lookup {table}"
     assert finding.fix == (
-        f"docker exec wireguard ip rule add pref 99 to {DST} lookup {table}"
-        "   # in its start script, to last",
+        f"{rule}   # in its start script, to last",
         "docker exec wireguard ip rule show   # a policy rule sends it elsewhere",
     )
 
@@ -400,6 +398,9 @@ def test_a_policy_rule_that_sends_answers_elsewhere(place: Place) -> None:
     )
 
 
+NOT_AMONG = "not among its peers' AllowedIPs?"
+
+
 @pytest.mark.parametrize(
     ("counters", "findings"),
     [
@@ -416,16 +417,8 @@ def test_a_policy_rule_that_sends_answers_elsewhere(place: Place) -> None:
         (
             counted(received=3, sent=3, receive_errors=2, send_errors=5),
             [
-                (
-                    "warn",
-                    "wg0 has counted 5 errors in sending: "
-                    "destinations not among its peers' AllowedIPs?",
-                ),
-                (
-                    "warn",
-                    "wg0 has counted 2 errors in receiving: "
-                    "senders not among its peers' AllowedIPs?",
-                ),
+                ("warn", f"wg0 has counted 5 errors in sending: destinations {NOT_AMONG}"),
+                ("warn", f"wg0 has counted 2 errors in receiving: senders {NOT_AMONG}"),
             ],
         ),
         ("", []),
@@ -560,22 +553,18 @@ def test_the_driver_of_the_network(place: Place, driver: str, level: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("backend", "level", "end"),
+    ("backend", "expected"),
     [
-        ("iptables", "warn", "which drops routed ones"),
-        ("nftables", "ok", "192.0.2.0/24"),
-        ("", "warn", "if its backend is iptables (GET /info was refused)"),
+        ("iptables", ("warn", "which drops routed ones")),
+        ("nftables", ("ok", "192.0.2.0/24")),
+        ("", ("warn", "if its backend is iptables (GET /info was refused)")),
     ],
 )
 def test_an_internal_network_by_what_the_engine_filters_with(
-    place: Place,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    backend: str,
-    level: str,
-    end: str,
+    place: Place, monkeypatch: pytest.MonkeyPatch, backend: str, expected: tuple[str, str]
 ) -> None:
-    monkeypatch.setattr(network, "BRIDGE_FILTER", tmp_path)
+    level, end = expected
+    monkeypatch.setattr(network, "BRIDGE_FILTER", Path("/"))
     monkeypatch.setattr(WithNetworks, "backend", backend)
     place.networks = (replace(WG_NET, internal=True),)
 
