@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lib.model import GATEWAY_LABEL, NETWORKS_LABEL
+from lib.model import GATEWAY_LABEL, IPV6, NETWORKS_LABEL
 
 if TYPE_CHECKING:
     from lib.model import Container
@@ -28,7 +28,9 @@ CAP_ADD_PTRACE = "cap_add: [NET_ADMIN, SYS_ADMIN, SYS_PTRACE]"
 ENTER_THROUGH_PROCESSES = f"{CAP_ADD_PTRACE}, which it takes to enter through processes"
 
 USER = 'user: "0"'
+USERNS = "userns_mode: host   # the engine remaps users (userns-remap), and so reaches no other one"
 SECURITY_OPT = "security_opt: [label=disable]   # SELinux or AppArmor stands in the way"
+SOCKET_DENIED = f"{USER}, or group_add with the socket's group; else {SECURITY_OPT}"
 IMAGE = "use an image with ip and nsenter"
 NO_NETWORK = "network_mode: none   # and no depends_on: it then starts in any order"
 STRANDED = "the gateway was made anew: this container runs on, but will not start again as it is"
@@ -100,6 +102,47 @@ def allowed_ips(dst: object, gateway: str) -> str:
     return f"{line}, then: {restart(gateway)}"
 
 
+def tunnel_device(gateway: str) -> str:
+    """Return what to do about a VPN that routes nothing by itself."""
+    needs = "cap_add: [NET_ADMIN], devices: [/dev/net/tun]"
+    return f"give {gateway} a tunnel device ({needs}): a VPN in userspace mode has none"
+
+
+def policy_rule(gateway: str, dst: object, table: str, preference: int) -> str:
+    """Return the rule that sends a network by the table that knows it, before all other rules."""
+    words = f"{_ip(dst)} rule add pref {preference} to {dst} lookup {table}"
+    return f"docker exec {gateway} {words}   # in its start script, to last"
+
+
+def see_rules(gateway: str, version: int) -> str:
+    """Return how to see the policy rules of one IP version."""
+    program = "ip -6" if version == IPV6 else "ip"
+    return f"docker exec {gateway} {program} rule show   # a policy rule sends it elsewhere"
+
+
+def _ip(dst: object) -> str:
+    return "ip -6" if ":" in str(dst) else "ip"
+
+
+def handshake(gateway: str) -> str:
+    """Return what to look at where nothing comes out of a tunnel."""
+    what = "the peer's Endpoint, its port, both keys, and what it allows"
+    return f"docker exec {gateway} wg show   # see to {what}"
+
+
+def peers(gateway: str) -> str:
+    """Return what to look at where a tunnel drops packets."""
+    what = "both must be in AllowedIPs, and the peer needs an Endpoint"
+    return f"docker exec {gateway} wg show   # {what}"
+
+
+def masquerade(device: str, version: int) -> str:
+    """Return the line that puts the tunnel's address in the place of the clients'."""
+    tool = "ip6tables" if version == IPV6 else "iptables"
+    line = f"PostUp = {tool} -t nat -A POSTROUTING -o {device} -j MASQUERADE"
+    return f"{line}   # only if the far side takes no address but the tunnel's"
+
+
 # --- networks -----------------------------------------------------------------------------------
 
 BRIDGE_FILTER = "sysctl -w net.bridge.bridge-nf-call-iptables=0   # on the host"
@@ -116,6 +159,11 @@ def create_network(network: str) -> str:
     return f"docker network create {network}"
 
 
+def driver(network: str) -> str:
+    """Return what to do about a network on which no container can be a gateway."""
+    return f"make {network} anew with the driver bridge or macvlan"
+
+
 def name_network(network: str) -> str:
     """Return the line that keeps Compose from putting the project's name before it."""
     return f"networks: {{{network}: {{name: {network}}}}}"
@@ -130,10 +178,20 @@ def mtu(size: int, network: str) -> str:
 # --- labels -------------------------------------------------------------------------------------
 
 LABEL = f"labels: {{{NETWORKS_LABEL}: 192.168.66.0/24}}   # what it wants to reach"
+NOT_UNDER_DEPLOY = "beside `image:`, not under `deploy:`, whose labels are the service's alone"
 NOT_THE_GATEWAY = "remove the label from the container: the gateway has these routes itself"
 NETWORK_OF_ITS_OWN = "attach the container to a network of its own"
 CONNECT_AGAIN = "disconnect the container from that network, and connect it again"
 CONNECTED = "remove it from the label: the container reaches that network directly"
+
+
+DNS = "give it one that is reached otherwise (dns:), unless names are to go through the gateway"
+PORTS = "publish on a reverse proxy without the label, or name narrower networks in the label"
+
+
+def runtime(container: str) -> str:
+    """Return the line that runs a container so that it sees its namespace."""
+    return f"runtime: runc   # in the service of {container}"
 
 
 def narrower(dst: object) -> str:

@@ -52,6 +52,18 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class PublishedPort:
+    """A port that the host takes calls for."""
+
+    port: str
+    """The container's, with the protocol: `80/tcp`."""
+    address: Address | None
+    """The host's that is called; None for any of that IP version."""
+    version: int
+    """The IP version of those who call."""
+
+
+@dataclass(frozen=True, slots=True)
 class Container:
     """What an inspection of one container told."""
 
@@ -70,6 +82,13 @@ class Container:
     started_at: float = 0.0
     """When its first process ran (seconds of Unix time), as the engine noted it; 0 where that is
     not known, as in a listing."""
+
+    dns: tuple[Address, ...] = ()
+    """The DNS servers that it was given; empty where it has the engine's, and in a listing."""
+    published: tuple[PublishedPort, ...] = ()
+    """Empty in a listing."""
+    runtime: str = ""
+    """What runs it, as the engine calls it; empty in a listing."""
 
     @property
     def shares_netns_of(self) -> str | None:

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING
 
 from lib import advice
 from lib.doctor.findings import SHOWN, fail, ok, some, warn
-from lib.errors import GoneError
+from lib.errors import EngineError, GoneError
 from lib.model import NETWORKS_LABEL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lib.doctor.site import AttachedClient, Site
-    from lib.model import Finding
+    from lib.model import Container, Finding
+
+_SWARM_SERVICE = "com.docker.swarm.service.name"
 
 
 def clients(site: Site) -> Iterator[Finding]:
@@ -62,13 +64,28 @@ def container(site: Site) -> Iterator[Finding]:
         yield fail(f"{found.name} {skipped.reason}", skipped.hint, attach)
     for client in asking.clients:
         if NETWORKS_LABEL not in found.labels:
-            yield fail(f"{found.name} has no label {NETWORKS_LABEL}", advice.LABEL)
+            yield _unlabelled(site, found)
         elif not client.routes:
             yield fail(f"{found.name} asks for nothing that can be served", advice.LABEL)
         else:
             asked = ", ".join(str(route.dst) for route in client.routes[:SHOWN])
             yield ok(f"{found.name} is on {network} and asks for {asked}")
         yield from _remarks(client)
+
+
+def _unlabelled(site: Site, container: Container) -> Finding:
+    """Say so; under `deploy:` labels are those of a swarm's service, not of its containers."""
+    seen = f"{container.name} has no label {NETWORKS_LABEL}"
+    service = container.labels.get(_SWARM_SERVICE)
+    if not service:
+        return fail(seen, advice.LABEL)
+    try:
+        has_it = NETWORKS_LABEL in site.engine().service_labels(service)
+    except EngineError:  # A proxy refuses, or this engine is no manager of the swarm.
+        return fail(seen, advice.LABEL, advice.NOT_UNDER_DEPLOY)
+    if not has_it:
+        return fail(seen, advice.LABEL)
+    return fail(f"{seen}: its service {service} has it", advice.LABEL, advice.NOT_UNDER_DEPLOY)
 
 
 def _remarks(client: AttachedClient) -> Iterator[Finding]:

@@ -50,6 +50,7 @@ _GATEWAY: Mapping[str, Check] = {
     "rp_filter": path.rp_filter,
     "firewall": path.firewall,
     "tunnel": path.tunnel,
+    "nat": path.nat,
     "back": path.back,
     "mtu": path.mtu,
 }

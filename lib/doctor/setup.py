@@ -14,9 +14,10 @@ from lib.doctor.findings import fail, ok, warn
 from lib.doctor.site import SkippedError, lacking
 from lib.engine import identity, sidecar
 from lib.engine.client import NEWEST_API
-from lib.errors import EngineError, OldEngineError, StaleSocketError
+from lib.errors import DeniedError, EngineError, OldEngineError, StaleSocketError
 from lib.kernel import namespaces, prerequisites
 from lib.model import GATEWAY_LABEL
+from lib.routing.surprises import has_own_stack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +36,7 @@ def engine(site: Site) -> Iterator[Finding]:
         found = site.engine.examine()
     except StaleSocketError:
         raise
-    except OldEngineError as error:
+    except (DeniedError, OldEngineError) as error:
         yield fail(error.reason, error.hint)
     except EngineError as error:
         unset = f"remove DOCKER_HOST, or correct it: {host}" if host else ""
@@ -80,6 +81,9 @@ def gateway(site: Site) -> Iterator[Finding]:
     if sidecar.is_stranded(site.engine(), site.sidecar(), container):
         yield _stranded(site)
         return
+    if has_own_stack(container):
+        seen = f"{container.name} is run by {container.runtime}, which has a network stack of its"
+        yield warn(f"{seen} own: it does not see its namespace", advice.runtime(container.name))
     if named_by := site.sidecar().named_by:
         yield ok(f"{container.name}, named by {named_by}")
         return
@@ -159,9 +163,5 @@ def commands(site: Site) -> Iterator[Finding]:
     if not outcome.exit_code:
         yield ok("nsenter and ip work: the gateway's namespace was entered")
         return
-    fix = advice.CAP_ADD
-    if "not found" in outcome.output or "can't execute" in outcome.output:
-        fix = advice.IMAGE
-    elif "denied" in outcome.output:
-        fix = advice.SECURITY_OPT
+    fix = prerequisites.on_output(outcome.output)
     yield fail(f"{outcome.command}: {outcome.output}", fix)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import shlex
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Generic, NoReturn, Protocol, TypeVar
 
-from lib.doctor import ip_output
+from lib.doctor import counters, ip_output
 from lib.doctor.ip_output import Lookup
 from lib.engine import sidecar
 from lib.engine.sharing import netns_owner
@@ -23,7 +23,8 @@ from lib.routing import desired
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from lib.doctor.ip_output import Link
+    from lib.doctor.counters import Counters
+    from lib.doctor.ip_output import Link, Rule
     from lib.engine.client import Engine
     from lib.kernel.shells import Outcome
     from lib.model import (
@@ -268,6 +269,41 @@ class Site:
     def neighbours(self, netns: str) -> dict[Address, tuple[str, str]]:
         """Return MAC address and state of a namespace's neighbours."""
         return ip_output.parse_neighbours(self.run(netns, "ip", "neigh", "show").output)
+
+    def rules(self, version: int) -> tuple[Rule, ...]:
+        """Return the gateway's policy rules that are none of the kernel's own."""
+        outcome = self.run(self.gateway_netns, *ip_output.program(version), "rule", "show")
+        return ip_output.parse_rules(outcome.output)
+
+    def by_table(self, dst: Address, table: str) -> Lookup:
+        """Tell where a routing table of the gateway's leads, whatever its policy rules say."""
+        where = () if table == "main" else ("table", table)
+        words = (*ip_output.program(dst.version), "route", "show", *where)
+        return ip_output.parse_route(self.run(self.gateway_netns, *words).output, dst)
+
+    def counters(self, device: str) -> Counters | None:
+        """Return what a device of the gateway's has counted, without the kernel's multicasts."""
+        outcome = self.run(self.gateway_netns, "cat", counters.DEVICES)
+        found = counters.parse_devices(outcome.output).get(device)
+        if not found:
+            return None
+        outcome = self.run(self.gateway_netns, "cat", counters.ipv6_file(device))
+        sent = found.sent - counters.parse_multicast(outcome.output)
+        return replace(found, sent=max(0, sent))
+
+    def links_by_engine(self) -> set[str]:
+        """Return the gateway's interfaces that the engine made."""
+        endpoints = self.gateway_container().endpoints
+        given = {interface.ip for endpoint in endpoints for interface in endpoint.interfaces}
+        return {link.name for link in self.gateway_links(given)}
+
+    def tunnels(self) -> set[str]:
+        """Return its interfaces that are up and that the engine did not make, but `lo`.
+
+        Some kernels put fallback devices such as `sit0` into each namespace, which stay down.
+        """
+        names = {link.name for link in self.links(self.gateway_netns) if link.is_up}
+        return names - self.links_by_engine() - {"lo"}
 
     def sysctl(self, name: str) -> int | None:
         """Return a setting of the gateway's namespace; None if there is no such one."""

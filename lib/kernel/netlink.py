@@ -10,7 +10,7 @@ import socket
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
-from lib.kernel import namespaces
+from lib.kernel.namespaces import entered
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,7 +54,7 @@ def connect(protocol: int, path: str = "") -> socket.socket:
     The calling thread is in that namespace for as long as it takes to open the socket. Raises
     OSError if that cannot be.
     """
-    with namespaces.entered(path):
+    with entered(path):
         return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
 
 

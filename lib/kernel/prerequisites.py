@@ -11,7 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lib.advice import CAP_ADD, CAP_ADD_PTRACE, NETNS_DIRECTORY, USER, mount_lines
+from lib import advice
+from lib.advice import (
+    CAP_ADD,
+    CAP_ADD_PTRACE,
+    NETNS_DIRECTORY,
+    SECURITY_OPT,
+    SOCKET,
+    USER,
+    USERNS,
+    mount_lines,
+)
 from lib.model import Finding
 
 if TYPE_CHECKING:
@@ -23,6 +33,8 @@ namespace's routes NET_ADMIN, a look at the namespace of another's process SYS_P
 
 STATUS = Path("/proc/self/status")
 MOUNTINFO = Path("/proc/self/mountinfo")
+UID_MAP, NOBODY = Path("/proc/self/uid_map"), Path("/proc/sys/kernel/overflowuid")
+_ALL_USERS = 2**32 - 1
 CGROUP, FIRST_CGROUP = Path("/proc/self/cgroup"), Path("/proc/1/cgroup")
 _ROOT = 0
 
@@ -51,7 +63,37 @@ def _likely_directory() -> Path:
 
 def capabilities(status: str | None = None) -> Finding:
     """Tell whether both capabilities are in effect by the text of `/proc/self/status`."""
-    return _capabilities(_CAPABILITIES, CAP_ADD, status or STATUS.read_text())
+    found = _capabilities(_CAPABILITIES, CAP_ADD, status or STATUS.read_text())
+    if found.level == "ok" and is_remapped():
+        seen = f"{found.seen}, but only in a user namespace of our own"
+        return Finding("fail", seen, (USERNS,))
+    return found
+
+
+def on_output(output: str) -> str:
+    """Return what to do about a command that failed with that output; nothing if not known.
+
+    Capabilities only where they are missing; else a security module stands in the way.
+    """
+    if "not permitted" in output:
+        return "; ".join(capabilities().fix) or SECURITY_OPT
+    return SECURITY_OPT if "denied" in output else advice.on_output(output)
+
+
+def is_remapped(uid_map: str | None = None, owner: int | None = None) -> bool:
+    """Tell whether we are in a user namespace in which the engine's user is nobody.
+
+    By the text of `/proc/self/uid_map`, and by whose the engine's files are. With `userns-remap`
+    each container has a user namespace of its own; those of a rootless engine share that of the
+    engine, whose files are root's there (user_namespaces(7)).
+    """
+    rows = (uid_map or UID_MAP.read_text()).split("\n")
+    if any(int(row.split()[2]) == _ALL_USERS for row in rows if row):
+        return False
+    if owner is None:
+        files = [path for path in (_likely_directory(), Path(SOCKET)) if path.exists()]
+        owner = files[0].stat().st_uid if files else None
+    return owner == int(NOBODY.read_text())
 
 
 def _capabilities(needed: Mapping[str, int], fix: str, status: str) -> Finding:

@@ -25,6 +25,25 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
+class _Known:
+    """What only an inspection tells of a container, and never changes while it runs."""
+
+    identity: NamespaceId
+    container: Container
+
+    def complete(self, listed: Container) -> Container:
+        """Return a listed container with it."""
+        found = self.container
+        return replace(
+            listed,
+            sandbox_key=self.identity.path,
+            dns=found.dns,
+            published=found.published,
+            runtime=found.runtime,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Located:
     """Labelled containers with the owners of their namespaces, and those that cannot be told."""
 
@@ -39,8 +58,8 @@ class Clients:
 
     def __init__(self, kernel: Reader) -> None:
         self._kernel = kernel
-        self._identities: dict[str, NamespaceId] = {}
-        """By the id of their owners: spares an inspection of each container in each pass."""
+        self._known: dict[str, _Known] = {}
+        """By the id of namespaces' owners: spares an inspection of each in each pass."""
         self.sharing: set[str] = set()
         """Ids of containers that share a namespace, and of those whose namespace it is."""
 
@@ -49,9 +68,7 @@ class Clients:
         listed = engine.containers(NETWORKS_LABEL, ids=ids)
         if ids is None:
             present = {container.id for container in listed} | self.sharing
-            self._identities = {
-                key: self._identities[key] for key in present & self._identities.keys()
-            }
+            self._known = {key: self._known[key] for key in present & self._known.keys()}
             self.sharing = set()
         self.sharing |= {container.id for container in listed if container.shares_netns_of}
         return listed
@@ -72,8 +89,8 @@ class Clients:
                 container = engine.inspect(one.id) if one.id in fresh else one
                 owner = self._owner(engine, container)
                 pairs.append((container, owner))
-                if identity := self._identities.get(owner.id):
-                    identities[owner.sandbox_key] = identity
+                if known := self._known.get(owner.id):
+                    identities[owner.sandbox_key] = known.identity
             except GoneError as error:
                 log.debug("client.gone", container=one.name, reason=error.reason)
             except (CallError, NotReadyError) as error:
@@ -85,14 +102,14 @@ class Clients:
     def _owner(self, engine: Engine, container: Container) -> Container:
         owner = netns_owner(engine, container)
         if owner.id == container.id and not container.sandbox_key:
-            known = self._identities.get(container.id)
-            if known and self._kernel.identify(known.path) == known:
-                # A listing tells all but the namespace, and costs no call for each container.
-                return replace(container, sandbox_key=known.path)
+            known = self._known.get(container.id)
+            if known and self._kernel.identify(known.identity.path) == known.identity:
+                # A listing tells all that changes, and costs no call for each container.
+                return known.complete(container)
             # That it shares a namespace, Podman 4.3 tells in an inspection only.
             owner = netns_owner(engine, engine.inspect(container.id))
         if owner.id != container.id:
             self.sharing |= {container.id, owner.id}
         if identity := self._kernel.identify(owner.sandbox_key):
-            self._identities[owner.id] = identity
+            self._known[owner.id] = _Known(identity, owner)
         return owner

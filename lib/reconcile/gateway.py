@@ -18,6 +18,7 @@ from lib.kernel.namespaces import is_at_process
 from lib.model import Gateway
 from lib.reconcile.report import Found, Lost, Unknown
 from lib.reconcile.reporting import hint
+from lib.routing.fitness import unfit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,6 +53,8 @@ class GatewayTracker:
         """The gateway's, as inspected last."""
         self._last: Gateway | None = None
         """As it was when it was last found or lost."""
+        self._served = ""
+        """Id of the network that was looked at last."""
         self.state: GatewayState = Unknown("the gateway has not been looked for yet")
 
     @property
@@ -74,6 +77,8 @@ class GatewayTracker:
         key = self._container.sandbox_key if self._container else ""
         directory = Path(key).parent if key and not is_at_process(key) else None
         self._announce(state.gateway if isinstance(state, Found) else None, directory)
+        if isinstance(state, Found):
+            self._look_at_network(engine, state.gateway)
         return state
 
     def find(self, engine: Engine) -> GatewayState:
@@ -98,6 +103,20 @@ class GatewayTracker:
             if self._settings.on_gateway_loss == "keep":
                 return Unknown(error.reason, error.hint)
             return self._lost(engine, place, error)
+
+    def _look_at_network(self, engine: Engine, gateway: Gateway) -> None:
+        """Warn, once, of a network on which no container can be a gateway."""
+        if gateway.network_id == self._served:
+            return
+        try:
+            network = engine.network(gateway.network_id)
+        except (CallError, GoneError) as error:
+            log.debug("answer.skipped", kind="network", reason=error.reason)
+            return
+        self._served = gateway.network_id
+        if reason := unfit(network):
+            values = {"network": network.name, "reason": reason}
+            log.warning("network.warned", **values, hint=advice.driver(network.name))
 
     def _place(self, engine: Engine) -> Sidecar:
         if self._sidecar is None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from lib.model import DEFAULT_METRIC, NETWORKS_LABEL, Client, Desired, Refusal, Route, Skipped
 from lib.routing import labels
+from lib.routing.surprises import surprises
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -48,8 +49,7 @@ def _client(container: Container, owner: Container, gateway: Gateway) -> Client 
         return skip(f"is not attached to {gateway.network}", expected=True)
     if not owner.sandbox_key:
         return skip("has no network namespace yet", expected=True)
-    attached = [face.network for point in owner.endpoints for face in point.interfaces]
-    routes, refusals = _routes(container.labels.get(NETWORKS_LABEL, ""), gateway, attached)
+    routes, refusals = _routes(container.labels.get(NETWORKS_LABEL, ""), gateway, owner)
     shared_with = owner.name if owner.id != container.id else ""
     return Client(
         container.name, container.id, owner.sandbox_key, routes, refusals, shared_with=shared_with
@@ -57,9 +57,10 @@ def _client(container: Container, owner: Container, gateway: Gateway) -> Client 
 
 
 def _routes(
-    label: str, gateway: Gateway, attached: Iterable[Network]
+    label: str, gateway: Gateway, owner: Container
 ) -> tuple[tuple[Route, ...], tuple[Refusal, ...]]:
     destinations, refusals = labels.parse(label)
+    attached = [face.network for point in owner.endpoints for face in point.interfaces]
     routes = []
     remarks = list(refusals)
     for dst in destinations:
@@ -70,6 +71,7 @@ def _routes(
             kind = "unreachable" if dst.version in gateway.lost else "unicast"
             address = gateway.address(dst.version)
             routes.append(Route(dst, address, DEFAULT_METRIC[dst.version], kind))
+    remarks += surprises(owner, [route.dst for route in routes])
     return tuple(routes), tuple(remarks)
 
 

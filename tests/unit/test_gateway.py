@@ -15,7 +15,7 @@ from lib.model import Container, DockerNetwork, Endpoint, Gateway, Sidecar
 from lib.reconcile.gateway import GatewayTracker
 from lib.reconcile.report import Found, Lost, Unknown
 from lib.settings import Settings
-from tests.fakes import GATEWAY, WG_NET, StandInEngine
+from tests.fakes import GATEWAY, OTHER, WG_NET, StandInEngine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +39,7 @@ class Site:
     """A tracker over an engine that a test changes, and what it announced and logged."""
 
     def __init__(self, *known: Container, **settings: Any) -> None:  # noqa: ANN401
-        self.engine = StandInEngine(known, on=(WG_NET,))
+        self.engine = StandInEngine(known, on=(WG_NET, OTHER))
         self.announced: list[tuple[Gateway | None, Path | None]] = []
         self.now = 100.0
         self.tracker = GatewayTracker(
@@ -228,3 +228,16 @@ def test_the_network_need_not_be_there_for_a_gateway_that_was_found() -> None:
     site.engine.on = (DockerNetwork("n3", "other", (), {}),)
 
     assert isinstance(site.update(STOPPED), Lost)
+
+
+def test_a_network_without_gateways_is_told_once(logged: Callable[[], list[str]]) -> None:
+    """Whose driver delivers by destination address: the engine is asked for it once."""
+    site = Site(RUNNING)
+    site.engine.on = (replace(WG_NET, driver="ipvlan"),)
+
+    site.update()
+    site.update(replace(RUNNING, running=False))
+    site.update(RUNNING)
+
+    assert logged().count("warning network.warned") == 1
+    assert site.engine.calls.count("network n1") == 1
