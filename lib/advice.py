@@ -28,7 +28,7 @@ CAP_ADD_PTRACE = "cap_add: [NET_ADMIN, SYS_ADMIN, SYS_PTRACE]"
 ENTER_THROUGH_PROCESSES = f"{CAP_ADD_PTRACE}, which it takes to enter through processes"
 
 USER = 'user: "0"'
-USERNS = "userns_mode: host   # the engine remaps users (userns-remap), and so reaches no other one"
+USERNS = "userns_mode: host   # the engine remaps users, which keeps containers from each other"
 SECURITY_OPT = "security_opt: [label=disable]   # SELinux or AppArmor stands in the way"
 SOCKET_DENIED = f"{USER}, or group_add with the socket's group; else {SECURITY_OPT}"
 IMAGE = "use an image with ip and nsenter"
@@ -41,6 +41,21 @@ SOCKET_VOLUME = f"volumes: ['{SOCKET}:{SOCKET}:ro']"
 SHM = "leave the container a /dev/shm (no --ipc none), or its health is unknown"
 NETWORK_OPTION = "name the network with --network if it is another one"
 PROXY = "let the proxy pass GET /networks"
+
+
+ROOTLESS_MOUNTS = (
+    "nsenter --preserve-credentials -U -m -t $(cat $XDG_RUNTIME_DIR/dockerd-rootless/child_pid)"
+    " mount --make-rshared /   # as the user of the rootless engine, after each of its starts"
+)
+"""What is mounted in the namespace of such an engine is seen in no container else, whatever a mount
+is told (moby, contrib/dockerd-rootless.sh: `--propagation=rslave`)."""
+
+
+def rootless_socket(user: int) -> str:
+    """Return the line that mounts the socket of a user's engine."""
+    runtime = f"/run/user/{user}"
+    line = f"volumes: ['{runtime}/docker.sock:{SOCKET}:ro']"
+    return f"{line}   # of Podman: {runtime}/podman/podman.sock"
 
 
 def mount(directory: Path) -> str:

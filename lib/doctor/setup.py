@@ -40,7 +40,9 @@ def engine(site: Site) -> Iterator[Finding]:
         yield fail(error.reason, error.hint)
     except EngineError as error:
         unset = f"remove DOCKER_HOST, or correct it: {host}" if host else ""
-        yield fail(f"none at {where}: {error.reason}", unset, advice.SOCKET_VOLUME)
+        user = prerequisites.rootless_user()
+        volume = advice.SOCKET_VOLUME if user is None else advice.rootless_socket(user)
+        yield fail(f"none at {where}: {error.reason}", unset, volume)
     else:
         seen = f"Docker {found.version}, API {found.api_version}, at {where}"
         newer = found.is_newer_than_tried
@@ -144,7 +146,9 @@ def netns_directory(site: Site) -> Iterator[Finding]:
     if found and not namespaces.exists(found):
         yield fail(f"{path} lacks the gateway's namespace", *advice.mount_lines(path))
     elif files and not any(files):
-        yield fail(seen, *advice.mount_lines(path))
+        yield fail(seen, *prerequisites.mount_advice(path))
+    elif not all(files) and prerequisites.rootless_user() is not None:
+        yield warn(f"{seen}, beside {files.count(False)} that are none", advice.ROOTLESS_MOUNTS)
     else:
         yield ok(seen)
 

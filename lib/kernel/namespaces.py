@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from lib import advice
 from lib.errors import NetnsError, NetnsGoneError
-from lib.kernel import libc
+from lib.kernel import libc, prerequisites
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -158,7 +158,7 @@ def check(path: str) -> None:
         # Seen with a mount that does not follow the host's, and for a moment while the engine makes
         # or removes one.
         reason = f"{path} is no namespace: the directory's mount does not follow the host's"
-        raise NetnsError(reason, advice.mount(file.parent))
+        raise NetnsError(reason, "; ".join(prerequisites.mount_advice(file.parent)))
     if _is_same(OWN, found):
         reason = f"{path} is our own network namespace"
         raise NetnsError(reason, advice.NOT_THE_GATEWAY)

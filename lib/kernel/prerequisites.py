@@ -16,6 +16,7 @@ from lib.advice import (
     CAP_ADD,
     CAP_ADD_PTRACE,
     NETNS_DIRECTORY,
+    ROOTLESS_MOUNTS,
     SECURITY_OPT,
     SOCKET,
     USER,
@@ -80,6 +81,28 @@ def on_output(output: str) -> str:
     return SECURITY_OPT if "denied" in output else advice.on_output(output)
 
 
+def _host_user(uid_map: str | None) -> int | None:
+    """Return which user of the host our root is; None if we are in the host's user namespace."""
+    (inside, outside, count), *_ = (
+        map(int, row.split()) for row in (uid_map or UID_MAP.read_text()).splitlines()
+    )
+    return None if (inside, outside, count) == (0, 0, _ALL_USERS) else outside
+
+
+def rootless_user(uid_map: str | None = None, owner: int | None = None) -> int | None:
+    """Return whose rootless engine it is that we run on; None if it is none."""
+    return None if is_remapped(uid_map, owner) else _host_user(uid_map)
+
+
+def mount_advice(directory: Path) -> tuple[str, ...]:
+    """Return what has the mount of that directory follow the engine's."""
+    if rootless_user() is not None and any(
+        mount.point == directory and mount.follows for mount in parse_mounts(MOUNTINFO.read_text())
+    ):
+        return (ROOTLESS_MOUNTS,)
+    return mount_lines(directory)
+
+
 def is_remapped(uid_map: str | None = None, owner: int | None = None) -> bool:
     """Tell whether we are in a user namespace in which the engine's user is nobody.
 
@@ -87,8 +110,7 @@ def is_remapped(uid_map: str | None = None, owner: int | None = None) -> bool:
     each container has a user namespace of its own; those of a rootless engine share that of the
     engine, whose files are root's there (user_namespaces(7)).
     """
-    rows = (uid_map or UID_MAP.read_text()).split("\n")
-    if any(int(row.split()[2]) == _ALL_USERS for row in rows if row):
+    if _host_user(uid_map) is None:
         return False
     if owner is None:
         files = [path for path in (_likely_directory(), Path(SOCKET)) if path.exists()]

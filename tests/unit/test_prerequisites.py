@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from lib import advice
 from lib.advice import CAP_ADD, NETNS_DIRECTORY
 from lib.kernel import prerequisites
 from lib.kernel.prerequisites import (
@@ -14,6 +15,7 @@ from lib.kernel.prerequisites import (
     mount_of,
     parse_mounts,
 )
+from lib.model import Finding
 
 SAMPLES = Path(__file__).parent.parent / "data" / "proc"
 REAL = Path("/run/docker/netns")
@@ -49,6 +51,50 @@ def test_capabilities_that_another_user_lacks_are_blamed_on_the_user() -> None:
 
     assert "user 1000" in found.seen
     assert found.fix == ('user: "0"', CAP_ADD)
+
+
+WHOLE, REMAPPED = "         0          0 4294967295\n", "         0     100000      65536\n"
+ROOTLESS = "         0       1500          1\n         1     100000      65536\n"
+NOBODY = 65534
+
+
+@pytest.mark.parametrize(
+    ("uid_map", "owner", "remapped", "user"),
+    [
+        (WHOLE, 0, False, None),
+        (WHOLE, NOBODY, False, None),
+        (REMAPPED, NOBODY, True, None),
+        (ROOTLESS, 0, False, 1500),
+    ],
+)
+def test_user_namespaces_are_told_from_each_other(
+    uid_map: str, owner: int, user: int | None, *, remapped: bool
+) -> None:
+    """As they are seen in containers with userns-remap, and in those of a rootless engine."""
+    assert prerequisites.is_remapped(uid_map, owner) == remapped
+    assert prerequisites.rootless_user(uid_map, owner) == user
+
+
+@pytest.mark.parametrize(
+    ("output", "fix"),
+    [
+        ("nsenter: setns(): Permission denied", advice.SECURITY_OPT),
+        ("sh: ip: not found", advice.IMAGE),
+        ("anything else", ""),
+    ],
+)
+def test_what_a_command_says_names_its_fix(output: str, fix: str) -> None:
+    assert prerequisites.on_output(output) == fix
+
+
+def test_capabilities_that_are_in_effect_are_not_advised(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = "RTNETLINK answers: Operation not permitted"
+    found = Finding("fail", "", (CAP_ADD,))
+    monkeypatch.setattr(prerequisites, "capabilities", lambda: found)
+    assert prerequisites.on_output(refused) == CAP_ADD
+
+    monkeypatch.setattr(prerequisites, "capabilities", lambda: Finding("ok", ""))
+    assert CAP_ADD not in prerequisites.on_output(refused)
 
 
 @pytest.mark.parametrize(("line", "follows"), [(PRIVATE, False), (SLAVE, True), (SHARED, True)])
