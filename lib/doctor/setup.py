@@ -76,8 +76,10 @@ def gateway(site: Site) -> Iterator[Finding]:
     if not container.running:
         yield fail(f"{container.name} is not running", advice.start(container.name))
         return
+    owner = site.gateway_container.examine()
     if named_by := site.sidecar().named_by:
-        yield ok(f"{container.name}, named by {named_by}")
+        whose = f", in the network namespace of {owner.name}" * (owner.id != container.id)
+        yield ok(f"{container.name}, named by {named_by}{whose}")
         return
     owners = identity.netns_owner_ids(sidecar.MOUNTINFO.read_text())
     how = "mountinfo" if container.id in owners else "the engine's list"
