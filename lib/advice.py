@@ -14,6 +14,9 @@ from lib.model import GATEWAY_LABEL, IPV6, NETWORKS_LABEL
 if TYPE_CHECKING:
     from lib.model import Container
 
+if TYPE_CHECKING:
+    from lib.model import Container
+
 NETNS_DIRECTORY = Path("/var/run/docker/netns")
 """Where an engine keeps the files of namespaces unless it has another `--exec-root`."""
 
@@ -80,14 +83,6 @@ def name_gateway(gateway: str) -> str:
     return f"labels: {{{GATEWAY_LABEL}: {gateway}}}"
 
 
-def recreate(own: Container) -> str:
-    """Return how to make the sidecar anew, with the gateway that is there now."""
-    service = own.labels.get("com.docker.compose.service")
-    if service:
-        return f"docker compose up -d --force-recreate {service}"
-    return f"docker rm -f {own.name}, and run it again"
-
-
 # --- containers ---------------------------------------------------------------------------------
 
 
@@ -96,9 +91,22 @@ def start(container: str) -> str:
     return f"docker start {container}"
 
 
-def restart(container: str) -> str:
-    """Return the command that restarts it."""
-    return f"docker restart {container}"
+def restart(*containers: str) -> str:
+    """Return the command that restarts it, or several one after the other, whatever they run."""
+    return " && ".join(f"docker restart {container}" for container in containers)
+
+
+def start_shared(owner: str, guest: str) -> str:
+    """Return what starts the owner of a namespace, and brings who was in it into the new one."""
+    return f"{start(owner)} && {restart(guest)}"
+
+
+def recreate(container: Container) -> str:
+    """Return what makes a container anew, where it cannot be started again as it is."""
+    service = container.labels.get("com.docker.compose.service")
+    if service:
+        return f"docker compose up -d --force-recreate {service}"
+    return f"docker rm -f {container.name}, and run it again with a network that is there"
 
 
 def sysctls(setting: str, container: str) -> str:
@@ -160,13 +168,29 @@ def masquerade(device: str, version: int) -> str:
 
 # --- networks -----------------------------------------------------------------------------------
 
+_ALONE = {"none", "host", "slirp4netns", "pasta"}
+"""Modes of a network beside which there is no other."""
+
 BRIDGE_FILTER = "sysctl -w net.bridge.bridge-nf-call-iptables=0   # on the host"
 LINK = "check that the container's link to the gateway's network is up"
 
 
-def connect(network: str, container: str) -> str:
-    """Return the command that attaches a container to a network."""
-    return f"docker network connect {network} {container}"
+def attach(network: str, container: Container) -> str:
+    """Return what attaches a container, which owns its network namespace, to a network.
+
+    The engine connects nobody to a second network who has the host's or none (moby, `updateNetwork`
+    and `ErrConflictHostNetwork` in daemon/container_operations.go), Podman nobody whose network
+    needs no root. It connects nobody twice.
+    """
+    point = container.endpoint(network)
+    if point and container.running:
+        return restart(container.name)
+    if container.network_mode.partition(":")[0] in _ALONE:
+        line = f"networks: [{network}]   # in the service of {container.name}"
+        return f"{line}, instead of network_mode: {container.network_mode}"
+    if point:
+        return start(container.name)
+    return f"docker network connect {network} {container.name}"
 
 
 def create_network(network: str) -> str:

@@ -59,6 +59,10 @@ class HostNetworkError(NotReadyError):
     """The gateway uses the host's network: clients reach its tunnels without us; we wait."""
 
 
+class NamespaceLeftError(NotReadyError):
+    """A container runs in a network namespace that its owner has left: only its restart helps."""
+
+
 class NetnsError(WgRouteMgrError):
     """A namespace file is missing, is no namespace, or is one that must never be written."""
 

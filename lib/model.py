@@ -181,6 +181,26 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
+class LocalAddress:
+    """An address of a network namespace."""
+
+    address: Address
+    network: Network
+    """Where it makes neighbours."""
+    is_duplicate: bool = False
+    """Whether somebody else has it on that link, so that the kernel does not use it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """What the kernel has in one network namespace, of both IP versions."""
+
+    routes: tuple[Route, ...] = ()
+    """The main table."""
+    addresses: tuple[LocalAddress, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """One change to one namespace."""
 
@@ -249,6 +269,8 @@ class Snapshot:
 
     clients: tuple[tuple[Container, Container], ...]
     """Container and owner, the same one twice where it has a namespace of its own."""
+    skipped: tuple[Skipped, ...] = ()
+    """Those that have none in which anything can be done for them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 from lib import advice
 from lib.doctor.findings import SHOWN, fail, ok, some, warn
-from lib.errors import EngineError, GoneError
+from lib.errors import EngineError, GoneError, NamespaceLeftError
 from lib.model import NETWORKS_LABEL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lib.doctor.site import AttachedClient, Site
-    from lib.model import Container, Finding
+    from lib.model import Container, Finding, Skipped
 
 _SWARM_SERVICE = "com.docker.swarm.service.name"
 
@@ -30,7 +30,7 @@ def clients(site: Site) -> Iterator[Finding]:
         count = f"{len(asking.clients)} on {network}, asking for {len(destinations)}"
         yield ok(f"{count} destinations: {names}")
     else:
-        yield _nobody(next((skipped.container for skipped in asking.skipped), ""), network)
+        yield _nobody(next(iter(asking.skipped), None), network)
     for skipped in asking.skipped:
         if not skipped.expected:
             yield warn(f"{skipped.container} {skipped.reason}", skipped.hint)
@@ -38,10 +38,10 @@ def clients(site: Site) -> Iterator[Finding]:
         yield from _remarks(client)
 
 
-def _nobody(labelled: str, network: str) -> Finding:
+def _nobody(labelled: Skipped | None, network: str) -> Finding:
     seen = f"no running container on {network} has the label {NETWORKS_LABEL}"
     if labelled:
-        return warn(f"{seen}; {labelled} has it", advice.connect(network, labelled))
+        return warn(f"{seen}; {labelled.container} has it, but {labelled.reason}", labelled.hint)
     return warn(seen, advice.LABEL, f"networks: [{network}]")
 
 
@@ -54,14 +54,17 @@ def container(site: Site) -> Iterator[Finding]:
     except GoneError:
         yield fail(f"the engine has no container {site.settings.container}", "docker ps --all")
         return
-    owner = site.container_owner.examine()
-    if not owner.running:
+    try:
+        owner = site.container_owner.examine()
+    except NamespaceLeftError as error:
+        yield fail(f"{found.name} {error.reason}", error.hint)
+        return
+    if not owner.running and owner.id == found.id:
         yield fail(f"{owner.name} is not running", advice.start(owner.name))
         return
     asking = site.asking.examine()
     for skipped in asking.skipped:
-        attach = advice.connect(network, owner.name) * skipped.expected
-        yield fail(f"{found.name} {skipped.reason}", skipped.hint, attach)
+        yield fail(f"{found.name} {skipped.reason}", skipped.hint)
     for client in asking.clients:
         if NETWORKS_LABEL not in found.labels:
             yield _unlabelled(site, found)

@@ -82,7 +82,7 @@ def address(site: Site) -> Iterator[Finding]:
     if not container.running:
         lacking("a running gateway")
     if not site.gateway_endpoint:
-        fix = advice.connect(network.name, container.name)
+        fix = advice.attach(network.name, container)
         yield fail(f"{container.name} is not attached to {network.name}", fix)
         return
     addresses = site.gateway().addresses

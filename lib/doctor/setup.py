@@ -86,8 +86,10 @@ def gateway(site: Site) -> Iterator[Finding]:
     if has_own_stack(container):
         seen = f"{container.name} is run by {container.runtime}, which has a network stack of its"
         yield warn(f"{seen} own: it does not see its namespace", advice.runtime(container.name))
+    owner = site.gateway_container.examine()
     if named_by := site.sidecar().named_by:
-        yield ok(f"{container.name}, named by {named_by}")
+        whose = f", in the network namespace of {owner.name}" * (owner.id != container.id)
+        yield ok(f"{container.name}, named by {named_by}{whose}")
         return
     owners = identity.netns_owner_ids(sidecar.MOUNTINFO.read_text())
     how = "mountinfo" if container.id in owners else "the engine's list"

@@ -13,12 +13,19 @@ from typing import TYPE_CHECKING, Generic, NoReturn, Protocol, TypeVar
 
 from lib.doctor import counters, ip_output
 from lib.doctor.ip_output import Lookup
-from lib.engine import sidecar
+from lib.engine import gateways, sidecar
 from lib.engine.sharing import netns_owner
-from lib.errors import CallError, GoneError, WgRouteMgrError
+from lib.errors import (
+    CallError,
+    GoneError,
+    NamespaceLeftError,
+    NetnsError,
+    WgRouteMgrError,
+)
 from lib.kernel import namespaces
-from lib.model import NETWORKS_LABEL, Gateway, Snapshot
-from lib.routing import desired
+from lib.kernel.access import Reader
+from lib.model import NETWORKS_LABEL, Gateway, Skipped, Snapshot
+from lib.routing import desired, reach
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -36,7 +43,6 @@ if TYPE_CHECKING:
         Network,
         Route,
         Sidecar,
-        Skipped,
     )
     from lib.settings import Settings
 
@@ -132,7 +138,8 @@ class Site:
         self._outcomes: dict[str, Outcome] = {}
         self.engine = Fact("the engine", connect)
         self.sidecar = Fact("the sidecar", self._find_sidecar)
-        self.gateway_container = Fact("the gateway", lambda: self.sidecar().gateway)
+        self.gateway_container = Fact("the gateway", self._find_gateway_container)
+        """The one whose network namespace the gateway uses, mostly its own."""
         self.network = Fact("the network", self._find_network)
         self.gateway = Fact("the gateway's address", self._find_gateway)
         self.gateway_link = Fact("the gateway's address", self._find_gateway_link)
@@ -150,6 +157,9 @@ class Site:
 
     def _find_sidecar(self) -> Sidecar:
         return sidecar.find(self.engine(), self.settings)
+
+    def _find_gateway_container(self) -> Container:
+        return gateways.netns_owner_of(self.engine(), self.sidecar().gateway)
 
     def _find_network(self) -> DockerNetwork:
         name = self.sidecar().network
@@ -176,14 +186,11 @@ class Site:
     def _find_asking(self) -> Asking:
         engine, gateway = self.engine(), self.gateway()
         if self.settings.container:
-            pairs = [(self.container(), self.container_owner())]
+            snapshot = Snapshot(((self.container(), self.container_owner()),))
         else:
-            pairs = []
-            for container in engine.containers(NETWORKS_LABEL):
-                with suppress(GoneError, CallError):
-                    pairs.append((container, netns_owner(engine, engine.inspect(container.id))))
-        wanted = desired.compute(Snapshot(tuple(pairs)), gateway)
-        owners = {container.id: owner for container, owner in pairs}
+            snapshot = _all_clients(engine)
+        wanted = desired.compute(snapshot, gateway)
+        owners = {container.id: owner for container, owner in snapshot.clients}
         clients = (
             _attached(client, owners[client.container_id], gateway) for client in wanted.clients
         )
@@ -321,7 +328,21 @@ class Site:
         return found if found.device else self.look_up(self.gateway_netns, target)
 
 
+def _all_clients(engine: Engine) -> Snapshot:
+    pairs, skipped = [], []
+    for one in engine.containers(NETWORKS_LABEL):
+        try:
+            pairs.append((one, netns_owner(engine, engine.inspect(one.id))))
+        except NamespaceLeftError as error:
+            skipped.append(Skipped(one.name, one.id, error.reason, error.hint))
+        except (GoneError, CallError):
+            continue
+    return Snapshot(tuple(pairs), tuple(skipped))
+
+
 def _attached(client: Client, owner: Container, gateway: Gateway) -> AttachedClient:
+    with suppress(NetnsError):  # That it cannot be entered, the checks of its route say.
+        client = reach.limited(client, Reader().read(client.netns), gateway.network)
     endpoint = owner.endpoint(gateway.network_id)
     interfaces = endpoint.interfaces if endpoint else ()
     networks = frozenset(each.network_id for each in owner.endpoints)

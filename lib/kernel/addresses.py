@@ -1,6 +1,7 @@
-"""Follows the addresses of a network namespace, by a socket of rtnetlink(7) that stays in it.
+"""The addresses of a network namespace, as rtnetlink(7) has them: listed once, or followed.
 
-Of its messages only what tells of addresses is read, and that the main table has routes.
+Who follows them has a socket that stays there. Of its messages only what tells of addresses is
+read, and that the main table has routes.
 """
 
 from __future__ import annotations
@@ -9,13 +10,15 @@ import errno
 import socket
 import struct
 from contextlib import ExitStack
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
 from lib.kernel import netlink, route_table
 from lib.kernel.namespaces import explained
+from lib.model import LocalAddress
 
 if TYPE_CHECKING:
+    from lib.kernel.netlink import Message
     from lib.model import Address
 
 _GROUPS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
@@ -24,9 +27,29 @@ _GROUPS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
 # linux/rtnetlink.h, linux/if_addr.h
 _NEW_ADDRESS, _GET_ADDRESS = 20, 22
 _ADDRESS = struct.Struct("=BBBBI")
-"""`ifaddrmsg`."""
-_OWN = {1, 2}
-"""`IFA_ADDRESS` and `IFA_LOCAL`."""
+"""`ifaddrmsg`: address family, prefix length, flags, scope and index of the link."""
+_FAR, _LOCAL = 1, 2
+"""`IFA_ADDRESS`, which is the other end's on a link between two, and `IFA_LOCAL`."""
+_OWN = {_FAR, _LOCAL}
+_DUPLICATE = 0x08
+"""`IFA_F_DADFAILED`."""
+
+
+def listed(kernel: socket.socket) -> tuple[LocalAddress, ...]:
+    """Return the addresses where a socket is; raise OSError if the kernel does not tell."""
+    said = netlink.dump(kernel, _GET_ADDRESS, bytes(_ADDRESS.size))
+    return tuple(_address(message) for message in said)
+
+
+def _address(message: Message) -> LocalAddress:
+    _, length, flags, _, _ = _ADDRESS.unpack_from(message.body)
+    values = dict(netlink.attributes(message.body[_ADDRESS.size :]))
+    far = ip_address(values[_FAR])
+    return LocalAddress(
+        ip_address(values.get(_LOCAL, values[_FAR])),
+        ip_network((far, length), strict=False),
+        is_duplicate=bool(flags & _DUPLICATE),
+    )
 
 
 class AddressMonitor:

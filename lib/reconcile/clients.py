@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import structlog
 
 from lib.engine.sharing import netns_owner
-from lib.errors import CallError, GoneError, NotReadyError
+from lib.errors import CallError, GoneError, NamespaceLeftError, NotReadyError
 from lib.logs.progress import with_progress
-from lib.model import NETWORKS_LABEL, Snapshot
+from lib.model import NETWORKS_LABEL, Skipped, Snapshot
 from lib.reconcile.report import Failure
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ class Clients:
         pairs: list[tuple[Container, Container]] = []
         identities: dict[str, NamespaceId] = {}
         failures: list[Failure] = []
+        skipped: list[Skipped] = []
         for one in with_progress(listed, len(listed), "clients looked at"):
             try:
                 container = engine.inspect(one.id) if one.id in fresh else one
@@ -93,13 +94,17 @@ class Clients:
                     identities[owner.sandbox_key] = known.identity
             except GoneError as error:
                 log.debug("client.gone", container=one.name, reason=error.reason)
+            except NamespaceLeftError as error:
+                skipped.append(Skipped(one.name, one.id, error.reason, error.hint))
             except (CallError, NotReadyError) as error:
                 failures.append(
                     Failure("client.failed", one.name, one.id, "engine", error.reason, {})
                 )
-        return Located(Snapshot(tuple(pairs)), identities, tuple(failures))
+        return Located(Snapshot(tuple(pairs), tuple(skipped)), identities, tuple(failures))
 
     def _owner(self, engine: Engine, container: Container) -> Container:
+        if container.shares_netns_of and not container.started_at:
+            container = engine.inspect(container.id)
         owner = netns_owner(engine, container)
         if owner.id == container.id and not container.sandbox_key:
             known = self._known.get(container.id)

@@ -51,6 +51,8 @@ class GatewayTracker:
         self._sidecar: Sidecar | None = None
         self._container: Container | None = None
         """The gateway's, as inspected last."""
+        self._owner: Container | None = None
+        """The one whose network namespace that uses, mostly its own."""
         self._last: Gateway | None = None
         """As it was when it was last found or lost."""
         self._served = ""
@@ -74,7 +76,7 @@ class GatewayTracker:
             _log_change(self.state, state)
         self.state = state
         self._last = None if isinstance(state, Unknown) else state.gateway
-        key = self._container.sandbox_key if self._container else ""
+        key = self._owner.sandbox_key if self._owner else ""
         directory = Path(key).parent if key and not is_at_process(key) else None
         self._announce(state.gateway if isinstance(state, Found) else None, directory)
         if isinstance(state, Found):
@@ -104,6 +106,13 @@ class GatewayTracker:
                 return Unknown(error.reason, error.hint)
             return self._lost(engine, place, error)
 
+    @property
+    def ids(self) -> frozenset[str]:
+        """Ids of the containers that are the gateway, if that is known."""
+        if isinstance(self.state, Unknown):
+            return frozenset()
+        return frozenset(one.id for one in (self._container, self._owner) if one)
+
     def _look_at_network(self, engine: Engine, gateway: Gateway) -> None:
         """Warn, once, of a network on which no container can be a gateway."""
         if gateway.network_id == self._served:
@@ -131,24 +140,27 @@ class GatewayTracker:
             _log_gateway(container)
             if self._container and sidecar.is_stranded(engine, place, container):
                 _log_stranded(place)
-        self._container = container
-        gateways.check(container)
+        self._container = self._owner = container
+        if container.running:
+            self._owner = gateways.netns_owner_of(engine, container)
 
     def _reach(self, network: str) -> Gateway:
         """Return the gateway on the network; NotReadyError if it is not there."""
-        container = self._container
+        container, owner = self._container, self._owner
         assert container  # noqa: S101 - it was inspected just now
+        assert owner  # noqa: S101
         if not container.running:
             reason = f"the gateway {container.name} is not running"
             raise NotReadyError(reason, advice.start(container.name))
-        endpoint = container.endpoint(network)
+        if not owner.running:
+            reason = f"{owner.name}, whose network the gateway {container.name} uses, does not run"
+            raise NotReadyError(reason, advice.start_shared(owner.name, container.name))
+        endpoint = owner.endpoint(network)
         if endpoint is None or not endpoint.interfaces:
-            reason = f"the gateway {container.name} has no address on the network {network}"
-            raise NotReadyError(reason, advice.connect(network, container.name))
+            reason = f"the gateway {owner.name} has no address on the network {network}"
+            raise NotReadyError(reason, advice.attach(network, owner))
         addresses = tuple(interface.ip for interface in endpoint.interfaces)
-        return Gateway(
-            container.name, container.id, endpoint.network, endpoint.network_id, addresses
-        )
+        return Gateway(owner.name, owner.id, endpoint.network, endpoint.network_id, addresses)
 
     def _lost(self, engine: Engine, place: Sidecar, error: NotReadyError) -> Lost | Unknown:
         """Return the gateway without addresses, so that what it led to becomes unreachable."""

@@ -98,7 +98,7 @@ class Reconciler:
         if event.action == "create":
             return False
         ends = event.action in {"die", "destroy"}
-        return not ends or event.container_id in {self._gateway_id, *self._clients.sharing}
+        return not ends or event.container_id in {*self._gateway.ids, *self._clients.sharing}
 
     def is_urgent(self, event: Event) -> bool:
         """Tell whether an event cannot wait for more of its kind.
@@ -106,19 +106,14 @@ class Reconciler:
         Events of networks can: mostly, the container is starting. So can the start of a container
         that has its routes already.
         """
-        if event.container_id == self._gateway_id:
+        if event.container_id in self._gateway.ids:
             return True
         is_attaching = event.action in {"connect", "disconnect"}
         return not is_attaching and event.container_id not in self._complete
 
-    @property
-    def _gateway_id(self) -> str:
-        state = self._gateway.state
-        return "" if isinstance(state, Unknown) else state.gateway.container_id
-
     def _concerns_all(self, scope: Scope) -> bool:
         is_found = isinstance(self._gateway.state, Found)
-        return not is_found or bool(scope.ids & {self._gateway_id, *self._clients.sharing})
+        return not is_found or bool(scope.ids & {*self._gateway.ids, *self._clients.sharing})
 
     def _list(self, engine: Engine, scope: Scope) -> tuple[Container, ...]:
         """List the containers in scope, and forget in one place those that are gone."""

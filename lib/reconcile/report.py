@@ -64,7 +64,8 @@ class Why(Enum):
     FAILED = "failed"
     LOOK_AGAIN = "look again"
     """`unreachable` was found and left: it may be that of another sidecar, whose network the
-    container has just left, and about to be taken back."""
+    container has just left, and about to be taken back. Or it lacks an address, which may just be
+    on its way."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,16 @@ import pytest
 import structlog
 
 from lib.errors import EngineError
-from lib.model import NETWORKS_LABEL, Client, Container, EarlyClient, Endpoint, Event, Route
+from lib.model import (
+    NETWORKS_LABEL,
+    Client,
+    Container,
+    EarlyClient,
+    Endpoint,
+    Event,
+    Inside,
+    Route,
+)
 from lib.reconcile.namespace import MAX_STEPS
 from lib.reconcile.reconciler import Reconciler
 from lib.reconcile.report import Found, Lost, Report, Scope, Unknown, Why
@@ -52,8 +61,8 @@ class Kernel(FakeKernel):
         self.checked.append(path)
         super().check(path)
 
-    def routes(self, path: str) -> tuple[Route, ...]:
-        found = super().routes(path)
+    def read(self, path: str) -> Inside:
+        found = super().read(path)
         self.after_read(path)
         return found
 
@@ -237,6 +246,48 @@ def test_who_shares_a_namespace_is_served_in_that_of_its_owner() -> None:
     assert site.on("die", owner).scope.is_full
 
 
+def sharing(owner: Container, started_at: float) -> Container:
+    mode = f"container:{owner.name}"
+    return replace(CLIENT, network_mode=mode, sandbox_key="", endpoints=(), started_at=started_at)
+
+
+def test_who_is_in_a_namespace_that_was_left_is_named_once_and_gets_nothing(
+    logged: list[dict[str, Any]],
+) -> None:
+    owner = container("web", "192.0.2.8/24", started_at=10.0)
+    one = sharing(owner, started_at=20.0)
+    site = Site(owner, one)
+    site.run()
+    assert site.routes(owner) == ["10.8.0.0/16 192.0.2.1"]
+
+    restarted = replace(owner, started_at=30.0)
+    site.change(restarted)
+    report = site.on("start", restarted)
+    site.run(Scope("resync", is_full=True))
+
+    assert site.routes(owner) == []  # Nothing stays in the owner's on behalf of who is not there.
+    assert (report.clients, site.reports[-1].unfinished) == (0, ())
+    (entry,) = (entry for entry in logged if entry["event"] == "client.skipped")
+    assert (entry["log_level"], entry["container"]) == ("warning", "dovecot")
+    assert entry["reason"] == "runs in a namespace that web has left"
+    assert entry["hint"] == "docker restart dovecot"
+
+    site.change(replace(one, started_at=40.0))
+    site.on("start", one)
+    assert site.routes(owner) == ["10.8.0.0/16 192.0.2.1"]
+
+
+def test_whose_namespace_belongs_to_nobody_any_more_is_named(logged: list[dict[str, Any]]) -> None:
+    owner = container("web", "192.0.2.8/24", started_at=10.0)
+    site = Site(owner, sharing(owner, started_at=20.0))
+    site.run()
+    site.remove(owner)
+    site.run(Scope("resync", is_full=True))
+
+    (entry,) = (entry for entry in logged if entry["event"] == "client.skipped")
+    assert entry["reason"] == "runs in the network namespace of a container that was removed"
+
+
 def test_a_route_that_leads_elsewhere_is_replaced_and_one_beside_it_deleted(
     logged: list[dict[str, Any]],
 ) -> None:
@@ -303,8 +354,9 @@ MANY = [f"fd00:{n:x}::/64" for n in range(130)]
 
 
 def test_failing_entries_wait_for_their_time_and_the_good_one_after_them_works() -> None:
-    one = container("dovecot", "192.0.2.7/24", label=",".join([*MANY, "10.8.0.0/16"]))
+    one = container("dovecot", "192.0.2.7/24", "fd::7/64", label=",".join([*MANY, "10.8.0.0/16"]))
     site = Site(one)
+    site.kernel.fail(one.sandbox_key, DENIED, only="ip -6")
     site.run()
     passes = site.drive(5)
 
@@ -316,8 +368,11 @@ def test_failing_entries_wait_for_their_time_and_the_good_one_after_them_works()
 @pytest.mark.parametrize("count", [MAX_STEPS, MAX_STEPS + 1, 10 * MAX_STEPS - 1])
 def test_all_entries_are_tried_before_one_is_tried_again(count: int) -> None:
     entries = [f"fd00:{n:x}::/64" for n in range(count)]
-    one = container("dovecot", "192.0.2.7/24", label=",".join([*entries, "10.8.0.0/16"]))
+    one = container(
+        "dovecot", "192.0.2.7/24", "fd::7/64", label=",".join([*entries, "10.8.0.0/16"])
+    )
     site = Site(one)
+    site.kernel.fail(one.sandbox_key, DENIED, only="ip -6")
     site.run()
     site.drive(0)
 
@@ -326,8 +381,9 @@ def test_all_entries_are_tried_before_one_is_tried_again(count: int) -> None:
 
 
 def test_who_fails_costs_one_question_for_each_pass() -> None:
-    one = container("dovecot", "192.0.2.7/24", label=",".join(MANY))
+    one = container("dovecot", "192.0.2.7/24", "fd::7/64", label=",".join(MANY))
     site = Site(one)
+    site.kernel.fail(one.sandbox_key, DENIED, only="ip -6")
     site.run()
     del site.engine.calls[:]
     passes = site.drive(20)
@@ -337,8 +393,9 @@ def test_who_fails_costs_one_question_for_each_pass() -> None:
 
 
 def test_all_that_fails_has_its_turn_again(logged: list[dict[str, Any]]) -> None:
-    one = container("dovecot", "192.0.2.7/24", label=",".join(MANY))
+    one = container("dovecot", "192.0.2.7/24", "fd::7/64", label=",".join(MANY))
     site = Site(one)
+    site.kernel.fail(one.sandbox_key, DENIED, only="ip -6")
     site.run()
     site.drive(0)
     del site.kernel.commands[:]
@@ -430,6 +487,77 @@ def test_a_label_that_names_nothing_any_more_ends_its_failures() -> None:
     site.change(replace(CLIENT, labels={NETWORKS_LABEL: ""}))
     site.drive(1)
     assert site.reports[-1].unfinished == ()
+
+
+# --- what a client's own addresses cannot reach -------------------------------------------------
+
+V6_LABEL = "10.8.0.0/16,fd00:8::/64"
+V6_ROUTES = ["10.8.0.0/16 192.0.2.1", "fd00:8::/64 fd::1"]
+NO_IPV6 = "is IPv6, and the container has no IPv6 address on wg-net"
+
+
+def without_ipv6(*others: Container) -> tuple[Site, Container]:
+    """Return a site with a client to which the engine gave an IPv6 address that is not there."""
+    one = replace(CLIENT, labels={NETWORKS_LABEL: V6_LABEL})
+    site = Site(one, *others)
+    site.kernel.disable_ipv6(one.sandbox_key)
+    return site, one
+
+
+def test_what_a_client_has_no_address_for_is_refused_once_and_nothing_fails(
+    logged: list[dict[str, Any]],
+) -> None:
+    site, one = without_ipv6()
+    report = site.run()
+    site.drive(120)
+
+    assert site.routes(one) == V6_ROUTES[:1]
+    assert len(site.kernel.commands) == 1
+    assert (report.failing, site.reports[-1].unfinished) == ((), ())
+    assert names(logged) == ["gateway.ready", "entry.refused", "route.replaced", "client.routed"]
+    assert (logged[2]["entry"], logged[2]["reason"]) == ("fd00:8::/64", NO_IPV6)
+
+
+def test_it_is_served_once_the_address_is_there(logged: list[dict[str, Any]]) -> None:
+    site, one = without_ipv6()
+    site.run()
+    site.kernel.attach(one.sandbox_key, "fd::7/64")
+    site.run(Scope("resync", is_full=True))
+    assert site.routes(one) == V6_ROUTES
+
+    site.kernel.disable_ipv6(one.sandbox_key)
+    site.run(Scope("resync", is_full=True))
+    assert site.routes(one) == V6_ROUTES[:1]
+    assert names(logged).count("entry.refused") == 2
+
+
+def test_an_address_that_is_on_its_way_is_looked_for_again_soon() -> None:
+    """A container that is being connected is told of before its link has the address."""
+    site, one = without_ipv6()
+    report = site.run()
+    assert [(work.why, work.due) for work in report.unfinished] == [(Why.LOOK_AGAIN, site.now + 3)]
+
+    site.kernel.attach(one.sandbox_key, "fd::7/64")
+    assert site.drive(10) == 1
+    assert site.routes(one) == V6_ROUTES
+
+
+def test_at_most_twenty_of_them_are_logged_one_by_one(logged: list[dict[str, Any]]) -> None:
+    site = Site(container("dovecot", "192.0.2.7/24", label=",".join(MANY)))
+    site.run()
+
+    assert names(logged) == ["gateway.ready"] + ["entry.refused"] * 21
+    assert logged[-1]["reason"] == "and 110 more entries of this label"
+
+
+def test_what_became_unreachable_with_the_gateway_stays_so_without_an_address() -> None:
+    site, one = without_ipv6()
+    site.change(replace(GATEWAY, running=False))
+    site.run()
+    site.change(GATEWAY)
+    site.on("start", GATEWAY)
+
+    assert site.routes(one) == ["10.8.0.0/16 192.0.2.1", "fd00:8::/64 unreachable"]
 
 
 # --- what ran is remembered ---------------------------------------------------------------------
