@@ -145,7 +145,7 @@ class Visitor:
             self._take_stock(namespace, place)
             changed: set[str] = set()
             failed: set[Network] = set()
-            for tasks in self._choose(namespace):
+            for tasks in filter(None, self._choose(namespace)):
                 due = [task for task in tasks if task.step.route.dst not in failed]
                 self.kernel.confirm(place)
                 outcomes = yield [task.command for task in due]
