@@ -30,6 +30,9 @@ NETWORK_LABEL = "wgroutemgr.network"
 GATEWAY_LABEL = "wgroutemgr.gateway"
 """On the sidecar: name or id of the gateway, or its Compose service."""
 
+ROLE_LABEL, SIDECAR = "wgroutemgr.role", "sidecar"
+"""On the image, and so on every sidecar: by it they find each other."""
+
 NETWORKS_LABEL = "wgroutemgr.networks"
 """On a client: the destinations that it wants to reach through the gateway."""
 
@@ -70,6 +73,12 @@ class Container:
     started_at: float = 0.0
     """When its first process ran (seconds of Unix time), as the engine noted it; 0 where that is
     not known, as in a listing."""
+    finished_at: float = 0.0
+    """When that of its start before ended, or its last one did; likewise."""
+    arguments: tuple[str, ...] = ()
+    """What its program is given; likewise."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Those of its variables that are options of ours; likewise."""
 
     @property
     def shares_netns_of(self) -> str | None:
@@ -104,6 +113,22 @@ class DockerNetwork:
     internal: bool = False
     options: Mapping[str, str] = field(default_factory=dict)
     """What its driver was told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """That a sidecar serves the clients of a network through a gateway, as the engine tells it."""
+
+    gateway: str
+    """Name of the gateway's container."""
+    gateway_id: str
+    sidecar_id: str = ""
+    since: float = 0.0
+    """When the sidecar started; all times are seconds of Unix time."""
+    absent: float = 0.0
+    """Seconds that it was away before; infinite if it never was there."""
+    ended: float = 0.0
+    """When it was missed; 0 while it runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +178,7 @@ class Inside:
     routes: tuple[Route, ...] = ()
     """The main table."""
     addresses: tuple[LocalAddress, ...] = ()
+    """Those that make neighbours beyond a link of its own."""
 
 
 @dataclass(frozen=True, slots=True)

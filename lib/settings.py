@@ -16,7 +16,7 @@ VERSION = "0.2.0"
 """The same as in pyproject.toml, from which the bill of materials takes it."""
 
 DEFAULT_NETWORK = "wg-net"
-_PREFIX = "WGROUTEMGR_"
+VARIABLE_PREFIX = "WGROUTEMGR_"
 _MAX_INTERVAL = 86_400.0
 
 
@@ -77,7 +77,7 @@ class Option:
     @property
     def variable(self) -> str:
         """The environment variable of the same meaning."""
-        return _PREFIX + self.name.replace("-", "_").upper()
+        return VARIABLE_PREFIX + self.name.replace("-", "_").upper()
 
 
 OPTIONS = (

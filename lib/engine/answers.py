@@ -17,6 +17,7 @@ import structlog
 
 from lib.kernel import namespaces
 from lib.model import Container, DockerNetwork, Endpoint, Event, Interface
+from lib.settings import VARIABLE_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -50,7 +51,16 @@ def parse_container(answer: Answer) -> Container:
         endpoints=_endpoints(settings),
         upper_dir=layer.get("UpperDir") or "",
         started_at=_moment(answer["State"].get("StartedAt")),
+        finished_at=_moment(answer["State"].get("FinishedAt")),
+        arguments=tuple(answer["Config"].get("Cmd") or ()),
+        environment=_variables(answer["Config"].get("Env") or ()),
     )
+
+
+def _variables(pairs: Iterable[str]) -> dict[str, str]:
+    """Return the variables that are options of ours; others may be secrets."""
+    found = (pair.partition("=") for pair in pairs)
+    return {name: value for name, _, value in found if name.startswith(VARIABLE_PREFIX)}
 
 
 def _moment(text: object) -> float:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from tests.e2e.look import await_event, await_routes, events, routes
 from tests.lab import images
-from tests.lab.engine import poll
 from tests.lab.site import PRIVILEGES
 
 if TYPE_CHECKING:
@@ -95,4 +94,4 @@ def test_no_fix_is_printed_that_the_engine_refuses(
         assert (connects in said) == (mode == other), said
         if mode == other:
             paste(lab, connects)
-            assert poll(lambda one=client: DST in routes(one), 20)
+            await_routes(client, {DST: gateway.address(network)})

@@ -371,7 +371,8 @@ def test_what_builds_on_a_failed_check_is_skipped(monkeypatch: pytest.MonkeyPatc
         "overlaps": "a client",
         "mtu": "the network",
         **dict.fromkeys(
-            ("forwarding", "rp_filter", "firewall", "tunnel", "back"), "the gateway's address"
+            ("gateways", "forwarding", "rp_filter", "firewall", "tunnel", "back"),
+            "the gateway's address",
         ),
     }
 

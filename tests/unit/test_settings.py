@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from lib.cli.commandline import parse
-from lib.cli.named import named_command
 from lib.cli.registry import COMMANDS, Command
+from lib.named import named_command
 from lib.settings import OPTIONS, VERSION, Option, Settings
 
 NAMES = {option.name: option for option in OPTIONS}
