@@ -55,4 +55,5 @@ ARG VERSION=unreleased
 LABEL org.opencontainers.image.title="wgroutemgr" \
       org.opencontainers.image.description="Gives labelled containers their routes through a WireGuard container" \
       org.opencontainers.image.licenses="MIT" \
-      org.opencontainers.image.version="${VERSION}"
+      org.opencontainers.image.version="${VERSION}" \
+      wgroutemgr.role="sidecar"

@@ -30,6 +30,9 @@ NETWORK_LABEL = "wgroutemgr.network"
 GATEWAY_LABEL = "wgroutemgr.gateway"
 """On the sidecar: name or id of the gateway, or its Compose service."""
 
+ROLE_LABEL, SIDECAR = "wgroutemgr.role", "sidecar"
+"""On the image, and so on every sidecar: by it they find each other."""
+
 NETWORKS_LABEL = "wgroutemgr.networks"
 """On a client: the destinations that it wants to reach through the gateway."""
 
@@ -82,6 +85,12 @@ class Container:
     started_at: float = 0.0
     """When its first process ran (seconds of Unix time), as the engine noted it; 0 where that is
     not known, as in a listing."""
+    finished_at: float = 0.0
+    """When that of its start before ended, or its last one did; likewise."""
+    arguments: tuple[str, ...] = ()
+    """What its program is given; likewise."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Those of its variables that are options of ours; likewise."""
 
     dns: tuple[Address, ...] = ()
     """The DNS servers that it was given; empty where it has the engine's, and in a listing."""
@@ -152,6 +161,22 @@ class DockerNetwork:
 
 
 @dataclass(frozen=True, slots=True)
+class Claim:
+    """That a sidecar serves the clients of a network through a gateway, as the engine tells it."""
+
+    gateway: str
+    """Name of the gateway's container."""
+    gateway_id: str
+    sidecar_id: str = ""
+    since: float = 0.0
+    """When the sidecar started; all times are seconds of Unix time."""
+    absent: float = 0.0
+    """Seconds that it was away before; infinite if it never was there."""
+    ended: float = 0.0
+    """When it was missed; 0 while it runs."""
+
+
+@dataclass(frozen=True, slots=True)
 class Gateway:
     """The container that leads to the far networks, as seen on the network that is served."""
 
@@ -198,6 +223,7 @@ class Inside:
     routes: tuple[Route, ...] = ()
     """The main table."""
     addresses: tuple[LocalAddress, ...] = ()
+    """Those that make neighbours beyond a link of its own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ VERSION = "0.2.0"
 be it."""
 
 DEFAULT_NETWORK = "wg-net"
-_PREFIX = "WGROUTEMGR_"
+VARIABLE_PREFIX = "WGROUTEMGR_"
 _MAX_INTERVAL = 86_400.0
 
 
@@ -83,7 +83,7 @@ class Option:
     @property
     def variable(self) -> str:
         """The environment variable of the same meaning."""
-        return _PREFIX + self.field.upper()
+        return VARIABLE_PREFIX + self.field.upper()
 
     @property
     def field(self) -> str:

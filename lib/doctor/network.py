@@ -98,6 +98,15 @@ def address(site: Site) -> Iterator[Finding]:
         yield warn(f"{network.name} has IPv6, but {container.name} has no IPv6 address there")
 
 
+def gateways(site: Site) -> Iterator[Finding]:
+    """No other sidecar of this engine serves the clients of the network by another gateway."""
+    verdict = site.verdict()
+    if site.served_by:
+        yield warn(f"{verdict.reason}, not by {site.gateway().container}", advice.ONE_GATEWAY)
+    else:
+        yield ok(verdict.reason)
+
+
 def overlaps(site: Site) -> Iterator[Finding]:
     """No destination keeps the engine from attaching a client to another network later.
 

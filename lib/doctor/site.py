@@ -7,6 +7,7 @@ clients. Judges nothing: that is the checks' part.
 from __future__ import annotations
 
 import shlex
+import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Generic, NoReturn, Protocol, TypeVar
@@ -25,6 +26,7 @@ from lib.errors import (
 from lib.kernel import namespaces
 from lib.kernel.access import Reader
 from lib.model import NETWORKS_LABEL, Gateway, Skipped, Snapshot
+from lib.reconcile.contest import Contest
 from lib.routing import desired, reach
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
         Route,
         Sidecar,
     )
+    from lib.routing.contest import Verdict
     from lib.settings import Settings
 
 T = TypeVar("T")
@@ -143,6 +146,8 @@ class Site:
         self.network = Fact("the network", self._find_network)
         self.gateway = Fact("the gateway's address", self._find_gateway)
         self.gateway_link = Fact("the gateway's address", self._find_gateway_link)
+        self.verdict = Fact("the gateway's address", self._find_verdict)
+        """Whose gateway serves the clients of the network."""
         self.container = Fact("the container", self._find_container)
         """The one to follow, `settings.container`."""
         self.container_owner = Fact("the container", self._find_container_owner)
@@ -177,6 +182,11 @@ class Site:
         links = self.gateway_links(self.gateway().addresses)
         return links[0] if links else lacking("an interface")
 
+    def _find_verdict(self) -> Verdict:
+        place = self.sidecar()
+        ours = (place.gateway, self.gateway_container())
+        return Contest(time.time).judge(self.engine(), self.gateway(), ours, place.own)
+
     def _find_container(self) -> Container:
         return self.engine().inspect(self.settings.container or "")
 
@@ -189,7 +199,7 @@ class Site:
             snapshot = Snapshot(((self.container(), self.container_owner()),))
         else:
             snapshot = _all_clients(engine)
-        wanted = desired.compute(snapshot, gateway)
+        wanted = desired.compute(snapshot, gateway, self.served_by)
         owners = {container.id: owner for container, owner in snapshot.clients}
         clients = (
             _attached(client, owners[client.container_id], gateway) for client in wanted.clients
@@ -206,6 +216,12 @@ class Site:
         return clients or lacking("a label")
 
     # --- what follows from them -----------------------------------------------------------------
+
+    @property
+    def served_by(self) -> str:
+        """Name of the gateway by which the clients are served; nothing if it is ours."""
+        winner = self.verdict().winner
+        return winner.gateway * (winner.gateway_id != self.sidecar().gateway.id)
 
     @property
     def own_name(self) -> str:

@@ -17,6 +17,7 @@ import structlog
 
 from lib.kernel import namespaces
 from lib.model import Container, DockerNetwork, Endpoint, Event, Interface, PublishedPort
+from lib.settings import VARIABLE_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -53,6 +54,9 @@ def parse_container(answer: Answer) -> Container:
         dns=tuple(_readable("address", ip_address, host.get("Dns") or ())),
         published=tuple(_readable("port", _published, _bindings(settings.get("Ports") or {}))),
         runtime=host.get("Runtime") or "",
+        finished_at=_moment(answer["State"].get("FinishedAt")),
+        arguments=tuple(answer["Config"].get("Cmd") or ()),
+        environment=_variables(answer["Config"].get("Env") or ()),
     )
 
 
@@ -65,6 +69,12 @@ def _published(item: tuple[str, Answer]) -> PublishedPort:
     port, binding = item
     address = ip_address(binding.get("HostIp") or "0.0.0.0")  # noqa: S104 - as the engine means it
     return PublishedPort(port, None if address.is_unspecified else address, address.version)
+
+
+def _variables(pairs: Iterable[str]) -> dict[str, str]:
+    """Return the variables that are options of ours; others may be secrets."""
+    found = (pair.partition("=") for pair in pairs)
+    return {name: value for name, _, value in found if name.startswith(VARIABLE_PREFIX)}
 
 
 def _moment(text: object) -> float:

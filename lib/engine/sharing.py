@@ -23,6 +23,16 @@ def netns_owner(engine: Engine, container: Container) -> Container:
     in another namespace by now, or gone. That takes a container that was inspected: a listing does
     not tell when it started.
     """
+    chain = namespace_chain(engine, container)
+    _check_times(chain)
+    return chain[-1]
+
+
+def namespace_chain(engine: Engine, container: Container) -> list[Container]:
+    """Return a container, the one whose namespace it joined, and so on; the last has its own.
+
+    Raises what `netns_owner` does, but does not mind who has left it since.
+    """
     chain, passed = [container], {container.id: container.name}
     while reference := chain[-1].shares_netns_of:
         owner = _owner(engine, chain, reference)
@@ -32,8 +42,7 @@ def netns_owner(engine: Engine, container: Container) -> Container:
             raise CallError(reason, f"give {owner.name} a network of its own")
         passed[owner.id] = owner.name
         chain.append(owner)
-    _check_times(chain)
-    return chain[-1]
+    return chain
 
 
 def _owner(engine: Engine, chain: Sequence[Container], reference: str) -> Container:

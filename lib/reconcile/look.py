@@ -45,7 +45,9 @@ def look(engine: Engine, kernel: Reader, settings: Settings) -> Findings:
         raise NotReadyError(state.reason, state.hint)
     clients = Clients(kernel)
     located = clients.locate(engine, clients.list(engine))
-    wanted = desired.compute(located.snapshot, state.gateway)
+    # What is to be taken back was given by this gateway, whoever serves now.
+    served_by = "" if settings.command == "withdraw" else state.served_by
+    wanted = desired.compute(located.snapshot, state.gateway, served_by)
     lost = state if isinstance(state, Lost) else None
     network, seen = state.gateway.network, {}
     found = Findings(state.gateway, lost, wanted, [], list(located.failures))

@@ -19,14 +19,15 @@ if TYPE_CHECKING:
     from lib.model import Container, Endpoint, Gateway, Network, Snapshot
 
 
-def compute(snapshot: Snapshot, gateway: Gateway) -> Desired:
+def compute(snapshot: Snapshot, gateway: Gateway, served_by: str = "") -> Desired:
     """Return what every labelled container gets through that gateway, ordered by name.
 
-    While the gateway is lost, what it led to is unreachable: its address may go to a stranger.
+    That is nothing if they are served by another one. While the gateway is lost, what it led to is
+    unreachable: its address may go to a stranger.
     """
     clients, skipped = [], list(snapshot.skipped)
     for container, owner in sorted(snapshot.clients, key=lambda pair: (pair[0].name, pair[0].id)):
-        verdict = _client(container, owner, gateway)
+        verdict = _client(container, owner, gateway, served_by)
         if isinstance(verdict, Client):
             clients.append(verdict)
         else:
@@ -35,7 +36,9 @@ def compute(snapshot: Snapshot, gateway: Gateway) -> Desired:
     return Desired(tuple(clients), tuple(skipped))
 
 
-def _client(container: Container, owner: Container, gateway: Gateway) -> Client | Skipped:
+def _client(
+    container: Container, owner: Container, gateway: Gateway, served_by: str
+) -> Client | Skipped:
     def skip(reason: str, hint: str = "", *, expected: bool = False) -> Skipped:
         return Skipped(container.name, container.id, reason, hint, expected)
 
@@ -55,6 +58,9 @@ def _client(container: Container, owner: Container, gateway: Gateway) -> Client 
     if not point:
         hint = advice.attach(gateway.network, owner)
         return skip(f"is not attached to {gateway.network}", hint, expected=True)
+    if served_by:
+        hint = f"ask the sidecar of {served_by} about it"
+        return skip(f"is served by the gateway {served_by}", hint, expected=True)
     if not owner.sandbox_key:
         return skip("has no network namespace yet", expected=True)
     routes, refusals = _routes(container.labels.get(NETWORKS_LABEL, ""), gateway, owner, point)

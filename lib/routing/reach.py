@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from lib.model import IPV6, Refusal
+from lib.model import Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -53,12 +53,8 @@ def _remark(route: Route, gateway: Address, here: Inside, network: str) -> Refus
     is_connected = any(one.kind == "connected" and gateway in one.dst for one in here.routes)
     if near or is_connected or route in here.routes:
         return None
-    held = sorted(str(one.address) for one in same if not _is_local(one.address))
+    held = sorted(str(one.address) for one in same)
     reason = f"is {family}, and the container has no {family} address on {network}"
     if held:
         reason += f" next to the gateway {gateway}, but {', '.join(held)}"
     return Refusal(str(route.dst), reason, _HINTS[gateway.version])
-
-
-def _is_local(address: Address) -> bool:
-    return address.is_loopback or (address.version == IPV6 and address.is_link_local)

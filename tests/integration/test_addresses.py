@@ -168,3 +168,9 @@ def test_the_network_of_an_address_may_be_that_of_the_other_end(space: kernel.Na
 
     (found,) = Reader().read(str(space.path)).addresses
     assert found == LocalAddress(ip_address("192.0.2.7"), ip_network("198.51.100.0/24"))
+
+
+def test_addresses_of_one_link_alone_are_not_told_of(space: kernel.Namespace) -> None:
+    space.ip("link set lo up", *LINK, "address add fe80::7/64 dev eth0 nodad")
+
+    assert Reader().read(str(space.path)).addresses == ()

@@ -369,11 +369,7 @@ def given(seam: Seam) -> set[str]:
     """Return the addresses that a test gave, each with the network that it connects."""
     found = seam.kernel.read(seam.path).addresses
     assert not any(one.is_duplicate for one in found)
-    return {
-        f"{one.address} in {one.network}"
-        for one in found
-        if not (one.address.is_loopback or one.address.is_link_local)
-    }
+    return {f"{one.address} in {one.network}" for one in found}
 
 
 def test_addresses_are_read_with_their_networks(attached: Seam) -> None:

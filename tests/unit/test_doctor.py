@@ -13,10 +13,26 @@ import pytest
 
 from lib.doctor import clients, network, path, report, setup
 from lib.doctor.site import Fact, Site, SkippedError
-from lib.errors import CallError, EngineError, OldEngineError, StaleSocketError
+from lib.errors import (
+    CallError,
+    EngineError,
+    NotReadyError,
+    OldEngineError,
+    StaleSocketError,
+)
 from lib.kernel import netfilter, netlink
 from lib.kernel.shells import Outcome
-from lib.model import NETWORKS_LABEL, Container, DockerNetwork, Endpoint, Finding, PublishedPort
+from lib.model import (
+    GATEWAY_LABEL,
+    NETWORK_LABEL,
+    NETWORKS_LABEL,
+    ROLE_LABEL,
+    Container,
+    DockerNetwork,
+    Endpoint,
+    Finding,
+    PublishedPort,
+)
 from lib.settings import Settings
 from tests.fakes import StandInEngine
 
@@ -126,11 +142,12 @@ class Place:
     settings: Settings = field(
         default_factory=lambda: Settings(network="wg-net", gateway="wireguard")
     )
+    others: tuple[Container, ...] = ()
     connections: int = 0
 
     def connect(self) -> Engine:
         self.connections += 1
-        engine = WithNetworks((self.gateway, self.client), on=self.networks)
+        engine = WithNetworks((self.gateway, self.client, *self.others), on=self.networks)
         return cast("Engine", engine)
 
     def site(self, followed: str | None = None) -> Site:
@@ -645,7 +662,8 @@ def test_what_builds_on_a_failed_check_is_skipped(monkeypatch: pytest.MonkeyPatc
         "overlaps": "a client",
         "mtu": "the network",
         **dict.fromkeys(
-            ("forwarding", "rp_filter", "firewall", "tunnel", "back"), "the gateway's address"
+            ("gateways", "forwarding", "rp_filter", "firewall", "tunnel", "back"),
+            "the gateway's address",
         ),
         "nat": "the network",
     }
@@ -738,3 +756,80 @@ def test_forward_chains_are_read_from_the_kernels_answer() -> None:
     assert list(netfilter.parse_chains(netlink.messages(ANSWER))) == [
         netfilter.Chain("ip", "filter", "FORWARD", drops=True, rules=1)
     ]
+
+
+# --- who shares a namespace, and other gateways -------------------------------------------------
+
+
+def said(site: Site, check: str) -> list[Finding]:
+    return list(report.CHECKS[check](site))
+
+
+def test_who_is_in_a_namespace_that_was_left_is_named_with_its_fix(place: Place) -> None:
+    web = replace(place.client, id="web-id", name="web", labels={}, started_at=2.0)
+    place.client = replace(place.client, network_mode="container:web", endpoints=(), started_at=1.0)
+    place.others = (web,)
+    reason, fix = "dovecot runs in a namespace that web has left", ("docker restart dovecot",)
+
+    assert Finding("warn", reason, fix) in said(place.site(), "clients")
+    assert said(place.site("dovecot"), "container") == [Finding("fail", reason, fix)]
+
+
+@pytest.mark.parametrize(
+    ("values", "seen", "fix"),
+    [
+        pytest.param({"running": False}, "is not running", "docker start dovecot", id="stopped"),
+        pytest.param(
+            {"endpoints": (), "network_mode": "none"},
+            "is not attached to wg-net",
+            "networks: [wg-net]   # in the service of dovecot, instead of network_mode: none",
+            id="without any network",
+        ),
+        pytest.param(
+            {"endpoints": ()},
+            "is not attached to wg-net",
+            "docker network connect wg-net dovecot",
+            id="elsewhere",
+        ),
+    ],
+)
+def test_the_fix_of_a_client_that_is_not_served(
+    place: Place, values: dict[str, object], seen: str, fix: str
+) -> None:
+    place.client = replace(place.client, **values)  # type: ignore[arg-type]
+
+    assert said(place.site("dovecot"), "container") == [Finding("fail", f"dovecot {seen}", (fix,))]
+    if "running" not in values:
+        (found,) = said(place.site(), "clients")
+        assert (found.seen.partition("; ")[2], found.fix) == (f"dovecot has it, but {seen}", (fix,))
+
+
+def test_a_gateway_that_serves_nobody_is_told_of_the_one_that_does(place: Place) -> None:
+    labels = {ROLE_LABEL: "sidecar", NETWORK_LABEL: "wg-net", GATEWAY_LABEL: "another"}
+    another = replace(place.gateway, id="another-id", name="another")
+    sidecar = replace(place.client, id="s", name="s", labels=labels)
+    (alone,) = said(place.site(), "gateways")
+    place.others = (another, sidecar)
+    (found,) = said(place.site(), "gateways")
+
+    assert alone.level == "ok"
+    assert found == Finding(
+        "warn",
+        "clients are served by the gateway another, by name the first of those on this network, "
+        "not by wireguard",
+        ("stop one of the two sidecars, or give one gateway a network of its own",),
+    )
+
+
+def test_a_gateway_in_anothers_namespace_is_told_with_it(place: Place) -> None:
+    pause = replace(place.gateway, id="pause-id", name="pause", started_at=1.0)
+    place.others = (pause,)
+    place.gateway = replace(
+        place.gateway, network_mode="container:pause", endpoints=(), started_at=2.0
+    )
+    (found,) = said(place.site(), "gateway")
+    assert found.seen == "wireguard, named by --gateway, in the network namespace of pause"
+
+    place.others = (replace(pause, started_at=3.0),)
+    with pytest.raises(NotReadyError, match="it runs in a namespace that pause has left"):
+        said(place.site(), "gateway")

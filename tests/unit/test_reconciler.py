@@ -11,7 +11,10 @@ import structlog
 
 from lib.errors import EngineError
 from lib.model import (
+    GATEWAY_LABEL,
+    NETWORK_LABEL,
     NETWORKS_LABEL,
+    ROLE_LABEL,
     Client,
     Container,
     EarlyClient,
@@ -89,6 +92,7 @@ class Site:
             lambda tries: 0.5 * 2 ** (tries - 1),
             announce=lambda gateway, _: self.announced.append(gateway),
             clock=lambda: self.now,
+            time_of_day=lambda: self.now,
         )
         self.reports: list[Report] = []
 
@@ -182,7 +186,7 @@ def test_a_steady_state_runs_nothing_and_says_nothing(logged: list[dict[str, Any
     assert logged == []
 
 
-def test_an_idle_full_pass_asks_the_engine_for_the_gateway_and_one_list() -> None:
+def test_an_idle_full_pass_asks_the_engine_for_the_gateway_and_two_lists() -> None:
     site = Site(
         CLIENT, *(container(f"c{n}", f"192.0.2.{n}/24", label="10.8.0.0/16") for n in range(10, 20))
     )
@@ -190,7 +194,11 @@ def test_an_idle_full_pass_asks_the_engine_for_the_gateway_and_one_list() -> Non
     del site.engine.calls[:]
     site.run(Scope("resync", is_full=True))
 
-    assert site.engine.calls == ["inspect wireguard-id", f"containers {NETWORKS_LABEL}"]
+    assert site.engine.calls == [
+        "inspect wireguard-id",
+        "containers wgroutemgr.role=sidecar",
+        f"containers {NETWORKS_LABEL}",
+    ]
 
 
 def test_a_pass_for_one_container_asks_for_no_other() -> None:
@@ -792,3 +800,153 @@ def test_an_event_concerns_us(action: str, container_id: str, concerns: bool) ->
     site.run()
 
     assert site.reconciler.concerns(Event(action, container_id)) is concerns
+
+
+# --- another gateway on the network -------------------------------------------------------------
+
+OTHER = container("another", "192.0.2.2/24")
+"""A gateway whose name comes first."""
+
+
+def peer(name: str, gateway: str, **values: Any) -> Container:  # noqa: ANN401
+    """Return a sidecar beside a gateway, as the engine tells it."""
+    labels = {ROLE_LABEL: "sidecar", GATEWAY_LABEL: gateway, NETWORK_LABEL: "wg-net"}
+    one = container(name, sandbox_key="", started_at=100.0, network_mode="none", endpoints=())
+    return replace(one, **{"labels": labels, **values})
+
+
+PEER = peer("its-sidecar", "another")
+RESYNC = Scope("resync", is_full=True)
+
+
+def contested(*others: Container) -> Site:
+    """Return a site with another gateway, a client and other sidecars; ours bears no label."""
+    site = Site(CLIENT, OTHER)
+    site.change(*others)
+    return site
+
+
+def test_another_gateways_clients_are_left_alone_which_is_told_once(
+    logged: list[dict[str, Any]],
+) -> None:
+    site = contested(PEER)
+    site.kernel.put(CLIENT, "192.0.2.2")
+    for _ in range(3):
+        site.run(RESYNC)
+
+    assert site.kernel.commands == []
+    assert site.announced == [None] * 3  # Nor is anybody given a route early.
+    assert names(logged) == ["gateway.ready", "gateway.contested"]
+    assert logged[2]["reason"] == (
+        "clients are served by the gateway another, by name the first of those on this network"
+    )
+    (skipped,) = (entry for entry in logged if entry["event"] == "client.skipped")
+    assert (skipped["log_level"], skipped["reason"]) == (
+        "debug",
+        "is served by the gateway another",
+    )
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param(peer("s", "zero"), id="last by name"),
+        pytest.param(peer("s", "another", arguments=("doctor",)), id="a command that ends"),
+        pytest.param(peer("s", "another", arguments=("--network", "n2")), id="another network"),
+        pytest.param(
+            peer("s", "another", environment={"WGROUTEMGR_NETWORK": "n2"}), id="by its variable"
+        ),
+        pytest.param(peer("s", "wireguard"), id="the same gateway"),
+        pytest.param(peer("s", "nearby"), id="a gateway on the host's network"),
+        pytest.param(peer("s", "", network_mode="wg-net"), id="not told its gateway"),
+        pytest.param(peer("s", "", network_mode="container:gone"), id="whose gateway is gone"),
+    ],
+)
+def test_no_other_sidecar_keeps_us_from_serving(other: Container) -> None:
+    zero, nearby = container("zero"), container("nearby", network_mode="host", sandbox_key="")
+    site = contested(zero, nearby, other)
+    site.run()
+
+    assert site.routes(CLIENT) == ["10.8.0.0/16 192.0.2.1"]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param(peer("s", "another", labels={ROLE_LABEL: "sidecar"}), id="no label but ours"),
+        pytest.param(peer("s", "removed-a"), id="a gateway that was removed, and is waited for"),
+        pytest.param(
+            peer("s", "zero", arguments=("run", "--gateway=another")), id="an option wins"
+        ),
+        pytest.param(
+            peer("s", "zero", environment={"WGROUTEMGR_GATEWAY": "another"}), id="a variable wins"
+        ),
+        pytest.param(
+            peer("s", "", network_mode="container:another"), id="in its gateway's namespace"
+        ),
+    ],
+)
+def test_another_sidecar_is_seen_however_it_knows_its_gateway(other: Container) -> None:
+    if other.labels == {ROLE_LABEL: "sidecar"}:
+        other = replace(other, network_mode="container:another")
+    site = contested(other)
+    site.run()
+
+    assert site.kernel.commands == []
+
+
+def test_it_takes_over_once_after_a_while_and_gives_back(logged: list[dict[str, Any]]) -> None:
+    site = contested(PEER)
+    site.kernel.put(CLIENT, "192.0.2.2")
+    site.run()
+    site.remove(PEER)
+    report = site.on("die", PEER)
+    assert report.scope.is_full
+    assert report.again_at == site.now + 10
+    assert site.kernel.commands == []
+
+    assert site.drive(59) == 1
+    assert site.routes(CLIENT) == ["10.8.0.0/16 192.0.2.1"]
+    assert names(logged)[2:] == ["gateway.chosen", "route.replaced", "client.routed"]
+
+    back = replace(PEER, started_at=site.now, finished_at=site.now - 60)
+    site.change(back)
+    assert site.reconciler.concerns(Event("start", back.id, labels=back.labels))
+    assert site.on("start", back).again_at == site.now + 10
+    assert site.drive(59) == 1
+    # What stands is the other's to replace: without it there would be none for a moment.
+    assert site.routes(CLIENT) == ["10.8.0.0/16 192.0.2.1"]
+    site.kernel.give(CLIENT.sandbox_key, Route(ip_network("10.9.0.0/16"), V4.ip, 0))
+    site.run(RESYNC)
+    assert len(site.kernel.commands) == 1
+    assert names(logged)[5:] == ["gateway.contested"]
+
+
+def test_a_lost_gateway_changes_nothing_for_whom_another_serves() -> None:
+    site = contested(PEER)
+    site.kernel.put(CLIENT, "192.0.2.2")
+    site.change(replace(GATEWAY, running=False))
+    report = site.run()
+
+    assert isinstance(report.gateway, Lost)
+    assert site.routes(CLIENT) == ["10.8.0.0/16 192.0.2.2"]
+
+
+def test_while_the_engine_is_silent_about_another_sidecar_nothing_changes() -> None:
+    site = contested(PEER)
+    site.run()
+    site.engine.silent_about = PEER.id
+    site.run(RESYNC)
+
+    assert site.kernel.commands == []
+
+
+def test_an_event_of_another_sidecar_is_known_by_its_label() -> None:
+    site = Site(CLIENT, OTHER)
+    site.run()
+    site.change(PEER)
+    event = Event("start", PEER.id, labels=PEER.labels)
+
+    assert site.reconciler.concerns(event)
+    assert site.on("start", PEER).scope.is_full
+    assert site.reconciler.concerns(replace(event, action="die", labels={}))
