@@ -125,6 +125,7 @@ SETUPS = {
     # Bookworm's crun fails where the machine does not let it raise a limit (RLIM_MEMLOCK).
     "podman-4": Setup("bookworm", storage="overlay", podman="runc"),
     "podman": Setup("trixie", storage="overlay", podman="crun"),
+    "podman-sid": Setup("sid", storage="overlay", podman="crun"),
 }
 """By the name that `--engine` takes."""
 
