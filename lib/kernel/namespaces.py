@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from lib import advice
 from lib.errors import NetnsError, NetnsGoneError
-from lib.kernel import libc
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,24 +37,6 @@ def explained(what: str) -> Iterator[None]:
         raise NetnsError(reason) from error
 
 
-@contextmanager
-def entered(path: str) -> Iterator[None]:
-    """Have the calling thread in the namespace of a file for a while, in ours if none is named.
-
-    Raises OSError if that cannot be.
-    """
-    if not path:
-        yield
-        return
-    with Path(path).open("rb") as there, OWN.open("rb") as here:
-        libc.enter_network_namespace(here.fileno())  # Who may not come back must not go.
-        libc.enter_network_namespace(there.fileno())
-        try:
-            yield
-        finally:
-            libc.enter_network_namespace(here.fileno())
-
-
 @dataclass(frozen=True, slots=True)
 class NamespaceId:
     """A network namespace, and where it was found.
@@ -75,7 +56,7 @@ def identify(path: str) -> NamespaceId | None:
     """Return which namespace a file is; None if it is none now, as before the engine mounts it."""
     try:
         found, device = Path(path).stat(), OWN.stat().st_dev
-        born = process_start(Path(path).parents[1]) if is_at_process(path) else ""
+        born = _born(Path(path).parents[1]) if is_at_process(path) else ""
     except OSError:
         return None
     return NamespaceId(path, device, found.st_ino, born) if found.st_dev == device else None
@@ -110,7 +91,7 @@ def is_at_process(path: str) -> bool:
     return path.startswith(_PROC)
 
 
-def process_start(process: Path) -> str:
+def _born(process: Path) -> str:
     """Return when a process began (clock ticks since the boot, `proc_pid_stat(5)`)."""
     return (process / "stat").read_text().rpartition(")")[2].split()[19]
 

@@ -1,4 +1,4 @@
-"""Forward chains of a network namespace, as the kernel has them: whose policy drops?
+"""Forward chains of our own network namespace, as the kernel has them: whose policy drops?
 
 Asks the kernel itself, since the image has no firewall program. Changes no rule; a legacy table
 that does not exist is not asked for, as the kernel would make it.
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lib.kernel import libc, namespaces, netlink
+from lib.kernel import libc, netlink
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -58,14 +58,10 @@ class Chain:
     rules: int
 
 
-def forward_chains(path: str = "") -> tuple[Chain, ...]:
-    """Return all of those in the namespace of a file, in ours if none is named.
-
-    Raises OSError if the kernel does not tell, as without NET_ADMIN.
-    """
-    with namespaces.entered(path):
-        legacy = (chain for family in _LEGACY for chain in _legacy(family))
-        return (*_nftables(), *legacy)
+def forward_chains() -> tuple[Chain, ...]:
+    """Return all of them; raise OSError if the kernel does not tell, as without NET_ADMIN."""
+    legacy = (chain for family in _LEGACY for chain in _legacy(family))
+    return (*_nftables(), *legacy)
 
 
 def parse_chains(messages: Iterable[Message]) -> Iterator[Chain]:
@@ -100,7 +96,7 @@ def _text(data: bytes) -> str:
 def _legacy(family: str) -> Iterator[Chain]:
     """Yield the FORWARD chain of the legacy filter table, if there is such a table."""
     address_family, level, names, target_at = _LEGACY[family]
-    file = Path("/proc/thread-self/net", names)
+    file = Path("/proc/net", names)
     if not file.exists() or "filter" not in file.read_text().split():
         return
     with socket.socket(address_family, socket.SOCK_DGRAM) as kernel:
