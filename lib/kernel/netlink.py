@@ -8,11 +8,9 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from lib.kernel import libc
-from lib.kernel.namespaces import OWN
+from lib.kernel.namespaces import entered
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,15 +54,8 @@ def connect(protocol: int, path: str = "") -> socket.socket:
     The calling thread is in that namespace for as long as it takes to open the socket. Raises
     OSError if that cannot be.
     """
-    if not path:
-        return _socket(protocol)
-    with Path(path).open("rb") as there, OWN.open("rb") as here:
-        libc.enter_network_namespace(here.fileno())  # Who may not come back must not go.
-        libc.enter_network_namespace(there.fileno())
-        try:
-            return _socket(protocol)
-        finally:
-            libc.enter_network_namespace(here.fileno())
+    with entered(path):
+        return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
 
 
 def request(kind: int, body: bytes) -> bytes:
@@ -101,10 +92,6 @@ def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
         size, kind = _ATTRIBUTE.unpack_from(data, at)
         yield kind & _KIND, data[at + _ATTRIBUTE.size : at + size]
         at += _aligned(size)
-
-
-def _socket(protocol: int) -> socket.socket:
-    return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
 
 
 def _aligned(size: int) -> int:
