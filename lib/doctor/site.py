@@ -9,7 +9,6 @@ from __future__ import annotations
 import shlex
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Generic, NoReturn, Protocol, TypeVar
 
 from lib.doctor import ip_output
@@ -223,7 +222,8 @@ class Site:
     def gateway_netns_file(self) -> str:
         """The gateway's namespace file, which is there."""
         path = self.gateway_container().sandbox_key
-        return path if path and Path(path).exists() else lacking("the gateway's namespace file")
+        is_there = path and namespaces.is_there(path)
+        return path if is_there else lacking("the gateway's namespace file")
 
     @property
     def gateway_netns(self) -> str:

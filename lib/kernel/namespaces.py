@@ -57,7 +57,7 @@ def identify(path: str) -> NamespaceId | None:
     """Return which namespace a file is; None if it is none now, as before the engine mounts it."""
     try:
         found, device = Path(path).stat(), OWN.stat().st_dev
-        born = _born(Path(path).parents[1]) if is_at_process(path) else ""
+        born = process_start(Path(path).parents[1]) if is_at_process(path) else ""
     except OSError:
         return None
     return NamespaceId(path, device, found.st_ino, born) if found.st_dev == device else None
@@ -92,7 +92,7 @@ def is_at_process(path: str) -> bool:
     return path.startswith(_PROC)
 
 
-def _born(process: Path) -> str:
+def process_start(process: Path) -> str:
     """Return when a process began (clock ticks since the boot, `proc_pid_stat(5)`)."""
     return (process / "stat").read_text().rpartition(")")[2].split()[19]
 
@@ -113,6 +113,13 @@ def entered(path: str) -> Iterator[None]:
             yield
         finally:
             libc.enter_network_namespace(here.fileno())
+
+
+def is_there(path: str) -> bool:
+    """Tell whether there is such a file; False too where we may not look, as without SYS_PTRACE."""
+    with suppress(OSError):
+        return Path(path).exists()
+    return False
 
 
 def is_own(path: str) -> bool:
