@@ -279,9 +279,9 @@ class Daemon:
         self._schedule.finish(report, now)
         self._trigger = "reconnect"
         self._publish(self._reconciler.sidecar)
-        if report.scope.is_full:
-            self._early.learn(report.listed)
         if not isinstance(report.gateway, Unknown):
+            if report.scope.is_full:
+                self._early.learn(report.listed)
             _log_pass(report, now - begun)
         self._trouble = _trouble(report)
         self._tell_health()

@@ -68,7 +68,7 @@ class StandInEngine:
         self.calls.append(f"find {container_id or name}")
         known = self.known if self.listing is None else self.listing
         same = (one for one in known if one.id == container_id or one.name == name)
-        return next((replace(one, sandbox_key="") for one in same), None)
+        return next((replace(one, sandbox_key="", upper_dir="") for one in same), None)
 
     def is_named(self, container_id: str, name: str) -> bool:
         if all(one.id != container_id for one in self.known):

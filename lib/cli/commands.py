@@ -99,7 +99,10 @@ def health(_: Settings) -> int:
 
 def _look(settings: Settings) -> Findings:
     with closing(Engine()) as engine:
-        return look(engine, Reader(), settings)
+        findings = look(engine, Reader(), settings)
+    if findings.lost:
+        complain(findings.lost.reason, findings.lost.hint)
+    return findings
 
 
 def _complain_of(failures: Iterable[Failure]) -> None:

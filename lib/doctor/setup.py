@@ -137,7 +137,7 @@ def netns_directory(site: Site) -> Iterator[Finding]:
     device = namespaces.OWN.stat().st_dev
     files = [file.stat().st_dev == device for file in path.iterdir() if file.exists()]
     seen = f"{verdict.seen}; namespaces in it: {sum(files)}"
-    if found and not Path(found).exists():
+    if found and not namespaces.exists(found):
         yield fail(f"{path} lacks the gateway's namespace", *advice.mount_lines(path))
     elif files and not any(files):
         yield fail(seen, *advice.mount_lines(path))

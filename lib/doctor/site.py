@@ -222,8 +222,7 @@ class Site:
     def gateway_netns_file(self) -> str:
         """The gateway's namespace file, which is there."""
         path = self.gateway_container().sandbox_key
-        is_there = path and namespaces.is_there(path)
-        return path if is_there else lacking("the gateway's namespace file")
+        return path if path and namespaces.exists(path) else lacking("the gateway's namespace file")
 
     @property
     def gateway_netns(self) -> str:

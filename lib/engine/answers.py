@@ -99,7 +99,7 @@ def parse_network(answer: Answer) -> DockerNetwork:
 
 
 def parse_networks(answer: object) -> tuple[DockerNetwork, ...]:
-    """Return the networks that were listed; `interfaces` is empty."""
+    """Return the networks that were listed."""
     return tuple(_readable("network", parse_network, _list(answer)))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -136,7 +137,9 @@ class Engine:
     def networks(self) -> tuple[DockerNetwork, ...]:
         """List all networks; of a listing `interfaces` is empty."""
         with sdk.our_errors():
-            return answers.parse_networks(self._client.networks())
+            listed = answers.parse_networks(self._client.networks())
+        # Podman tells who is attached in a listing, too.
+        return tuple(replace(network, interfaces={}) for network in listed)
 
     def listen(self, since: int, note: Callable[[Event], None] = lambda _: None) -> EventStream:
         """Return the events from a moment on (seconds of Unix time), on a connection of their own.

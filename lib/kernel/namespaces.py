@@ -87,6 +87,15 @@ def locate(key: str, pid: int, container_id: str) -> str:
     return key
 
 
+def exists(path: str) -> bool:
+    """Tell whether there is such a file that we may look at."""
+    try:
+        Path(path).stat()
+    except OSError:
+        return False
+    return True
+
+
 def is_at_process(path: str) -> bool:
     """Tell whether a namespace is found at a process of it, not in the engine's directory."""
     return path.startswith(_PROC)
@@ -113,13 +122,6 @@ def entered(path: str) -> Iterator[None]:
             yield
         finally:
             libc.enter_network_namespace(here.fileno())
-
-
-def is_there(path: str) -> bool:
-    """Tell whether there is such a file; False too where we may not look, as without SYS_PTRACE."""
-    with suppress(OSError):
-        return Path(path).exists()
-    return False
 
 
 def is_own(path: str) -> bool:

@@ -11,7 +11,7 @@ from lib.reconcile import failures
 from lib.reconcile.clients import Clients
 from lib.reconcile.gateway import GatewayTracker
 from lib.reconcile.namespace import Namespace, gather
-from lib.reconcile.report import Unknown
+from lib.reconcile.report import Lost, Unknown
 from lib.routing import desired
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ class Findings:
     """What one look at everything found."""
 
     gateway: Gateway
+    lost: Lost | None
+    """Why the gateway is not there, if it is not."""
     desired: Desired
     namespaces: list[Namespace]
     """Those that could be read."""
@@ -44,7 +46,8 @@ def look(engine: Engine, kernel: Reader, settings: Settings) -> Findings:
     clients = Clients(kernel)
     located = clients.locate(engine, clients.list(engine))
     wanted = desired.compute(located.snapshot, state.gateway)
-    found = Findings(state.gateway, wanted, [], list(located.failures))
+    lost = state if isinstance(state, Lost) else None
+    found = Findings(state.gateway, lost, wanted, [], list(located.failures))
     for namespace in gather(wanted.clients).values():
         try:
             kernel.check(namespace.path)

@@ -69,6 +69,11 @@ class Namespace:
         everyone = [*self.given.values(), *self.wanted.values()]
         return tuple({client.container_id: client for client in everyone}.values())
 
+    def wanted_by(self, client: Client) -> list[Route]:
+        """Return the routes that are to be there for a client."""
+        whose = self.wanted.items()
+        return [route for route, one in whose if one.container_id == client.container_id]
+
     def tasks(self) -> list[Task]:
         """Return what makes it right, in the order in which it is done: replacements first."""
         whose = self.given | self.wanted
@@ -167,7 +172,7 @@ class Visitor:
                     self.ledger.note(client.container_id, Why.LOOK_AGAIN)
                 self.ledger.put(place, route, client)
         for client in namespace.clients:
-            wanted = [route for route, whose in namespace.wanted.items() if whose is client]
+            wanted = namespace.wanted_by(client)
             self.reporting.direct(client, (*namespace.direct(wanted), *namespace.kept(client)))
 
     def _choose(self, namespace: Namespace) -> tuple[list[Task], list[Task]]:

@@ -51,7 +51,7 @@ def asked(
     if request.param == "real":
         return real
     known = (real.inspect(labelled.name), real.inspect(stopped.name))
-    return StandInEngine(known, on=(real.network(known[0].network_mode),))
+    return StandInEngine(known, on=(real.network(known[0].endpoints[0].network),))
 
 
 def test_inspection_tells_the_namespace_and_knows_nobody_else(
@@ -74,7 +74,9 @@ def test_listing_is_the_inspection_without_the_namespace(
 
     assert listed.sandbox_key == ""
     assert (listed.id, listed.name, listed.running) == (inspected.id, labelled.name, True)
-    assert (listed.labels, listed.network_mode) == (inspected.labels, inspected.network_mode)
+    assert listed.labels == inspected.labels
+    # Podman 4.3 tells it in an inspection only.
+    assert listed.network_mode in {inspected.network_mode, ""}
     assert listed.endpoints == inspected.endpoints
     assert [container.name for container in asked.containers(LABEL, running=False)] == [
         stopped.name
@@ -90,35 +92,35 @@ def test_listing_is_the_inspection_without_the_namespace(
 
 
 def test_one_is_found_by_id_or_name_whatever_its_state(
-    engine: Engine | StandInEngine, labelled: Container, stopped: Container
+    asked: Engine | StandInEngine, labelled: Container, stopped: Container
 ) -> None:
-    (listed,) = engine.containers(LABEL)
+    (listed,) = asked.containers(LABEL)
 
-    assert engine.find(container_id=listed.id) == engine.find(name=labelled.name) == listed
-    (idle,) = engine.containers(LABEL, running=False)
-    assert engine.find(name=stopped.name) == idle
-    assert engine.find(name=labelled.name[1:]) is None
-    assert engine.find(container_id="0" * 64) is None
+    assert asked.find(container_id=listed.id) == asked.find(name=labelled.name) == listed
+    (idle,) = asked.containers(LABEL, running=False)
+    assert asked.find(name=stopped.name) == idle
+    assert asked.find(name=labelled.name[1:]) is None
+    assert asked.find(container_id="0" * 64) is None
 
 
 def test_name_is_of_one_container_only(
-    engine: Engine | StandInEngine, labelled: Container, stopped: Container
+    asked: Engine | StandInEngine, labelled: Container, stopped: Container
 ) -> None:
-    (older,), (newer,) = engine.containers(LABEL), engine.containers(LABEL, running=False)
+    (older,), (newer,) = asked.containers(LABEL), asked.containers(LABEL, running=False)
 
-    assert engine.is_named(older.id, labelled.name)
-    assert engine.is_named(newer.id, stopped.name)
-    assert not engine.is_named(older.id, stopped.name)
-    assert not engine.is_named(newer.id, labelled.name)
+    assert asked.is_named(older.id, labelled.name)
+    assert asked.is_named(newer.id, stopped.name)
+    assert not asked.is_named(older.id, stopped.name)
+    assert not asked.is_named(newer.id, labelled.name)
     with pytest.raises((GoneError, CallError)):
-        engine.is_named("0" * 64, labelled.name)
+        asked.is_named("0" * 64, labelled.name)
 
 
 def test_network_tells_the_addresses_of_who_is_attached(
     asked: Engine | StandInEngine, labelled: Container
 ) -> None:
     container = asked.inspect(labelled.name)
-    network = asked.network(container.network_mode)
+    network = asked.network(container.endpoints[0].network)
 
     assert network == asked.network(network.id)
     assert network.interfaces == {container.id: container.endpoints[0].interfaces}
@@ -129,7 +131,7 @@ def test_network_tells_the_addresses_of_who_is_attached(
 def test_networks_are_listed_without_who_is_attached(
     asked: Engine | StandInEngine, labelled: Container
 ) -> None:
-    network = asked.network(asked.inspect(labelled.name).network_mode)
+    network = asked.network(asked.inspect(labelled.name).endpoints[0].network)
 
     (listed,) = (other for other in asked.networks() if other.id == network.id)
     assert listed == replace(network, interfaces={})
@@ -139,7 +141,7 @@ def test_networks_of_a_container_are_known_by_their_ids(
     asked: Engine | StandInEngine, labelled: Container
 ) -> None:
     container = asked.inspect(labelled.name)
-    network = asked.network(container.network_mode)
+    network = asked.network(container.endpoints[0].network)
 
     (listed,) = asked.containers(LABEL, ids=[container.id])
     for found in (container, listed):
@@ -157,7 +159,7 @@ def test_a_subnet_with_host_bits_is_read(lab: Lab, real: Engine) -> None:
     assert listed.subnets == real.network(name).subnets == (ip_network("203.0.113.0/24"),)
 
 
-def test_events_tell_of_a_creation_with_labels_and_of_a_start(lab: Lab, real: Engine) -> None:
+def test_events_tell_of_a_creation_and_of_a_start_with_labels(lab: Lab, real: Engine) -> None:
     stream = real.listen(int(time.time()) - 1)
     client = lab.client("new", lab.network("wg-net", "192.168.67.0/24"), networks="10.9.0.0/16")
     container = real.inspect(client.name)
@@ -171,4 +173,4 @@ def test_events_tell_of_a_creation_with_labels_and_of_a_start(lab: Lab, real: En
     assert (created.action, created.container) == ("create", container.name)
     assert created.labels.items() >= container.labels.items()
     assert [event.action for event in others] == ["start"]
-    assert {*others[0].labels} == set()
+    assert others[0].labels.items() >= container.labels.items()

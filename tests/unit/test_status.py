@@ -37,7 +37,7 @@ def found(
 ) -> list[Row]:
     spaces = [Namespace(NETNS, actual=actual)] if entered else []
     desired = Desired(clients, skipped)
-    return tables.rows(Findings(GATEWAY, desired, spaces, list(failures)))
+    return tables.rows(Findings(GATEWAY, None, desired, spaces, list(failures)))
 
 
 @pytest.mark.parametrize(
