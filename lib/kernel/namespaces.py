@@ -38,24 +38,6 @@ def explained(what: str) -> Iterator[None]:
         raise NetnsError(reason) from error
 
 
-@contextmanager
-def entered(path: str) -> Iterator[None]:
-    """Have the calling thread in the namespace of a file for a while, in ours if none is named.
-
-    Raises OSError if that cannot be.
-    """
-    if not path:
-        yield
-        return
-    with Path(path).open("rb") as there, OWN.open("rb") as here:
-        libc.enter_network_namespace(here.fileno())  # Who may not come back must not go.
-        libc.enter_network_namespace(there.fileno())
-        try:
-            yield
-        finally:
-            libc.enter_network_namespace(here.fileno())
-
-
 @dataclass(frozen=True, slots=True)
 class NamespaceId:
     """A network namespace, and where it was found.
@@ -122,6 +104,24 @@ def is_at_process(path: str) -> bool:
 def process_start(process: Path) -> str:
     """Return when a process began (clock ticks since the boot, `proc_pid_stat(5)`)."""
     return (process / "stat").read_text().rpartition(")")[2].split()[19]
+
+
+@contextmanager
+def entered(path: str) -> Iterator[None]:
+    """Have the calling thread in the namespace of a file meanwhile, in ours if none is named.
+
+    Raises OSError if that cannot be.
+    """
+    if not path:
+        yield
+        return
+    with Path(path).open("rb") as there, OWN.open("rb") as here:
+        libc.enter_network_namespace(here.fileno())  # Who may not come back must not go.
+        libc.enter_network_namespace(there.fileno())
+        try:
+            yield
+        finally:
+            libc.enter_network_namespace(here.fileno())
 
 
 def is_own(path: str) -> bool:

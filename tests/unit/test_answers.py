@@ -25,7 +25,7 @@ from lib.engine.answers import (
 )
 from lib.engine.client import OLDEST_API
 from lib.engine.events import FILTERS
-from lib.model import Event, Published
+from lib.model import Event, PublishedPort
 
 RECORDED = sorted((Path(__file__).parents[1] / "data/engine").glob("*.json"))
 Answers = dict[str, Any]
@@ -98,10 +98,10 @@ def test_name_servers_ports_and_runtime_are_told_by_an_inspection(answers: Answe
     assert found.dns == (ip_address("192.0.2.53"), ip_address("fd::53"))
     assert found.runtime == "runsc"
     assert found.published == (
-        Published("80/tcp", None, 4),
-        Published("80/tcp", None, 6),
-        Published("53/udp", ip_address("192.0.2.1"), 4),
-        Published("81/tcp", None, 4),
+        PublishedPort("80/tcp", None, 4),
+        PublishedPort("80/tcp", None, 6),
+        PublishedPort("53/udp", ip_address("192.0.2.1"), 4),
+        PublishedPort("81/tcp", None, 4),
     )
 
 

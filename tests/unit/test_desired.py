@@ -16,7 +16,7 @@ from lib.model import (
     DockerNetwork,
     Endpoint,
     Gateway,
-    Published,
+    PublishedPort,
     Refusal,
     Route,
     Skipped,
@@ -399,7 +399,7 @@ def test_no_label_can_hide_a_network_that_its_client_is_attached_to(
 
 
 def port(name: str, address: str = "", version: int = 4) -> Published:
-    return Published(name, ip_address(address) if address else None, version)
+    return PublishedPort(name, ip_address(address) if address else None, version)
 
 
 def remarks(label: str, **values: object) -> list[tuple[str, str]]:
