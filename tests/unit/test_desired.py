@@ -398,7 +398,7 @@ def test_no_label_can_hide_a_network_that_its_client_is_attached_to(
 # --- what may surprise --------------------------------------------------------------------------
 
 
-def port(name: str, address: str = "", version: int = 4) -> Published:
+def port(name: str, address: str = "", version: int = 4) -> PublishedPort:
     return PublishedPort(name, ip_address(address) if address else None, version)
 
 
@@ -444,7 +444,7 @@ CALLERS = "is served, but callers of the published {} in it are answered through
     ],
 )
 def test_callers_of_published_ports_in_a_destination_are_told(
-    label: str, ports: list[Published], told: list[str]
+    label: str, ports: list[PublishedPort], told: list[str]
 ) -> None:
     assert remarks(label, published=tuple(ports)) == [
         (label, CALLERS.format(names)) for names in told
