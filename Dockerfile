@@ -12,17 +12,20 @@ RUN python3 -m pip install --quiet --disable-pip-version-check --root-user-actio
 # The bill of materials (CycloneDX): of exactly the folder that goes into the image, by CycloneDX's
 # own tool. Both are shown to it as environments of their own, or it would see pip and itself.
 FROM build AS sbom
-COPY pyproject.toml tests/sbom.txt /tmp/
+COPY tests/sbom.txt /tmp/
 RUN python3 -m pip install --quiet --disable-pip-version-check --root-user-action ignore \
         --no-cache-dir --no-compile --no-deps --require-hashes --only-binary :all: \
         --target /opt/tool --requirement /tmp/sbom.txt && \
     for each in tool site-packages; do \
         python3 -m venv --without-pip /tmp/$each && \
         echo /opt/$each >"$(echo /tmp/$each/lib/python*/site-packages)/$each.pth" || exit; \
-    done && \
-    PYTHONWARNINGS=ignore /tmp/tool/bin/python3 -m cyclonedx_py environment --output-reproducible \
-        --no-validate --pyproject /tmp/pyproject.toml --output-file /opt/sbom.cdx.json \
-        /tmp/site-packages
+    done
+COPY pyproject.toml lib/settings.py /tmp/
+RUN cd /tmp && \
+    version=$(python3 -c 'import settings; print(settings.VERSION)') && \
+    sed -i "s/^dynamic = .*/version = \"$version\"/" pyproject.toml && \
+    PYTHONWARNINGS=ignore tool/bin/python3 -m cyclonedx_py environment --output-reproducible \
+        --no-validate --pyproject pyproject.toml --output-file /opt/sbom.cdx.json site-packages
 
 FROM ${BASE}
 # Nothing is installed from here on, by us or by anybody.
@@ -52,4 +55,5 @@ ARG VERSION=unreleased
 LABEL org.opencontainers.image.title="wgroutemgr" \
       org.opencontainers.image.description="Gives labelled containers their routes through a WireGuard container" \
       org.opencontainers.image.licenses="MIT" \
-      org.opencontainers.image.version="${VERSION}"
+      org.opencontainers.image.version="${VERSION}" \
+      wgroutemgr.role="sidecar"

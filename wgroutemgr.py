@@ -111,7 +111,7 @@ def _report(event: str, error: BaseException) -> None:
 
 
 def _is_daemon() -> bool:
-    from lib.cli.named import RUN, named_command
+    from lib.named import RUN, named_command
 
     return named_command(sys.argv[1:]) == RUN
 

@@ -9,7 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lib.model import GATEWAY_LABEL, NETWORKS_LABEL
+from lib.model import GATEWAY_LABEL, IPV6, NETWORKS_LABEL
+
+if TYPE_CHECKING:
+    from lib.model import Container
 
 if TYPE_CHECKING:
     from lib.model import Container
@@ -28,7 +31,9 @@ CAP_ADD_PTRACE = "cap_add: [NET_ADMIN, SYS_ADMIN, SYS_PTRACE]"
 ENTER_THROUGH_PROCESSES = f"{CAP_ADD_PTRACE}, which it takes to enter through processes"
 
 USER = 'user: "0"'
+USERNS = "userns_mode: host   # the engine remaps users, which keeps containers from each other"
 SECURITY_OPT = "security_opt: [label=disable]   # SELinux or AppArmor stands in the way"
+SOCKET_DENIED = f"{USER}, or group_add with the socket's group; else {SECURITY_OPT}"
 IMAGE = "use an image with ip and nsenter"
 NO_NETWORK = "network_mode: none   # and no depends_on: it then starts in any order"
 STRANDED = "the gateway was made anew: this container runs on, but will not start again as it is"
@@ -39,6 +44,21 @@ SOCKET_VOLUME = f"volumes: ['{SOCKET}:{SOCKET}:ro']"
 SHM = "leave the container a /dev/shm (no --ipc none), or its health is unknown"
 NETWORK_OPTION = "name the network with --network if it is another one"
 PROXY = "let the proxy pass GET /networks"
+
+
+ROOTLESS_MOUNTS = (
+    "nsenter --preserve-credentials -U -m -t $(cat $XDG_RUNTIME_DIR/dockerd-rootless/child_pid)"
+    " mount --make-rshared /   # as the user of the rootless engine, after each of its starts"
+)
+"""What is mounted in the namespace of such an engine is seen in no container else, whatever a mount
+is told (moby, contrib/dockerd-rootless.sh: `--propagation=rslave`)."""
+
+
+def rootless_socket(user: int) -> str:
+    """Return the line that mounts the socket of a user's engine."""
+    runtime = f"/run/user/{user}"
+    line = f"volumes: ['{runtime}/docker.sock:{SOCKET}:ro']"
+    return f"{line}   # of Podman: {runtime}/podman/podman.sock"
 
 
 def mount(directory: Path) -> str:
@@ -63,14 +83,6 @@ def name_gateway(gateway: str) -> str:
     return f"labels: {{{GATEWAY_LABEL}: {gateway}}}"
 
 
-def recreate(own: Container) -> str:
-    """Return how to make the sidecar anew, with the gateway that is there now."""
-    service = own.labels.get("com.docker.compose.service")
-    if service:
-        return f"docker compose up -d --force-recreate {service}"
-    return f"docker rm -f {own.name}, and run it again"
-
-
 # --- containers ---------------------------------------------------------------------------------
 
 
@@ -79,9 +91,22 @@ def start(container: str) -> str:
     return f"docker start {container}"
 
 
-def restart(container: str) -> str:
-    """Return the command that restarts it."""
-    return f"docker restart {container}"
+def restart(*containers: str) -> str:
+    """Return the command that restarts it, or several one after the other, whatever they run."""
+    return " && ".join(f"docker restart {container}" for container in containers)
+
+
+def start_shared(owner: str, guest: str) -> str:
+    """Return what starts the owner of a namespace, and brings who was in it into the new one."""
+    return f"{start(owner)} && {restart(guest)}"
+
+
+def recreate(container: Container) -> str:
+    """Return what makes a container anew, where it cannot be started again as it is."""
+    service = container.labels.get("com.docker.compose.service")
+    if service:
+        return f"docker compose up -d --force-recreate {service}"
+    return f"docker rm -f {container.name}, and run it again with a network that is there"
 
 
 def sysctls(setting: str, container: str) -> str:
@@ -100,20 +125,83 @@ def allowed_ips(dst: object, gateway: str) -> str:
     return f"{line}, then: {restart(gateway)}"
 
 
+def tunnel_device(gateway: str) -> str:
+    """Return what to do about a VPN that routes nothing by itself."""
+    needs = "cap_add: [NET_ADMIN], devices: [/dev/net/tun]"
+    return f"give {gateway} a tunnel device ({needs}): a VPN in userspace mode has none"
+
+
+def policy_rule(gateway: str, dst: object, table: str, preference: int) -> str:
+    """Return the rule that sends a network by the table that knows it, before all other rules."""
+    words = f"{_ip(dst)} rule add pref {preference} to {dst} lookup {table}"
+    return f"docker exec {gateway} {words}   # in its start script, to last"
+
+
+def see_rules(gateway: str, version: int) -> str:
+    """Return how to see the policy rules of one IP version."""
+    program = "ip -6" if version == IPV6 else "ip"
+    return f"docker exec {gateway} {program} rule show   # a policy rule sends it elsewhere"
+
+
+def _ip(dst: object) -> str:
+    return "ip -6" if ":" in str(dst) else "ip"
+
+
+def handshake(gateway: str) -> str:
+    """Return what to look at where nothing comes out of a tunnel."""
+    what = "the peer's Endpoint, its port, both keys, and what it allows"
+    return f"docker exec {gateway} wg show   # see to {what}"
+
+
+def peers(gateway: str) -> str:
+    """Return what to look at where a tunnel drops packets."""
+    what = "both must be in AllowedIPs, and the peer needs an Endpoint"
+    return f"docker exec {gateway} wg show   # {what}"
+
+
+def masquerade(device: str, version: int) -> str:
+    """Return the line that puts the tunnel's address in the place of the clients'."""
+    tool = "ip6tables" if version == IPV6 else "iptables"
+    line = f"PostUp = {tool} -t nat -A POSTROUTING -o {device} -j MASQUERADE"
+    return f"{line}   # only if the far side takes no address but the tunnel's"
+
+
 # --- networks -----------------------------------------------------------------------------------
 
+_ALONE = {"none", "host", "slirp4netns", "pasta"}
+"""Modes of a network beside which there is no other."""
+
 BRIDGE_FILTER = "sysctl -w net.bridge.bridge-nf-call-iptables=0   # on the host"
+ONE_GATEWAY = "stop one of the two sidecars, or give one gateway a network of its own"
 LINK = "check that the container's link to the gateway's network is up"
 
 
-def connect(network: str, container: str) -> str:
-    """Return the command that attaches a container to a network."""
-    return f"docker network connect {network} {container}"
+def attach(network: str, container: Container) -> str:
+    """Return what attaches a container, which owns its network namespace, to a network.
+
+    The engine connects nobody to a second network who has the host's or none (moby, `updateNetwork`
+    and `ErrConflictHostNetwork` in daemon/container_operations.go), Podman nobody whose network
+    needs no root. It connects nobody twice.
+    """
+    point = container.endpoint(network)
+    if point and container.running:
+        return restart(container.name)
+    if container.network_mode.partition(":")[0] in _ALONE:
+        line = f"networks: [{network}]   # in the service of {container.name}"
+        return f"{line}, instead of network_mode: {container.network_mode}"
+    if point:
+        return start(container.name)
+    return f"docker network connect {network} {container.name}"
 
 
 def create_network(network: str) -> str:
     """Return the command that makes a network."""
     return f"docker network create {network}"
+
+
+def driver(network: str) -> str:
+    """Return what to do about a network on which no container can be a gateway."""
+    return f"make {network} anew with the driver bridge or macvlan"
 
 
 def name_network(network: str) -> str:
@@ -130,10 +218,20 @@ def mtu(size: int, network: str) -> str:
 # --- labels -------------------------------------------------------------------------------------
 
 LABEL = f"labels: {{{NETWORKS_LABEL}: 192.168.66.0/24}}   # what it wants to reach"
+NOT_UNDER_DEPLOY = "beside `image:`, not under `deploy:`, whose labels are the service's alone"
 NOT_THE_GATEWAY = "remove the label from the container: the gateway has these routes itself"
 NETWORK_OF_ITS_OWN = "attach the container to a network of its own"
 CONNECT_AGAIN = "disconnect the container from that network, and connect it again"
 CONNECTED = "remove it from the label: the container reaches that network directly"
+
+
+DNS = "give it one that is reached otherwise (dns:), unless names are to go through the gateway"
+PORTS = "publish on a reverse proxy without the label, or name narrower networks in the label"
+
+
+def runtime(container: str) -> str:
+    """Return the line that runs a container so that it sees its namespace."""
+    return f"runtime: runc   # in the service of {container}"
 
 
 def narrower(dst: object) -> str:

@@ -215,6 +215,7 @@ class Daemon:
             lambda tries: delay(tries, settings.resync_interval),
             announce=early.lead_to,
             clock=clock.monotonic,
+            time_of_day=clock.time,
         )
         self._trigger = "startup"
         self._trouble = ""

@@ -31,6 +31,10 @@ class OldEngineError(EngineError):
     """The engine answers, but is too old: the user's to update; tried again, if they do."""
 
 
+class DeniedError(EngineError):
+    """The engine's socket is there, but not for us: the environment's fault; tried again later."""
+
+
 class StreamEndedError(EngineError):
     """The event stream ended: the engine restarts, or a proxy cut it; it is opened again."""
 
@@ -53,6 +57,10 @@ class NotReadyError(WgRouteMgrError):
 
 class HostNetworkError(NotReadyError):
     """The gateway uses the host's network: clients reach its tunnels without us; we wait."""
+
+
+class NamespaceLeftError(NotReadyError):
+    """A container runs in a network namespace that its owner has left: only its restart helps."""
 
 
 class NetnsError(WgRouteMgrError):

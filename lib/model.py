@@ -30,6 +30,9 @@ NETWORK_LABEL = "wgroutemgr.network"
 GATEWAY_LABEL = "wgroutemgr.gateway"
 """On the sidecar: name or id of the gateway, or its Compose service."""
 
+ROLE_LABEL, SIDECAR = "wgroutemgr.role", "sidecar"
+"""On the image, and so on every sidecar: by it they find each other."""
+
 NETWORKS_LABEL = "wgroutemgr.networks"
 """On a client: the destinations that it wants to reach through the gateway."""
 
@@ -52,6 +55,18 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class PublishedPort:
+    """A port that the host takes calls for."""
+
+    port: str
+    """The container's, with the protocol: `80/tcp`."""
+    address: Address | None
+    """The host's that is called; None for any of that IP version."""
+    version: int
+    """The IP version of those who call."""
+
+
+@dataclass(frozen=True, slots=True)
 class Container:
     """What an inspection of one container told."""
 
@@ -70,6 +85,19 @@ class Container:
     started_at: float = 0.0
     """When its first process ran (seconds of Unix time), as the engine noted it; 0 where that is
     not known, as in a listing."""
+    finished_at: float = 0.0
+    """When that of its start before ended, or its last one did; likewise."""
+    arguments: tuple[str, ...] = ()
+    """What its program is given; likewise."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Those of its variables that are options of ours; likewise."""
+
+    dns: tuple[Address, ...] = ()
+    """The DNS servers that it was given; empty where it has the engine's, and in a listing."""
+    published: tuple[PublishedPort, ...] = ()
+    """Empty in a listing."""
+    runtime: str = ""
+    """What runs it, as the engine calls it; empty in a listing."""
 
     @property
     def shares_netns_of(self) -> str | None:
@@ -133,6 +161,22 @@ class DockerNetwork:
 
 
 @dataclass(frozen=True, slots=True)
+class Claim:
+    """That a sidecar serves the clients of a network through a gateway, as the engine tells it."""
+
+    gateway: str
+    """Name of the gateway's container."""
+    gateway_id: str
+    sidecar_id: str = ""
+    since: float = 0.0
+    """When the sidecar started; all times are seconds of Unix time."""
+    absent: float = 0.0
+    """Seconds that it was away before; infinite if it never was there."""
+    ended: float = 0.0
+    """When it was missed; 0 while it runs."""
+
+
+@dataclass(frozen=True, slots=True)
 class Gateway:
     """The container that leads to the far networks, as seen on the network that is served."""
 
@@ -159,6 +203,27 @@ class Route:
     kind: str = "unicast"
     """The kernel's route type (`unicast`, `unreachable`, `blackhole` and so on), or `connected`
     for a unicast route that leads straight onto a device."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalAddress:
+    """An address of a network namespace."""
+
+    address: Address
+    network: Network
+    """Where it makes neighbours."""
+    is_duplicate: bool = False
+    """Whether somebody else has it on that link, so that the kernel does not use it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """What the kernel has in one network namespace, of both IP versions."""
+
+    routes: tuple[Route, ...] = ()
+    """The main table."""
+    addresses: tuple[LocalAddress, ...] = ()
+    """Those that make neighbours beyond a link of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +295,8 @@ class Snapshot:
 
     clients: tuple[tuple[Container, Container], ...]
     """Container and owner, the same one twice where it has a namespace of its own."""
+    skipped: tuple[Skipped, ...] = ()
+    """Those that have none in which anything can be done for them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,6 +58,8 @@ class Schedule:
         self._gateway_at = math.inf
         """When the gateway is looked for again."""
         self._gateway_delays = delays(interval)
+        self._again_at = math.inf
+        """When the gateway is looked at again, as the last pass said."""
         self._changed: dict[str, str] = {}
         """What the first event of each container was that a pass has still to look at."""
         self._settled_at = self._settled_until = math.inf
@@ -81,6 +83,7 @@ class Schedule:
     def finish(self, report: Report, now: float) -> None:
         """Take in what a pass left to do."""
         self._unfinished = report.unfinished
+        self._again_at = report.again_at
         if self.full_at == math.inf:
             self.full_at = now + self._interval
         if not isinstance(report.gateway, Unknown):
@@ -94,7 +97,7 @@ class Schedule:
         if self._trigger:
             return -math.inf
         works = (work.due for work in self._unfinished)
-        return min(self.full_at, self._gateway_at, self._events_at, *works)
+        return min(self.full_at, self._gateway_at, self._again_at, self._events_at, *works)
 
     def take(self, now: float) -> Scope | None:
         """Return whom a pass is due for, once; None if none is."""
@@ -118,7 +121,7 @@ class Schedule:
             trigger = "resync"
         if trigger:
             self.full_at = math.inf  # It counts from the end of this one.
-        elif self._gateway_at <= now:
+        elif min(self._gateway_at, self._again_at) <= now:
             trigger = "retry"
         return trigger
 

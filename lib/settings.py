@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from lib.model import Published
 
 VERSION = "0.2.0"
-"""The same as in pyproject.toml, from which the bill of materials takes it."""
+"""It stands here only: the Dockerfile takes it into the bill of materials, and a release's tag must
+be it."""
 
 DEFAULT_NETWORK = "wg-net"
-_PREFIX = "WGROUTEMGR_"
+VARIABLE_PREFIX = "WGROUTEMGR_"
 _MAX_INTERVAL = 86_400.0
 
 
@@ -82,7 +83,7 @@ class Option:
     @property
     def variable(self) -> str:
         """The environment variable of the same meaning."""
-        return _PREFIX + self.field.upper()
+        return VARIABLE_PREFIX + self.field.upper()
 
     @property
     def field(self) -> str:

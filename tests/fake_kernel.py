@@ -19,7 +19,7 @@ from lib.errors import NetnsError, NetnsGoneError
 from lib.kernel.access import Kernel
 from lib.kernel.namespaces import NamespaceId
 from lib.kernel.shells import TIMED_OUT, Outcome, Service
-from lib.model import DEFAULT_METRIC, IPV4, IPV6, Address, Route
+from lib.model import DEFAULT_METRIC, IPV4, IPV6, Address, Inside, LocalAddress, Route
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -97,6 +97,10 @@ class FakeKernel(Kernel):
         """Take away IPv6 addresses and routes, as `net.ipv6.conf.all.disable_ipv6=1` does."""
         self._spaces[path].drop_ipv6()
 
+    def duplicate(self, path: str, address: str) -> None:
+        """Let an IPv6 address be one that somebody else has on the link."""
+        self._spaces[path].duplicates.add(ip_address(address))
+
     def give(self, path: str, *routes: Route) -> None:
         """Append routes, as somebody else does who appends (`ip route append`)."""
         for route in routes:
@@ -157,11 +161,20 @@ class FakeKernel(Kernel):
             raise NetnsGoneError(reason)
 
     def routes(self, path: str) -> tuple[Route, ...]:
+        """Return the routes alone, for tests."""
+        return self.read(path).routes
+
+    def read(self, path: str) -> Inside:
         missing = "" if path in self._spaces else "No such file or directory"
         if why := self._unreadable.get(path, missing):
             reason = f"cannot read the routes in {path}: {why}"
             raise NetnsError(reason)
-        return tuple(self._spaces[path].routes)
+        space = self._spaces[path]
+        addresses = (
+            LocalAddress(one.ip, one.network, is_duplicate=one.ip in space.duplicates)
+            for one in space.addresses
+        )
+        return Inside(tuple(space.routes), tuple(addresses))
 
     def serve(self, conversations: Iterable[Conversation]) -> None:
         service = Service(conversations)
@@ -272,6 +285,7 @@ class _Space:
     is_up: bool
     routes: list[Route] = field(default_factory=list)
     addresses: list[Interface] = field(default_factory=list)
+    duplicates: set[Address] = field(default_factory=set)
     networks: list[Network] = field(default_factory=list)
     """Those that are connected while the link is up."""
 

@@ -56,6 +56,29 @@ def shell_scripts() -> list[str]:
     return [f for f in files if re.match(rb"#!.*[/ ](ba|da)?sh", Path(f).read_bytes())]
 
 
+def checks(scripts: list[str]) -> dict[str, tuple[str, ...]]:
+    """Return the commands of the part `lint` by their names, for those shell scripts."""
+    schema = ("check-jsonschema", "--quiet", "--builtin-schema")
+    workflows = tuple(map(str, sorted(Path(".github/workflows").glob("*.yml"))))
+    templates = Path(".github/ISSUE_TEMPLATE")
+    config = str(templates / "config.yml")
+    forms = sorted({*map(str, templates.glob("*.yml"))} - {config})
+    return {
+        "ruff": ("ruff", "check", "--quiet", "."),
+        "format": ("ruff", "format", "--check", "--quiet", "--diff", "."),
+        "mypy": ("mypy", "--no-error-summary"),
+        "imports": ("lint-imports", "--no-logo", "--cache-dir", f"{CACHE}/imports"),
+        "shellcheck": ("shellcheck", "-x", *scripts),
+        "codespell": ("codespell",),
+        "workflows": (*schema, "vendor.github-workflows", *workflows),
+        "timeouts": (*schema, "custom.github-workflows-require-timeout", *workflows),
+        "issue-forms": (*schema, "vendor.github-issue-forms", *forms),
+        "issue-config": (*schema, "vendor.github-issue-config", config),
+        "renovate": (*schema, "vendor.renovate", ".github/renovate.json"),
+        "zizmor": ("zizmor", "--offline", "--quiet", "--pedantic", "."),
+    }
+
+
 @dataclass
 class Runner:
     """What the caller gave to pytest, what runs, and what came of each part so far."""
@@ -108,16 +131,17 @@ class Runner:
         where = () if named else folders
         self.part(name, *program, *where, *common, *words, *self.words, report=report)
 
+    def lint(self, names: list[str]) -> None:
+        """Run the checks of those names, or all."""
+        commands = checks(shell_scripts())
+        for name in names or commands:
+            self.part(name, *commands[name])
+
     def start(self, part: str) -> None:
         """Run a part, or all of them; what only repeats others is left out of a selection."""
         wanted = {part} if part != "all" else {*PARTS} - (REPEATS if self.words else set())
         if "lint" in wanted:
-            self.part("ruff", "ruff", "check", "--quiet", ".")
-            self.part("format", "ruff", "format", "--check", "--quiet", "--diff", ".")
-            self.part("mypy", "mypy", "--no-error-summary")
-            self.part("imports", "lint-imports", "--no-logo", "--cache-dir", f"{CACHE}/imports")
-            self.part("shellcheck", "shellcheck", "-x", *shell_scripts())
-            self.part("codespell", "codespell")
+            self.lint(self.words if part == "lint" else [])
         if "unit" in wanted:
             self.suite("unit", program=(*COVERAGE, "run", "-m", "pytest"))
             if not self.words:
@@ -169,6 +193,9 @@ def main() -> int:
     except LabError as error:
         print(f"tests/run: could not be prepared: {error}", file=sys.stderr)
         return 1
+    if part == "lint" and (unknown := {*words} - {*checks([])}):
+        print(f"tests/run: {', '.join(unknown)}: lint has {', '.join(checks([]))}", file=sys.stderr)
+        return 2
     runner.start(part)
     return runner.summary(time.monotonic() - begun)
 

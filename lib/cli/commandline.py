@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from lib.cli.named import RUN
 from lib.cli.registry import COMMANDS
+from lib.named import RUN
 from lib.settings import OPTIONS, VERSION, Settings
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from lib.cli.named import RUN
+from lib.named import RUN
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING
 
 from lib import advice
 from lib.doctor.findings import SHOWN, fail, ok, some, warn
-from lib.errors import GoneError
+from lib.errors import EngineError, GoneError, NamespaceLeftError
 from lib.model import NETWORKS_LABEL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lib.doctor.site import AttachedClient, Site
-    from lib.model import Finding
+    from lib.model import Container, Finding, Skipped
+
+_SWARM_SERVICE = "com.docker.swarm.service.name"
 
 
 def clients(site: Site) -> Iterator[Finding]:
@@ -28,7 +30,7 @@ def clients(site: Site) -> Iterator[Finding]:
         count = f"{len(asking.clients)} on {network}, asking for {len(destinations)}"
         yield ok(f"{count} destinations: {names}")
     else:
-        yield _nobody(next((skipped.container for skipped in asking.skipped), ""), network)
+        yield _nobody(next(iter(asking.skipped), None), network)
     for skipped in asking.skipped:
         if not skipped.expected:
             yield warn(f"{skipped.container} {skipped.reason}", skipped.hint)
@@ -36,10 +38,10 @@ def clients(site: Site) -> Iterator[Finding]:
         yield from _remarks(client)
 
 
-def _nobody(labelled: str, network: str) -> Finding:
+def _nobody(labelled: Skipped | None, network: str) -> Finding:
     seen = f"no running container on {network} has the label {NETWORKS_LABEL}"
     if labelled:
-        return warn(f"{seen}; {labelled} has it", advice.connect(network, labelled))
+        return warn(f"{seen}; {labelled.container} has it, but {labelled.reason}", labelled.hint)
     return warn(seen, advice.LABEL, f"networks: [{network}]")
 
 
@@ -52,23 +54,41 @@ def container(site: Site) -> Iterator[Finding]:
     except GoneError:
         yield fail(f"the engine has no container {site.settings.container}", "docker ps --all")
         return
-    owner = site.container_owner.examine()
-    if not owner.running:
+    try:
+        owner = site.container_owner.examine()
+    except NamespaceLeftError as error:
+        yield fail(f"{found.name} {error.reason}", error.hint)
+        return
+    if not owner.running and owner.id == found.id:
         yield fail(f"{owner.name} is not running", advice.start(owner.name))
         return
     asking = site.asking.examine()
     for skipped in asking.skipped:
-        attach = advice.connect(network, owner.name) * skipped.expected
-        yield fail(f"{found.name} {skipped.reason}", skipped.hint, attach)
+        yield fail(f"{found.name} {skipped.reason}", skipped.hint)
     for client in asking.clients:
         if NETWORKS_LABEL not in found.labels:
-            yield fail(f"{found.name} has no label {NETWORKS_LABEL}", advice.LABEL)
+            yield _unlabelled(site, found)
         elif not client.routes:
             yield fail(f"{found.name} asks for nothing that can be served", advice.LABEL)
         else:
             asked = ", ".join(str(route.dst) for route in client.routes[:SHOWN])
             yield ok(f"{found.name} is on {network} and asks for {asked}")
         yield from _remarks(client)
+
+
+def _unlabelled(site: Site, container: Container) -> Finding:
+    """Say so; under `deploy:` labels are those of a swarm's service, not of its containers."""
+    seen = f"{container.name} has no label {NETWORKS_LABEL}"
+    service = container.labels.get(_SWARM_SERVICE)
+    if not service:
+        return fail(seen, advice.LABEL)
+    try:
+        has_it = NETWORKS_LABEL in site.engine().service_labels(service)
+    except EngineError:  # A proxy refuses, or this engine is no manager of the swarm.
+        return fail(seen, advice.LABEL, advice.NOT_UNDER_DEPLOY)
+    if not has_it:
+        return fail(seen, advice.LABEL)
+    return fail(f"{seen}: its service {service} has it", advice.LABEL, advice.NOT_UNDER_DEPLOY)
 
 
 def _remarks(client: AttachedClient) -> Iterator[Finding]:

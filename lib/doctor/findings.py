@@ -13,9 +13,9 @@ SHOWN = 5
 """Names, or remarks on one client, that are shown."""
 
 
-def ok(seen: str) -> Finding:
-    """Nothing to do."""
-    return Finding("ok", seen)
+def ok(seen: str, *if_wanted: str) -> Finding:
+    """Nothing to do, unless it is wanted otherwise."""
+    return Finding("ok", seen, if_wanted)
 
 
 def warn(seen: str, *fix: str) -> Finding:

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from lib.model import IPV6
 
 if TYPE_CHECKING:
-    from lib.model import Address
+    from lib.model import Address, Network
 
 _INET = {"inet", "inet6"}
 _REJECTING = {"unreachable", "blackhole", "prohibit", "throw"}
+_KERNELS_RULES = {0, 32766, 32767}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,18 @@ class Link:
     """Bytes."""
     mac: str
     addresses: tuple[Address, ...]
+    is_up: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A policy rule that is none of the kernel's own three."""
+
+    preference: int
+    table: str
+    """Empty where it sends packets nowhere."""
+    text: str
+    """As it was printed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +71,7 @@ def parse_links(text: str) -> tuple[Link, ...]:
             mtu=int(mtu[1]) if (mtu := re.search(r" mtu (\d+)", block)) else 0,
             mac=mac[1] if (mac := re.search(r"link/ether (\S+)", block)) else "",
             addresses=tuple(parse_addresses(block)),
+            is_up="UP" in re.split("[<,>]", block.partition("\n")[0]),
         )
         for block in blocks
     )
@@ -73,6 +87,28 @@ def parse_neighbours(text: str) -> dict[Address, tuple[str, str]]:
     }
 
 
+def parse_rules(text: str) -> tuple[Rule, ...]:
+    """Return the policy rules that `ip rule show` printed, without the kernel's own three."""
+    rows = (line.partition(":") for line in text.splitlines())
+    return tuple(
+        Rule(int(number), dict(pairwise(words.split())).get("lookup", ""), " ".join(words.split()))
+        for number, _, words in rows
+        if number.isdigit() and int(number) not in _KERNELS_RULES
+    )
+
+
+def parse_route(text: str, dst: Address) -> Lookup:
+    """Return where the routes that `ip route show` printed lead to: the longest prefix wins."""
+    best, found = -1, Lookup()
+    for line in text.splitlines():
+        words = line.split()
+        kind, *rest = words or [""]
+        network = _network(rest[0] if kind in _REJECTING and rest else kind, dst.version)
+        if network and dst in network and network.prefixlen > best:
+            best, found = network.prefixlen, parse_lookup(" ".join(words))
+    return found
+
+
 def lookup_words(dst: Address, source: Address | None = None, device: str = "") -> tuple[str, ...]:
     """Return the words that ask the kernel where it would send a packet.
 
@@ -80,9 +116,13 @@ def lookup_words(dst: Address, source: Address | None = None, device: str = "") 
     real one, so with forwarding off it answers that there is no route (`inet_rtm_getroute` in
     net/ipv4/route.c).
     """
-    program = ("ip", "-6") if dst.version == IPV6 else ("ip",)
     origin = ("from", str(source), "iif", device) if source else ()
-    return (*program, "route", "get", str(dst), *origin)
+    return (*program(dst.version), "route", "get", str(dst), *origin)
+
+
+def program(version: int) -> tuple[str, ...]:
+    """Return the words that begin a command of `ip` for an IP version."""
+    return ("ip", "-6") if version == IPV6 else ("ip",)
 
 
 def parse_lookup(text: str) -> Lookup:
@@ -95,6 +135,13 @@ def parse_lookup(text: str) -> Lookup:
     return Lookup(
         after.get("dev", ""), _address(after.get(via, "") if via.startswith("inet") else via)
     )
+
+
+def _network(word: str, version: int) -> Network | None:
+    try:
+        return ip_network({IPV6: "::/0"}.get(version, "0.0.0.0/0") if word == "default" else word)
+    except ValueError:
+        return None
 
 
 def _address(word: str) -> Address | None:

@@ -14,6 +14,7 @@ from lib.doctor.findings import fail, ok, warn
 from lib.doctor.site import lacking
 from lib.errors import CallError, GoneError
 from lib.model import IPV6
+from lib.routing.fitness import TRIED, unfit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from lib.doctor.site import AttachedClient, Site
     from lib.model import DockerNetwork, Finding, Network, Sidecar
 
-_BRIDGE_FILTER = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
+BRIDGE_FILTER = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
 _ICC = "com.docker.network.bridge.enable_icc"
 
 
@@ -32,25 +33,37 @@ def network(site: Site) -> Iterator[Finding]:
     drivers/bridge/setup_ip_tables.go). Of an internal one, what is not of its subnet is dropped
     (setupInternalNetworkRules), but only where the host's bridges pass the firewall, that is with
     br_netfilter loaded and `bridge-nf-call-iptables` on; each namespace has a switch of its own,
-    so the host's cannot be seen from here.
+    so the host's cannot be seen from here. With nftables as its backend the engine lets pass what
+    stays on the bridge (nftabler/network.go).
     """
     try:
         found = site.network.examine()
     except GoneError:
         yield _missing(site.sidecar())
         return
-    if found.options.get(_ICC, "true").lower() in {"false", "f", "0"}:
+    if reason := unfit(found):
+        yield fail(reason, advice.driver(found.name))
+    elif found.options.get(_ICC, "true").lower() in {"false", "f", "0"}:
         fix = f"docker network rm {found.name}, and create it without that option"
         yield fail(f"{found.name} has enable_icc=false: its containers cannot talk", fix)
-    elif found.internal and _BRIDGE_FILTER.exists():
+    elif found.internal and BRIDGE_FILTER.exists() and (backend := _backend(site)) != "nftables":
+        known = "" if backend else ", if its backend is iptables (GET /info was refused)"
         seen = f"{found.name} is internal, and bridged packets may pass the host's firewall"
         otherwise = "or make it without `internal`"
-        yield warn(f"{seen}, which drops routed ones", advice.BRIDGE_FILTER, otherwise)
-    elif found.driver != "bridge":
+        yield warn(f"{seen}, which drops routed ones{known}", advice.BRIDGE_FILTER, otherwise)
+    elif found.driver not in TRIED:
         yield warn(f"{found.name} has the driver {found.driver}, which nobody has tried")
     else:
         subnets = ", ".join(map(str, found.subnets))
         yield ok(f"{found.name}, {found.driver}{' (internal)' * found.internal}, {subnets}")
+
+
+def _backend(site: Site) -> str:
+    """Return what the engine makes firewall rules with; nothing where a proxy refuses to tell."""
+    try:
+        return site.engine().firewall()
+    except CallError:
+        return ""
 
 
 def _missing(found: Sidecar) -> Finding:
@@ -69,7 +82,7 @@ def address(site: Site) -> Iterator[Finding]:
     if not container.running:
         lacking("a running gateway")
     if not site.gateway_endpoint:
-        fix = advice.connect(network.name, container.name)
+        fix = advice.attach(network.name, container)
         yield fail(f"{container.name} is not attached to {network.name}", fix)
         return
     addresses = site.gateway().addresses
@@ -83,6 +96,15 @@ def address(site: Site) -> Iterator[Finding]:
     versions = {subnet.version for subnet in network.subnets}
     if IPV6 in versions - {address.version for address in addresses}:
         yield warn(f"{network.name} has IPv6, but {container.name} has no IPv6 address there")
+
+
+def gateways(site: Site) -> Iterator[Finding]:
+    """No other sidecar of this engine serves the clients of the network by another gateway."""
+    verdict = site.verdict()
+    if site.served_by:
+        yield warn(f"{verdict.reason}, not by {site.gateway().container}", advice.ONE_GATEWAY)
+    else:
+        yield ok(verdict.reason)
 
 
 def overlaps(site: Site) -> Iterator[Finding]:

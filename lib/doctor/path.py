@@ -7,19 +7,20 @@ it would send a packet; none is sent.
 from __future__ import annotations
 
 from contextlib import suppress
+from ipaddress import ip_network
 from typing import TYPE_CHECKING
 
 from lib import advice
 from lib.doctor.findings import fail, ok, some, warn
 from lib.doctor.site import SkippedError, host_of, lacking
-from lib.kernel import netfilter, route_table
+from lib.kernel import netfilter, prerequisites, route_table
 from lib.model import IPV4, IPV6, Step
 from lib.routing import iproute
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-    from lib.doctor.ip_output import Link, Lookup
+    from lib.doctor.ip_output import Link, Lookup, Rule
     from lib.doctor.site import AttachedClient, Site
     from lib.model import Address, Finding, Network, Route
 
@@ -159,7 +160,7 @@ def firewall(site: Site) -> Iterator[Finding]:
     try:
         chains = netfilter.forward_chains(site.gateway_netns)
     except OSError as error:
-        yield warn(f"could not be read: {error.strerror}", advice.CAP_ADD)
+        yield _unreadable(error)
         return
     for chain in chains:
         name = f"{chain.family} {chain.table} {chain.name}"
@@ -172,6 +173,11 @@ def firewall(site: Site) -> Iterator[Finding]:
         yield ok(f"no policy drops forwarded packets (chains: {len(chains)}, rules not judged)")
 
 
+def _unreadable(error: OSError) -> Finding:
+    """Say so; with both capabilities it is that the gateway's root is none of ours (userns)."""
+    return warn(f"could not be read: {error.strerror}", *prerequisites.capabilities().fix)
+
+
 def _accept(chain: netfilter.Chain, gateway: str) -> str:
     tool = {"ip": "iptables", "ip6": "ip6tables"}.get(chain.family)
     if tool and (chain.table, chain.name) == ("filter", "FORWARD"):
@@ -181,16 +187,20 @@ def _accept(chain: netfilter.Chain, gateway: str) -> str:
 
 
 def tunnel(site: Site) -> Iterator[Finding]:
-    """The gateway sends each destination into a tunnel."""
+    """The gateway sends each destination into a tunnel, and something comes back out of it."""
     site.gateway_link()
-    by_engine = _links_by_engine(site)
+    used = set()
     for client, dst in site.destinations():
-        yield _sent(site, dst, site.route_to(dst, client), by_engine)
-    if not any(True for _ in site.destinations()):
+        found = site.route_to(dst, client)
+        used.add(found.device)
+        yield _sent(site, dst, found)
+    if not used:
         lacking("a destination")
+    for device in sorted(used & site.tunnels()):
+        yield from _counted(site, device)
 
 
-def _sent(site: Site, dst: Network, found: Lookup, by_engine: set[str]) -> Finding:
+def _sent(site: Site, dst: Network, found: Lookup) -> Finding:
     """Judge where the gateway sends a destination: into an interface that the engine did not make?
 
     `wg-quick` makes the routes to them from AllowedIPs (wg-quick(8)). By one of the engine's it may
@@ -198,21 +208,89 @@ def _sent(site: Site, dst: Network, found: Lookup, by_engine: set[str]) -> Findi
     """
     name = site.gateway().container
     out = f"by {found.device}" + (f" via {found.gateway}" if found.gateway else "")
-    fix = advice.allowed_ips(dst, name)
     if not found.device:
-        return fail(f"{name} has no route to {dst}", fix)
+        return fail(f"{name} has no route to {dst}", *_into_tunnel(site, dst))
     if found.device in {site.gateway_link().name, "lo"}:
-        return fail(f"{name} sends {dst} back out {out}, into no tunnel", fix)
-    if found.device in by_engine:
+        seen = f"{name} sends {dst} back out {out}, into no tunnel"
+        return fail(seen, *_into_tunnel(site, dst))
+    if found.device in site.links_by_engine():
         judge = fail if found.gateway in _default_gateways(site) else warn
-        return judge(f"{name} sends {dst} out {out}, into no tunnel", fix)
+        return judge(f"{name} sends {dst} out {out}, into no tunnel", *_into_tunnel(site, dst))
     return ok(f"{name} sends {dst} into {found.device}")
 
 
-def _links_by_engine(site: Site) -> set[str]:
-    endpoints = site.gateway_container().endpoints
-    given = {interface.ip for endpoint in endpoints for interface in endpoint.interfaces}
-    return {link.name for link in site.gateway_links(given)}
+def _into_tunnel(site: Site, dst: Network) -> tuple[str, ...]:
+    """Return what leads a destination into a tunnel: one to lead to, a policy rule, or a route."""
+    name, tunnels, rules = site.gateway().container, site.tunnels(), site.rules(dst.version)
+    if not tunnels:
+        return (advice.tunnel_device(name),)
+    for table in ("main", *(rule.table for rule in rules if rule.table not in {"", "main"})):
+        if rules and site.by_table(host_of(dst), table).device in tunnels:
+            return _past_rules(name, rules, dst, table)
+    return (advice.allowed_ips(dst, name), advice.see_rules(name, dst.version) * bool(rules))
+
+
+def _past_rules(
+    gateway: str, rules: Sequence[Rule], dst: Network, table: str = "main"
+) -> tuple[str, ...]:
+    """Return the rule that comes before all others."""
+    first = min(rules, key=lambda rule: rule.preference)
+    return (
+        advice.policy_rule(gateway, dst, table, max(1, first.preference - 1)),
+        advice.see_rules(gateway, dst.version),
+    )
+
+
+def _counted(site: Site, device: str) -> Iterator[Finding]:
+    """Judge what a tunnel has counted since it was made."""
+    name, found = site.gateway().container, site.counters(device)
+    if not found:
+        return
+    if found.sent and not found.received:
+        packets = "1 packet" if found.sent == 1 else f"{found.sent} packets"
+        seen = f"{device} has sent {packets} and received none: no handshake?"
+        yield fail(seen, advice.handshake(name))
+    for errors, way, whose in (
+        (found.send_errors, "sending", "destinations"),
+        (found.receive_errors, "receiving", "senders"),
+    ):
+        if errors:
+            seen = f"{device} has counted {errors} errors in {way}: {whose}"
+            yield warn(f"{seen} not among its peers' AllowedIPs?", advice.peers(name))
+
+
+def nat(site: Site) -> Iterator[Finding]:
+    """Which addresses the far side sees: the clients' own, or one that the gateway puts in."""
+    network, by_version = site.network(), _tunnels_by_version(site)
+    try:
+        rules = netfilter.source_nat(site.gateway_netns)
+    except OSError as error:
+        yield _unreadable(error)
+        return
+    kept: dict[int, str] = {}
+    for version, devices in by_version.items():
+        for device in sorted(devices):
+            if found := [rule for rule in rules if rule.concerns(device, version)]:
+                where = f"{found[0].family} {found[0].table} {found[0].chain}"
+                seen = f"what leaves by {device} gets another source address ({where}"
+                yield ok(f"{seen}, other conditions not judged): the far side answers that one")
+            else:
+                kept[version] = device
+    if kept:
+        subnets = [str(subnet) for subnet in network.subnets if subnet.version in kept]
+        seen = f"clients keep their addresses: the far side must know {' and '.join(subnets)}"
+        fix = (advice.masquerade(device, version) for version, device in kept.items())
+        yield ok(seen, *fix)
+
+
+def _tunnels_by_version(site: Site) -> dict[int, set[str]]:
+    """Return by IP version the tunnels that lead to a destination."""
+    found: dict[int, set[str]] = {}
+    tunnels = site.tunnels()
+    for client, dst in site.destinations():
+        if (device := site.route_to(dst, client).device) in tunnels:
+            found.setdefault(dst.version, set()).add(device)
+    return found or lacking("a tunnel")
 
 
 def _default_gateways(site: Site) -> set[Address | None]:
@@ -236,9 +314,19 @@ def back(site: Site) -> Iterator[Finding]:
                     found.gateway
                 )
                 seen = f"what comes back for {client.name} ({address}) leaves the gateway {by}"
-                yield fail(seen, f"remove that route, see: ip route get {address}")
+                yield fail(seen, *_straight(site, address))
     if clean:
         yield ok(f"by {link.name}, straight to {some(client.name for client in clients)}")
+
+
+def _straight(site: Site, address: Address) -> tuple[str, ...]:
+    """Return what has answers go to a client: past a policy rule, or without a route."""
+    gateway, link = site.gateway().container, site.gateway_link()
+    rules, main = site.rules(address.version), site.by_table(address, "main")
+    if rules and (main.device, main.gateway) == (link.name, None):
+        subnets = (subnet for subnet in site.network().subnets if address in subnet)
+        return _past_rules(gateway, rules, next(subnets, ip_network(address)))
+    return (f"remove that route, see: ip route get {address}",)
 
 
 def mtu(site: Site) -> Iterator[Finding]:

@@ -37,6 +37,7 @@ _SIDECAR: Mapping[str, Check] = {
     "commands": setup.commands,
     "network": network.network,
     "address": network.address,
+    "gateways": network.gateways,
 }
 _ALL_CLIENTS: Mapping[str, Check] = {"clients": clients.clients}
 _ONE_CLIENT: Mapping[str, Check] = {
@@ -50,6 +51,7 @@ _GATEWAY: Mapping[str, Check] = {
     "rp_filter": path.rp_filter,
     "firewall": path.firewall,
     "tunnel": path.tunnel,
+    "nat": path.nat,
     "back": path.back,
     "mtu": path.mtu,
 }

@@ -14,9 +14,10 @@ from lib.doctor.findings import fail, ok, warn
 from lib.doctor.site import SkippedError, lacking
 from lib.engine import identity, sidecar
 from lib.engine.client import NEWEST_API
-from lib.errors import EngineError, OldEngineError, StaleSocketError
+from lib.errors import DeniedError, EngineError, OldEngineError, StaleSocketError
 from lib.kernel import namespaces, prerequisites
 from lib.model import GATEWAY_LABEL
+from lib.routing.surprises import has_own_stack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,11 +36,13 @@ def engine(site: Site) -> Iterator[Finding]:
         found = site.engine.examine()
     except StaleSocketError:
         raise
-    except OldEngineError as error:
+    except (DeniedError, OldEngineError) as error:
         yield fail(error.reason, error.hint)
     except EngineError as error:
         unset = f"remove DOCKER_HOST, or correct it: {host}" if host else ""
-        yield fail(f"none at {where}: {error.reason}", unset, advice.SOCKET_VOLUME)
+        user = prerequisites.rootless_user()
+        volume = advice.SOCKET_VOLUME if user is None else advice.rootless_socket(user)
+        yield fail(f"none at {where}: {error.reason}", unset, volume)
     else:
         seen = f"Docker {found.version}, API {found.api_version}, at {where}"
         newer = found.is_newer_than_tried
@@ -80,8 +83,13 @@ def gateway(site: Site) -> Iterator[Finding]:
     if sidecar.is_stranded(site.engine(), site.sidecar(), container):
         yield _stranded(site)
         return
+    if has_own_stack(container):
+        seen = f"{container.name} is run by {container.runtime}, which has a network stack of its"
+        yield warn(f"{seen} own: it does not see its namespace", advice.runtime(container.name))
+    owner = site.gateway_container.examine()
     if named_by := site.sidecar().named_by:
-        yield ok(f"{container.name}, named by {named_by}")
+        whose = f", in the network namespace of {owner.name}" * (owner.id != container.id)
+        yield ok(f"{container.name}, named by {named_by}{whose}")
         return
     owners = identity.netns_owner_ids(sidecar.MOUNTINFO.read_text())
     how = "mountinfo" if container.id in owners else "the engine's list"
@@ -140,7 +148,9 @@ def netns_directory(site: Site) -> Iterator[Finding]:
     if found and not namespaces.exists(found):
         yield fail(f"{path} lacks the gateway's namespace", *advice.mount_lines(path))
     elif files and not any(files):
-        yield fail(seen, *advice.mount_lines(path))
+        yield fail(seen, *prerequisites.mount_advice(path))
+    elif not all(files) and prerequisites.rootless_user() is not None:
+        yield warn(f"{seen}, beside {files.count(False)} that are none", advice.ROOTLESS_MOUNTS)
     else:
         yield ok(seen)
 
@@ -159,9 +169,5 @@ def commands(site: Site) -> Iterator[Finding]:
     if not outcome.exit_code:
         yield ok("nsenter and ip work: the gateway's namespace was entered")
         return
-    fix = advice.CAP_ADD
-    if "not found" in outcome.output or "can't execute" in outcome.output:
-        fix = advice.IMAGE
-    elif "denied" in outcome.output:
-        fix = advice.SECURITY_OPT
+    fix = prerequisites.on_output(outcome.output)
     yield fail(f"{outcome.command}: {outcome.output}", fix)

@@ -7,23 +7,33 @@ clients. Judges nothing: that is the checks' part.
 from __future__ import annotations
 
 import shlex
+import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Generic, NoReturn, Protocol, TypeVar
 
-from lib.doctor import ip_output
+from lib.doctor import counters, ip_output
 from lib.doctor.ip_output import Lookup
-from lib.engine import sidecar
+from lib.engine import gateways, sidecar
 from lib.engine.sharing import netns_owner
-from lib.errors import CallError, GoneError, WgRouteMgrError
+from lib.errors import (
+    CallError,
+    GoneError,
+    NamespaceLeftError,
+    NetnsError,
+    WgRouteMgrError,
+)
 from lib.kernel import namespaces
-from lib.model import NETWORKS_LABEL, Gateway, Snapshot
-from lib.routing import desired
+from lib.kernel.access import Reader
+from lib.model import NETWORKS_LABEL, Gateway, Skipped, Snapshot
+from lib.reconcile.contest import Contest
+from lib.routing import desired, reach
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from lib.doctor.ip_output import Link
+    from lib.doctor.counters import Counters
+    from lib.doctor.ip_output import Link, Rule
     from lib.engine.client import Engine
     from lib.kernel.shells import Outcome
     from lib.model import (
@@ -35,8 +45,8 @@ if TYPE_CHECKING:
         Network,
         Route,
         Sidecar,
-        Skipped,
     )
+    from lib.routing.contest import Verdict
     from lib.settings import Settings
 
 T = TypeVar("T")
@@ -131,10 +141,13 @@ class Site:
         self._outcomes: dict[str, Outcome] = {}
         self.engine = Fact("the engine", connect)
         self.sidecar = Fact("the sidecar", self._find_sidecar)
-        self.gateway_container = Fact("the gateway", lambda: self.sidecar().gateway)
+        self.gateway_container = Fact("the gateway", self._find_gateway_container)
+        """The one whose network namespace the gateway uses, mostly its own."""
         self.network = Fact("the network", self._find_network)
         self.gateway = Fact("the gateway's address", self._find_gateway)
         self.gateway_link = Fact("the gateway's address", self._find_gateway_link)
+        self.verdict = Fact("the gateway's address", self._find_verdict)
+        """Whose gateway serves the clients of the network."""
         self.container = Fact("the container", self._find_container)
         """The one to follow, `settings.container`."""
         self.container_owner = Fact("the container", self._find_container_owner)
@@ -149,6 +162,9 @@ class Site:
 
     def _find_sidecar(self) -> Sidecar:
         return sidecar.find(self.engine(), self.settings)
+
+    def _find_gateway_container(self) -> Container:
+        return gateways.netns_owner_of(self.engine(), self.sidecar().gateway)
 
     def _find_network(self) -> DockerNetwork:
         name = self.sidecar().network
@@ -166,6 +182,11 @@ class Site:
         links = self.gateway_links(self.gateway().addresses)
         return links[0] if links else lacking("an interface")
 
+    def _find_verdict(self) -> Verdict:
+        place = self.sidecar()
+        ours = (place.gateway, self.gateway_container())
+        return Contest(time.time).judge(self.engine(), self.gateway(), ours, place.own)
+
     def _find_container(self) -> Container:
         return self.engine().inspect(self.settings.container or "")
 
@@ -175,14 +196,11 @@ class Site:
     def _find_asking(self) -> Asking:
         engine, gateway = self.engine(), self.gateway()
         if self.settings.container:
-            pairs = [(self.container(), self.container_owner())]
+            snapshot = Snapshot(((self.container(), self.container_owner()),))
         else:
-            pairs = []
-            for container in engine.containers(NETWORKS_LABEL):
-                with suppress(GoneError, CallError):
-                    pairs.append((container, netns_owner(engine, engine.inspect(container.id))))
-        wanted = desired.compute(Snapshot(tuple(pairs)), gateway)
-        owners = {container.id: owner for container, owner in pairs}
+            snapshot = _all_clients(engine)
+        wanted = desired.compute(snapshot, gateway, self.served_by)
+        owners = {container.id: owner for container, owner in snapshot.clients}
         clients = (
             _attached(client, owners[client.container_id], gateway) for client in wanted.clients
         )
@@ -198,6 +216,12 @@ class Site:
         return clients or lacking("a label")
 
     # --- what follows from them -----------------------------------------------------------------
+
+    @property
+    def served_by(self) -> str:
+        """Name of the gateway by which the clients are served; nothing if it is ours."""
+        winner = self.verdict().winner
+        return winner.gateway * (winner.gateway_id != self.sidecar().gateway.id)
 
     @property
     def own_name(self) -> str:
@@ -269,6 +293,41 @@ class Site:
         """Return MAC address and state of a namespace's neighbours."""
         return ip_output.parse_neighbours(self.run(netns, "ip", "neigh", "show").output)
 
+    def rules(self, version: int) -> tuple[Rule, ...]:
+        """Return the gateway's policy rules that are none of the kernel's own."""
+        outcome = self.run(self.gateway_netns, *ip_output.program(version), "rule", "show")
+        return ip_output.parse_rules(outcome.output)
+
+    def by_table(self, dst: Address, table: str) -> Lookup:
+        """Tell where a routing table of the gateway's leads, whatever its policy rules say."""
+        where = () if table == "main" else ("table", table)
+        words = (*ip_output.program(dst.version), "route", "show", *where)
+        return ip_output.parse_route(self.run(self.gateway_netns, *words).output, dst)
+
+    def counters(self, device: str) -> Counters | None:
+        """Return what a device of the gateway's has counted, without the kernel's multicasts."""
+        outcome = self.run(self.gateway_netns, "cat", counters.DEVICES)
+        found = counters.parse_devices(outcome.output).get(device)
+        if not found:
+            return None
+        outcome = self.run(self.gateway_netns, "cat", counters.ipv6_file(device))
+        sent = found.sent - counters.parse_multicast(outcome.output)
+        return replace(found, sent=max(0, sent))
+
+    def links_by_engine(self) -> set[str]:
+        """Return the gateway's interfaces that the engine made."""
+        endpoints = self.gateway_container().endpoints
+        given = {interface.ip for endpoint in endpoints for interface in endpoint.interfaces}
+        return {link.name for link in self.gateway_links(given)}
+
+    def tunnels(self) -> set[str]:
+        """Return its interfaces that are up and that the engine did not make, but `lo`.
+
+        Some kernels put fallback devices such as `sit0` into each namespace, which stay down.
+        """
+        names = {link.name for link in self.links(self.gateway_netns) if link.is_up}
+        return names - self.links_by_engine() - {"lo"}
+
     def sysctl(self, name: str) -> int | None:
         """Return a setting of the gateway's namespace; None if there is no such one."""
         outcome = self.run(self.gateway_netns, "cat", f"/proc/sys/{name}")
@@ -285,7 +344,21 @@ class Site:
         return found if found.device else self.look_up(self.gateway_netns, target)
 
 
+def _all_clients(engine: Engine) -> Snapshot:
+    pairs, skipped = [], []
+    for one in engine.containers(NETWORKS_LABEL):
+        try:
+            pairs.append((one, netns_owner(engine, engine.inspect(one.id))))
+        except NamespaceLeftError as error:
+            skipped.append(Skipped(one.name, one.id, error.reason, error.hint))
+        except (GoneError, CallError):
+            continue
+    return Snapshot(tuple(pairs), tuple(skipped))
+
+
 def _attached(client: Client, owner: Container, gateway: Gateway) -> AttachedClient:
+    with suppress(NetnsError):  # That it cannot be entered, the checks of its route say.
+        client = reach.limited(client, Reader().read(client.netns), gateway.network)
     endpoint = owner.endpoint(gateway.network_id)
     interfaces = endpoint.interfaces if endpoint else ()
     networks = frozenset(each.network_id for each in owner.endpoints)

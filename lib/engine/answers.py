@@ -10,13 +10,14 @@ import json
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
-from ipaddress import ip_interface, ip_network
+from ipaddress import ip_address, ip_interface, ip_network
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import structlog
 
 from lib.kernel import namespaces
-from lib.model import Container, DockerNetwork, Endpoint, Event, Interface
+from lib.model import Container, DockerNetwork, Endpoint, Event, Interface, PublishedPort
+from lib.settings import VARIABLE_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -36,21 +37,44 @@ UNREADABLE = (AttributeError, LookupError, TypeError, ValueError)
 
 def parse_container(answer: Answer) -> Container:
     """Return the container that was inspected."""
-    settings = answer["NetworkSettings"]
+    settings, host = answer["NetworkSettings"], answer["HostConfig"]
     layer = (answer.get("GraphDriver") or {}).get("Data") or {}
     return Container(
         id=answer["Id"],
         name=answer["Name"].removeprefix("/"),
         running=bool(answer["State"]["Running"]),
         labels=answer["Config"].get("Labels") or {},
-        network_mode=answer["HostConfig"].get("NetworkMode") or "",
+        network_mode=host.get("NetworkMode") or "",
         sandbox_key=namespaces.locate(
             settings.get("SandboxKey") or "", answer["State"].get("Pid") or 0, answer["Id"]
         ),
         endpoints=_endpoints(settings),
         upper_dir=layer.get("UpperDir") or "",
         started_at=_moment(answer["State"].get("StartedAt")),
+        dns=tuple(_readable("address", ip_address, host.get("Dns") or ())),
+        published=tuple(_readable("port", _published, _bindings(settings.get("Ports") or {}))),
+        runtime=host.get("Runtime") or "",
+        finished_at=_moment(answer["State"].get("FinishedAt")),
+        arguments=tuple(answer["Config"].get("Cmd") or ()),
+        environment=_variables(answer["Config"].get("Env") or ()),
     )
+
+
+def _bindings(ports: Mapping[str, list[Answer] | None]) -> Iterator[tuple[str, Answer]]:
+    for port, bindings in ports.items():
+        yield from ((port, binding) for binding in bindings or ())
+
+
+def _published(item: tuple[str, Answer]) -> PublishedPort:
+    port, binding = item
+    address = ip_address(binding.get("HostIp") or "0.0.0.0")  # noqa: S104 - as the engine means it
+    return PublishedPort(port, None if address.is_unspecified else address, address.version)
+
+
+def _variables(pairs: Iterable[str]) -> dict[str, str]:
+    """Return the variables that are options of ours; others may be secrets."""
+    found = (pair.partition("=") for pair in pairs)
+    return {name: value for name, _, value in found if name.startswith(VARIABLE_PREFIX)}
 
 
 def _moment(text: object) -> float:
@@ -61,7 +85,7 @@ def _moment(text: object) -> float:
 
 
 def parse_listing(answer: object) -> tuple[Container, ...]:
-    """Return the containers that were listed; `sandbox_key` and `upper_dir` are empty."""
+    """Return the containers that were listed, without what only an inspection tells."""
     return tuple(_readable("container", _parse_listed, _list(answer)))
 
 
@@ -145,8 +169,8 @@ def _readable(kind: str, parse: Callable[[S], T], entries: Iterable[S]) -> Itera
 def _parse_end(item: tuple[str, Answer]) -> tuple[bool, str, tuple[Interface, ...]]:
     """Return one end of a network: whether the id is told, that or the name, and addresses."""
     key, end = item
-    told = (end.get(version) for version in ("IPv4Address", "IPv6Address"))
-    addresses = tuple(ip_interface(address) for address in told if address)
+    texts = (end.get(version) for version in ("IPv4Address", "IPv6Address"))
+    addresses = tuple(ip_interface(text) for text in texts if text)
     is_id = not key.startswith("ep-")
     return is_id, key if is_id else end["Name"], addresses
 

@@ -5,6 +5,7 @@ Nothing is decided and nothing is remembered.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from contextlib import suppress
@@ -18,10 +19,18 @@ from docker.utils import version_lt
 from lib import advice
 from lib.engine import answers, sdk
 from lib.engine.events import EventStream
-from lib.errors import CallError, EngineError, GoneError, OldEngineError, StaleSocketError
+from lib.errors import (
+    CallError,
+    DeniedError,
+    EngineError,
+    GoneError,
+    OldEngineError,
+    StaleSocketError,
+)
+from lib.kernel import prerequisites
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from lib.engine.answers import Answer
     from lib.model import Container, DockerNetwork, Event
@@ -141,6 +150,25 @@ class Engine:
         # Podman tells who is attached in a listing, too.
         return tuple(replace(network, interfaces={}) for network in listed)
 
+    def firewall(self) -> str:
+        """Return what the engine makes its firewall rules with: `iptables`, `nftables` or such.
+
+        Engines up to Docker 27 do not tell, and have iptables. CallError where a proxy refuses.
+        """
+        with sdk.our_errors():
+            answer = self._client.info()
+        backend = answer.get("FirewallBackend") or {}
+        return str(backend.get("Driver") or "iptables").partition("+")[0]
+
+    def service_labels(self, service: str) -> Mapping[str, str]:
+        """Return the labels of a swarm's service itself, which its containers do not have.
+
+        Only a manager of the swarm tells: else CallError.
+        """
+        with sdk.our_errors():
+            answer = self._client.inspect_service(service)  # type: ignore[no-untyped-call]
+        return _read(lambda found: found["Spec"].get("Labels") or {}, answer)
+
     def listen(self, since: int, note: Callable[[Event], None] = lambda _: None) -> EventStream:
         """Return the events from a moment on (seconds of Unix time), on a connection of their own.
 
@@ -183,11 +211,14 @@ def _read(parse: Callable[[Answer], T], answer: Answer) -> T:
 
 
 def _check_socket(error: EngineError) -> None:
-    """Raise StaleSocketError if the socket's file is deleted although it is mounted here.
+    """Raise DeniedError if we may not use it, StaleSocketError if its file was deleted.
 
-    So it is after a restart of an engine that makes its socket itself. Where systemd holds the
-    socket (`-H fd://`, as the distributions' packages have it), it stays.
+    It is deleted after a restart of an engine that makes its socket itself, and mounted here still.
+    Where systemd holds the socket (`-H fd://`, as the distributions' packages have it), it stays.
     """
+    if os.strerror(errno.EACCES) in error.reason:
+        hint = advice.USERNS if prerequisites.is_remapped() else advice.SOCKET_DENIED
+        raise DeniedError(error.reason, hint) from error
     path = Path(os.environ.get("DOCKER_HOST", _SOCKET).removeprefix("unix://"))
     with suppress(OSError):
         if path.stat().st_nlink == 0:

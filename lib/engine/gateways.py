@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lib.errors import GoneError, HostNetworkError, NotReadyError
+from lib.engine.sharing import netns_owner
+from lib.errors import GoneError, HostNetworkError, NamespaceLeftError, NotReadyError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -61,6 +62,21 @@ def check(gateway: Container) -> None:
         )
         hint = "nothing is to be done for them; or make it anew with a network of its own"
         raise HostNetworkError(reason, hint)
+
+
+def netns_owner_of(engine: Engine, gateway: Container) -> Container:
+    """Return whose network namespace the gateway uses, mostly its own: there its tunnels end.
+
+    Raises HostNetworkError if that is the host's, NotReadyError if the gateway is in none that
+    could be reached.
+    """
+    try:
+        owner = netns_owner(engine, gateway)
+    except NamespaceLeftError as error:
+        reason = f"the gateway {gateway.name} cannot be reached: it {error.reason}"
+        raise NotReadyError(reason, error.hint) from error
+    check(owner)
+    return owner
 
 
 def existing(engine: Engine, identifiers: Iterable[str]) -> Iterator[Container]:

@@ -172,15 +172,24 @@ def _sharing(engine: Engine, owner: Container) -> list[Container]:
 
     We may be listed as one that does not run yet, while the engine is still busy with our start.
     """
-    modes = {f"container:{owner.id}", f"container:{owner.name}"}
     for is_running in (True, False):
         listed = engine.containers(running=is_running)
         # Podman 4.3 tells the mode in an inspection only.
-        ids = (other.id for other in listed if other.network_mode in {*modes, ""})
-        inspected = _answered(engine, ids)
-        if found := [one for one in inspected if one.running and one.network_mode in modes]:
+        likely = (*_joined(owner, listed), *(one for one in listed if not one.network_mode))
+        inspected = [*_answered(engine, (one.id for one in likely))]
+        if found := [one for one in _joined(owner, inspected) if one.running]:
             return found
     return []
+
+
+def _joined(owner: Container, others: Sequence[Container]) -> list[Container]:
+    """Return those that joined a container's namespace, or that of one that did."""
+    found: list[Container] = []
+    hosts = {owner.id, owner.name}
+    while more := [one for one in others if one.shares_netns_of in hosts and one not in found]:
+        found += more
+        hosts |= {key for one in more for key in (one.id, one.name)}
+    return found
 
 
 def _started_with_us(containers: Sequence[Container]) -> Container | None:

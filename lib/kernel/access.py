@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import socket
 from typing import TYPE_CHECKING
 
-from lib.kernel import namespaces, route_table
+from lib.kernel import addresses, namespaces, netlink, route_table
+from lib.model import Inside
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from lib.kernel.namespaces import NamespaceId
     from lib.kernel.shells import Conversation, Shells
-    from lib.model import Route
 
 
 class Reader:
@@ -32,9 +33,13 @@ class Reader:
         """Raise NetnsGoneError unless that namespace still is where it was found."""
         namespaces.confirm(identity)
 
-    def routes(self, path: str) -> tuple[Route, ...]:
-        """Return the routes of both IP versions in a namespace; raise NetnsError if that fails."""
-        return route_table.read(path)
+    def read(self, path: str) -> Inside:
+        """Return routes and addresses of a namespace; raise NetnsError if that fails."""
+        with (
+            namespaces.explained(f"read the routes in {path}"),
+            netlink.connect(socket.NETLINK_ROUTE, path) as kernel,
+        ):
+            return Inside(route_table.listed(kernel), addresses.listed(kernel))
 
 
 class Kernel(Reader):

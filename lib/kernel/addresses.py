@@ -1,6 +1,7 @@
-"""Follows the addresses of a network namespace, by a socket of rtnetlink(7) that stays in it.
+"""The addresses of a network namespace, as rtnetlink(7) has them: listed once, or followed.
 
-Of its messages only what tells of addresses is read, and that the main table has routes.
+Who follows them has a socket that stays there. Of its messages only what tells of addresses is
+read, and that the main table has routes.
 """
 
 from __future__ import annotations
@@ -9,14 +10,16 @@ import errno
 import socket
 import struct
 from contextlib import ExitStack
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import TYPE_CHECKING
 
 from lib.kernel import netlink, route_table
 from lib.kernel.namespaces import explained
+from lib.model import LocalAddress
 
 if TYPE_CHECKING:
-    from lib.model import Address
+    from lib.kernel.netlink import Message
+    from lib.model import Address, Network
 
 _GROUPS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
 """Of rtnetlink(7): links, addresses and routes of both IP versions."""
@@ -24,9 +27,46 @@ _GROUPS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
 # linux/rtnetlink.h, linux/if_addr.h
 _NEW_ADDRESS, _GET_ADDRESS = 20, 22
 _ADDRESS = struct.Struct("=BBBBI")
-"""`ifaddrmsg`."""
-_OWN = {1, 2}
-"""`IFA_ADDRESS` and `IFA_LOCAL`."""
+"""`ifaddrmsg`: address family, prefix length, flags, scope and index of the link."""
+_FAR, _LOCAL = 1, 2
+"""`IFA_ADDRESS`, which is the other end's on a link between two, and `IFA_LOCAL`."""
+_OWN = {_FAR, _LOCAL}
+_DUPLICATE = 0x08
+"""`IFA_F_DADFAILED`."""
+_LINK, _HOST = 253, 254
+"""Scopes."""
+_NARROW = {socket.AF_INET: _HOST, socket.AF_INET6: _LINK}
+"""The scope from which on an address is not told of."""
+_KINDS: dict[int, tuple[type[Address], type[Network]]] = {
+    socket.AF_INET: (IPv4Address, IPv4Network),
+    socket.AF_INET6: (IPv6Address, IPv6Network),
+}
+
+
+def listed(kernel: socket.socket) -> tuple[LocalAddress, ...]:
+    """Return the addresses where a socket is; raise OSError if the kernel does not tell.
+
+    Not those that make no neighbours beyond a link: of the loopback, and IPv6's own of each link.
+    """
+    said = netlink.dump(kernel, _GET_ADDRESS, bytes(_ADDRESS.size))
+    return tuple(found for message in said if (found := _address(message)))
+
+
+def _address(message: Message) -> LocalAddress | None:
+    family, length, flags, scope, _ = _ADDRESS.unpack_from(message.body)
+    if family not in _KINDS or scope >= _NARROW[family]:
+        return None
+    # Each visit to a namespace comes here: what `ipaddress` has for any text takes four times that.
+    address, network = _KINDS[family]
+    values = dict(netlink.attributes(message.body[_ADDRESS.size :]))
+    far = values[_FAR]
+    host_bits = 8 * len(far) - length
+    start = int.from_bytes(far, "big") >> host_bits << host_bits
+    return LocalAddress(
+        address(values.get(_LOCAL, far)),
+        network((start, length)),
+        is_duplicate=bool(flags & _DUPLICATE),
+    )
 
 
 class AddressMonitor:

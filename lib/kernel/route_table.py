@@ -54,16 +54,23 @@ _KINDS = {
 def read(path: str = "") -> tuple[Route, ...]:
     """Return the routes of both IP versions in the namespace of a file, in ours if none is named.
 
-    A multipath route has no gateway here, so that it never equals a wanted one. Raises NetnsError
-    if the namespace cannot be entered, or the kernel does not tell.
+    Raises NetnsError if the namespace cannot be entered, or the kernel does not tell.
     """
     where = path or "our own network namespace"
     with (
         explained(f"read the routes in {where}"),
         netlink.connect(socket.NETLINK_ROUTE, path) as kernel,
     ):
-        said = netlink.dump(kernel, _GET_ROUTE, bytes(_ROUTE.size))
-        return tuple(route for message in said if (route := _route(message)))
+        return listed(kernel)
+
+
+def listed(kernel: socket.socket) -> tuple[Route, ...]:
+    """Return the routes where a socket is; raise OSError if the kernel does not tell.
+
+    A multipath route has no gateway here, so that it never equals a wanted one.
+    """
+    said = netlink.dump(kernel, _GET_ROUTE, bytes(_ROUTE.size))
+    return tuple(route for message in said if (route := _route(message)))
 
 
 def is_in_main(message: Message) -> bool:

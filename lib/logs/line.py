@@ -45,6 +45,8 @@ def line(fields: Mapping[str, Any]) -> str:
 
 def _plain(value: object, depth: int) -> Any:  # noqa: ANN401 - as above
     try:
+        if isinstance(value, str):  # Most are, and to tell what is no mapping takes long.
+            return _text(value)
         if value is None or isinstance(value, bool):
             return value
         if isinstance(value, int) and abs(value) < _BIGGEST:
@@ -53,10 +55,9 @@ def _plain(value: object, depth: int) -> Any:  # noqa: ANN401 - as above
             return float(value)
         if isinstance(value, Mapping) and depth < _DEEPEST:
             return {_text(key): _plain(part, depth + 1) for key, part in value.items()}
-        if isinstance(value, AbstractSet) and depth < _DEEPEST:
-            return [_plain(part, depth + 1) for part in sorted(value, key=_text)]
-        if isinstance(value, list | tuple) and depth < _DEEPEST:
-            return [_plain(part, depth + 1) for part in value]
+        if isinstance(value, list | tuple | AbstractSet) and depth < _DEEPEST:
+            parts = sorted(value, key=_text) if isinstance(value, AbstractSet) else value
+            return [_plain(part, depth + 1) for part in parts]
     except Exception as error:  # noqa: BLE001 - its class is broken
         return _without_text(value, error)
     return _text(value)
@@ -65,7 +66,8 @@ def _plain(value: object, depth: int) -> Any:  # noqa: ANN401 - as above
 def _text(value: object) -> str:
     """Return a value as text that has a form in UTF-8."""
     try:
-        return str(value).encode(errors="backslashreplace").decode()
+        text = str(value)
+        return text if text.isascii() else text.encode(errors="backslashreplace").decode()
     except Exception as error:  # noqa: BLE001 - its class is broken
         return _without_text(value, error)
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import structlog
 
 from lib.engine.sharing import netns_owner
-from lib.errors import CallError, GoneError, NotReadyError
+from lib.errors import CallError, GoneError, NamespaceLeftError, NotReadyError
 from lib.logs.progress import with_progress
-from lib.model import NETWORKS_LABEL, Snapshot
+from lib.model import NETWORKS_LABEL, Skipped, Snapshot
 from lib.reconcile.report import Failure
 
 if TYPE_CHECKING:
@@ -22,6 +22,25 @@ if TYPE_CHECKING:
     from lib.model import Container
 
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What only an inspection tells of a container, and never changes while it runs."""
+
+    identity: NamespaceId
+    container: Container
+
+    def complete(self, listed: Container) -> Container:
+        """Return a listed container with it."""
+        found = self.container
+        return replace(
+            listed,
+            sandbox_key=self.identity.path,
+            dns=found.dns,
+            published=found.published,
+            runtime=found.runtime,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +58,8 @@ class Clients:
 
     def __init__(self, kernel: Reader) -> None:
         self._kernel = kernel
-        self._identities: dict[str, NamespaceId] = {}
-        """By the id of their owners: spares an inspection of each container in each pass."""
+        self._known: dict[str, _Known] = {}
+        """By the id of namespaces' owners: spares an inspection of each in each pass."""
         self.sharing: set[str] = set()
         """Ids of containers that share a namespace, and of those whose namespace it is."""
 
@@ -49,9 +68,7 @@ class Clients:
         listed = engine.containers(NETWORKS_LABEL, ids=ids)
         if ids is None:
             present = {container.id for container in listed} | self.sharing
-            self._identities = {
-                key: self._identities[key] for key in present & self._identities.keys()
-            }
+            self._known = {key: self._known[key] for key in present & self._known.keys()}
             self.sharing = set()
         self.sharing |= {container.id for container in listed if container.shares_netns_of}
         return listed
@@ -67,32 +84,37 @@ class Clients:
         pairs: list[tuple[Container, Container]] = []
         identities: dict[str, NamespaceId] = {}
         failures: list[Failure] = []
+        skipped: list[Skipped] = []
         for one in with_progress(listed, len(listed), "clients looked at"):
             try:
                 container = engine.inspect(one.id) if one.id in fresh else one
                 owner = self._owner(engine, container)
                 pairs.append((container, owner))
-                if identity := self._identities.get(owner.id):
-                    identities[owner.sandbox_key] = identity
+                if known := self._known.get(owner.id):
+                    identities[owner.sandbox_key] = known.identity
             except GoneError as error:
                 log.debug("client.gone", container=one.name, reason=error.reason)
+            except NamespaceLeftError as error:
+                skipped.append(Skipped(one.name, one.id, error.reason, error.hint))
             except (CallError, NotReadyError) as error:
                 failures.append(
                     Failure("client.failed", one.name, one.id, "engine", error.reason, {})
                 )
-        return Located(Snapshot(tuple(pairs)), identities, tuple(failures))
+        return Located(Snapshot(tuple(pairs), tuple(skipped)), identities, tuple(failures))
 
     def _owner(self, engine: Engine, container: Container) -> Container:
+        if container.shares_netns_of and not container.started_at:
+            container = engine.inspect(container.id)
         owner = netns_owner(engine, container)
         if owner.id == container.id and not container.sandbox_key:
-            known = self._identities.get(container.id)
-            if known and self._kernel.identify(known.path) == known:
-                # A listing tells all but the namespace, and costs no call for each container.
-                return replace(container, sandbox_key=known.path)
+            known = self._known.get(container.id)
+            if known and self._kernel.identify(known.identity.path) == known.identity:
+                # A listing tells all that changes, and costs no call for each container.
+                return known.complete(container)
             # That it shares a namespace, Podman 4.3 tells in an inspection only.
             owner = netns_owner(engine, engine.inspect(container.id))
         if owner.id != container.id:
             self.sharing |= {container.id, owner.id}
         if identity := self._kernel.identify(owner.sandbox_key):
-            self._identities[owner.id] = identity
+            self._known[owner.id] = _Known(identity, owner)
         return owner

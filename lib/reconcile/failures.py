@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from lib import advice
 from lib.errors import EngineError, GoneError
+from lib.kernel import prerequisites
 from lib.reconcile.report import Failure
 from lib.reconcile.reporting import hint
 
@@ -51,7 +51,7 @@ def of_command(client: Client, netns: str, route: Route, outcome: Outcome) -> Fa
         "command": outcome.command,
         "exit_code": outcome.exit_code,
         "stderr": outcome.output,
-        **hint(advice.on_output(outcome.output)),
+        **hint(prerequisites.on_output(outcome.output)),
     }
     reason = f"the command ended with exit code {outcome.exit_code}"
     return _failure("route.failed", client, outcome.command, reason, values)
@@ -61,7 +61,7 @@ def of_entry(client: Client, netns: str, error: NetnsError) -> Failure:
     """Return the failure to enter the client's namespace, or to read it."""
     values: dict[str, str | int] = {
         "netns": netns,
-        **hint(error.hint or advice.on_output(error.reason)),
+        **hint(error.hint or prerequisites.on_output(error.reason)),
     }
     return _failure("client.failed", client, "netns", error.reason, values)
 

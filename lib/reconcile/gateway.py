@@ -5,6 +5,8 @@ It asks the engine; it touches no route.
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,15 +18,18 @@ from lib.engine import gateways, sidecar
 from lib.errors import CallError, GoneError, HostNetworkError, NotReadyError
 from lib.kernel.namespaces import is_at_process
 from lib.model import Gateway
+from lib.reconcile.contest import Contest
 from lib.reconcile.report import Found, Lost, Unknown
 from lib.reconcile.reporting import hint
+from lib.routing.fitness import unfit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from lib.engine.client import Engine
-    from lib.model import Container, Sidecar
+    from lib.model import Container, Event, Sidecar
     from lib.reconcile.report import GatewayState
+    from lib.routing.contest import Verdict
     from lib.settings import Settings
 
 log = structlog.get_logger()
@@ -38,20 +43,28 @@ class GatewayTracker:
         settings: Settings,
         clock: Callable[[], float],
         announce: Callable[[Gateway | None, Path | None], None] = lambda *_: None,
+        time_of_day: Callable[[], float] = time.time,
     ) -> None:
         """Tell `announce` of the gateway and of the directory of namespaces, before anyone acts.
 
-        None for the gateway where it is lost or unknown; None for the directory where it is not
-        known, or not mounted here.
+        None for the gateway where it is lost or unknown, or serves nobody; None for the directory
+        where it is not known, or not mounted here.
         """
         self._settings = settings
         self._clock = clock
         self._announce = announce
+        self._time = time_of_day
+        self._contest = Contest(time_of_day)
+        self._verdict: Verdict | None = None
         self._sidecar: Sidecar | None = None
         self._container: Container | None = None
         """The gateway's, as inspected last."""
+        self._owner: Container | None = None
+        """The one whose network namespace that uses, mostly its own."""
         self._last: Gateway | None = None
         """As it was when it was last found or lost."""
+        self._served = ""
+        """Id of the network that was looked at last."""
         self.state: GatewayState = Unknown("the gateway has not been looked for yet")
 
     @property
@@ -66,25 +79,45 @@ class GatewayTracker:
 
         Raises EngineError if the engine does not answer.
         """
-        state = self.find(engine)
-        if state != self.state:
-            _log_change(self.state, state)
+        state, before = self.find(engine), self.state
+        if _alone(state) != _alone(before):
+            _log_change(before, state)
+        self._log_contest(before, state)
         self.state = state
         self._last = None if isinstance(state, Unknown) else state.gateway
-        key = self._container.sandbox_key if self._container else ""
+        key = self._owner.sandbox_key if self._owner else ""
         directory = Path(key).parent if key and not is_at_process(key) else None
-        self._announce(state.gateway if isinstance(state, Found) else None, directory)
+        serves = isinstance(state, Found) and not state.served_by
+        self._announce(self._last if serves else None, directory)
+        if isinstance(state, Found):
+            self._look_at_network(engine, state.gateway)
         return state
+
+    @property
+    def again_at(self) -> float:
+        """When to look again although nothing happens (monotonic seconds)."""
+        if not self._verdict or self._verdict.until == math.inf:
+            return math.inf
+        return self._clock() + max(0.0, self._verdict.until - self._time())
+
+    def depends_on(self, event: Event) -> bool:
+        """Tell whether an event is about the gateway, or about another sidecar."""
+        return self._contest.concerns(event) or event.container_id in self.ids
 
     def find(self, engine: Engine) -> GatewayState:
         """Look for the gateway anew, and return its state; neither log it nor announce it.
 
         Raises EngineError if the engine does not answer.
         """
+        self._verdict = None
         try:
             place = self._place(engine)
         except NotReadyError as error:
             return Unknown(error.reason, error.hint)
+        state = self._find(engine, place)
+        return state if isinstance(state, Unknown) else self._judged(engine, place, state)
+
+    def _find(self, engine: Engine, place: Sidecar) -> GatewayState:
         try:
             self._follow(engine, place)
             return Found(self._with_losses(self._reach(place.network)))
@@ -99,6 +132,35 @@ class GatewayTracker:
                 return Unknown(error.reason, error.hint)
             return self._lost(engine, place, error)
 
+    def _judged(self, engine: Engine, place: Sidecar, state: Found | Lost) -> Found | Lost:
+        """Add to a state by whom clients are served."""
+        ours = [one for one in (self._container, self._owner) if one] or [place.gateway]
+        self._verdict = self._contest.judge(engine, state.gateway, ours, place.own)
+        winner = self._verdict.winner
+        return replace(state, served_by=winner.gateway * (winner.gateway_id != ours[0].id))
+
+    @property
+    def ids(self) -> frozenset[str]:
+        """Ids of the containers that are the gateway, if that is known, and of other sidecars."""
+        if isinstance(self.state, Unknown):
+            return frozenset()
+        own = {one.id for one in (self._container, self._owner) if one}
+        return frozenset(own | self._contest.ids)
+
+    def _look_at_network(self, engine: Engine, gateway: Gateway) -> None:
+        """Warn, once, of a network on which no container can be a gateway."""
+        if gateway.network_id == self._served:
+            return
+        try:
+            network = engine.network(gateway.network_id)
+        except (CallError, GoneError) as error:
+            log.debug("answer.skipped", kind="network", reason=error.reason)
+            return
+        self._served = gateway.network_id
+        if reason := unfit(network):
+            values = {"network": network.name, "reason": reason}
+            log.warning("network.warned", **values, hint=advice.driver(network.name))
+
     def _place(self, engine: Engine) -> Sidecar:
         if self._sidecar is None:
             self._sidecar = sidecar.locate(engine, self._settings)
@@ -112,24 +174,27 @@ class GatewayTracker:
             _log_gateway(container)
             if self._container and sidecar.is_stranded(engine, place, container):
                 _log_stranded(place)
-        self._container = container
-        gateways.check(container)
+        self._container = self._owner = container
+        if container.running:
+            self._owner = gateways.netns_owner_of(engine, container)
 
     def _reach(self, network: str) -> Gateway:
         """Return the gateway on the network; NotReadyError if it is not there."""
-        container = self._container
+        container, owner = self._container, self._owner
         assert container  # noqa: S101 - it was inspected just now
+        assert owner  # noqa: S101
         if not container.running:
             reason = f"the gateway {container.name} is not running"
             raise NotReadyError(reason, advice.start(container.name))
-        endpoint = container.endpoint(network)
+        if not owner.running:
+            reason = f"{owner.name}, whose network the gateway {container.name} uses, does not run"
+            raise NotReadyError(reason, advice.start_shared(owner.name, container.name))
+        endpoint = owner.endpoint(network)
         if endpoint is None or not endpoint.interfaces:
-            reason = f"the gateway {container.name} has no address on the network {network}"
-            raise NotReadyError(reason, advice.connect(network, container.name))
+            reason = f"the gateway {owner.name} has no address on the network {network}"
+            raise NotReadyError(reason, advice.attach(network, owner))
         addresses = tuple(interface.ip for interface in endpoint.interfaces)
-        return Gateway(
-            container.name, container.id, endpoint.network, endpoint.network_id, addresses
-        )
+        return Gateway(owner.name, owner.id, endpoint.network, endpoint.network_id, addresses)
 
     def _lost(self, engine: Engine, place: Sidecar, error: NotReadyError) -> Lost | Unknown:
         """Return the gateway without addresses, so that what it led to becomes unreachable."""
@@ -159,6 +224,24 @@ class GatewayTracker:
             return gateway
         here = {address.version for address in gateway.addresses}
         return replace(gateway, lost=_without_addresses(last).lost - here)
+
+    def _log_contest(self, before: GatewayState, state: GatewayState) -> None:
+        """Log that another gateway serves the clients now, or that ours does so again."""
+        was = "" if isinstance(before, Unknown) else before.served_by
+        if isinstance(state, Unknown) or state.served_by == was:
+            return
+        values = {"container": state.gateway.container, "network": state.gateway.network}
+        if not state.served_by:
+            reason = f"{was} serves the clients of {state.gateway.network} no more"
+            log.info("gateway.chosen", **values, reason=reason)
+            return
+        assert self._verdict  # noqa: S101 - else nobody is known to serve them
+        reason = self._verdict.reason
+        log.warning("gateway.contested", **values, reason=reason, hint=advice.ONE_GATEWAY)
+
+
+def _alone(state: GatewayState) -> GatewayState:
+    return state if isinstance(state, Unknown) else replace(state, served_by="")
 
 
 def _without_addresses(gateway: Gateway) -> Gateway:

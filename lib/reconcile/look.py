@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lib.errors import NetnsError, NotReadyError
@@ -12,7 +12,7 @@ from lib.reconcile.clients import Clients
 from lib.reconcile.gateway import GatewayTracker
 from lib.reconcile.namespace import Namespace, gather
 from lib.reconcile.report import Lost, Unknown
-from lib.routing import desired
+from lib.routing import desired, reach
 
 if TYPE_CHECKING:
     from lib.engine.client import Engine
@@ -45,18 +45,26 @@ def look(engine: Engine, kernel: Reader, settings: Settings) -> Findings:
         raise NotReadyError(state.reason, state.hint)
     clients = Clients(kernel)
     located = clients.locate(engine, clients.list(engine))
-    wanted = desired.compute(located.snapshot, state.gateway)
+    # What is to be taken back was given by this gateway, whoever serves now.
+    served_by = "" if settings.command == "withdraw" else state.served_by
+    wanted = desired.compute(located.snapshot, state.gateway, served_by)
     lost = state if isinstance(state, Lost) else None
+    network, seen = state.gateway.network, {}
     found = Findings(state.gateway, lost, wanted, [], list(located.failures))
     for namespace in gather(wanted.clients).values():
         try:
             kernel.check(namespace.path)
-            namespace.actual = kernel.routes(namespace.path)
+            seen[namespace.path] = here = kernel.read(namespace.path)
         except NetnsError as error:
             there = (client for client in namespace.clients if failures.is_there(engine, client))
             found.failures.extend(
                 failures.of_entry(client, namespace.path, error) for client in there
             )
         else:
+            namespace.take(here, network)
             found.namespaces.append(namespace)
-    return found
+    limited = (
+        reach.limited(one, seen[one.netns], network) if one.netns in seen else one
+        for one in wanted.clients
+    )
+    return replace(found, desired=replace(wanted, clients=tuple(limited)))

@@ -18,17 +18,17 @@ from lib.model import Client, Refusal, Route, Step
 from lib.reconcile import failures
 from lib.reconcile.report import Why
 from lib.reconcile.reporting import who
-from lib.routing import iproute
+from lib.routing import iproute, reach
 from lib.routing.plan import directly_reached, plan
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Sequence
+    from collections.abc import Container, Iterable, Mapping, Sequence
 
     from lib.engine.client import Engine
     from lib.kernel.access import Kernel
     from lib.kernel.namespaces import NamespaceId
     from lib.kernel.shells import Conversation, Outcome
-    from lib.model import Network
+    from lib.model import Inside, Network
     from lib.reconcile.ledger import Ledger
     from lib.reconcile.report import Failure
     from lib.reconcile.reporting import Reporting
@@ -60,8 +60,15 @@ class Namespace:
     wanted: dict[Route, Client] = field(default_factory=dict)
     given: dict[Route, Client] = field(default_factory=dict)
     actual: tuple[Route, ...] = ()
+    refusals: Mapping[Route, Refusal] = field(default_factory=dict)
+    """Remarks on what is wanted, by what the container's own addresses can reach."""
     attached: frozenset[Network] = frozenset()
     """The networks to which the engine has attached it."""
+
+    def take(self, here: Inside, network: str) -> None:
+        """Take in what is there, and what that says of the routes by a gateway on the network."""
+        self.actual = here.routes
+        self.refusals = reach.refusals(self.wanted, here, network)
 
     @property
     def clients(self) -> tuple[Client, ...]:
@@ -77,8 +84,10 @@ class Namespace:
     def tasks(self) -> list[Task]:
         """Return what makes it right, in the order in which it is done: replacements first."""
         whose = self.given | self.wanted
-        returnable = [route for route in self.given if route.dst not in self.attached]
-        planned = plan(self.wanted, self.actual, returnable)
+        refused = {route.dst for route, remark in self.refusals.items() if not remark.served}
+        wanted = [route for route in self.wanted if route.dst not in refused]
+        returnable = [route for route in self.given if route.dst not in self.attached | refused]
+        planned = plan(wanted, self.actual, returnable)
         steps = sorted(planned, key=lambda step: step.verb == "del")
         return [self.task(step, whose.get(step.route) or self.clients[0]) for step in steps]
 
@@ -136,7 +145,7 @@ class Visitor:
             self._take_stock(namespace, place)
             changed: set[str] = set()
             failed: set[Network] = set()
-            for tasks in self._choose(namespace):
+            for tasks in filter(None, self._choose(namespace)):
                 due = [task for task in tasks if task.step.route.dst not in failed]
                 self.kernel.confirm(place)
                 outcomes = yield [task.command for task in due]
@@ -156,7 +165,7 @@ class Visitor:
         if place is None:
             reason = f"{namespace.path} has just ended"
             raise NetnsGoneError(reason)
-        namespace.actual = self.kernel.routes(namespace.path)
+        namespace.take(self.kernel.read(namespace.path), self.network)
         return place
 
     # --- before the commands --------------------------------------------------------------------
@@ -173,7 +182,10 @@ class Visitor:
                 self.ledger.put(place, route, client)
         for client in namespace.clients:
             wanted = namespace.wanted_by(client)
-            self.reporting.direct(client, (*namespace.direct(wanted), *namespace.kept(client)))
+            beyond = [namespace.refusals[one] for one in wanted if one in namespace.refusals]
+            said = (*namespace.direct(wanted), *namespace.kept(client), *beyond)
+            if self.reporting.inside(client, said) and beyond:
+                self.ledger.note(client.container_id, Why.LOOK_AGAIN)
 
     def _choose(self, namespace: Namespace) -> tuple[list[Task], list[Task]]:
         """Return the replacements and deletions of this pass.

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 class Reconciler:
     """Makes what is be what the labels ask for."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the last two are for tests
         self,
         kernel: Kernel,
         settings: Settings,
@@ -41,11 +41,12 @@ class Reconciler:
         *,
         announce: Callable[[Gateway | None, Path | None], None] = lambda *_: None,
         clock: Callable[[], float] = time.monotonic,
+        time_of_day: Callable[[], float] = time.time,
     ) -> None:
         """Wait `delay(tries)` seconds after failed tries; `announce` tells of the gateway."""
         self._kernel = kernel
         self._clock = clock
-        self._gateway = GatewayTracker(settings, clock, announce)
+        self._gateway = GatewayTracker(settings, clock, announce, time_of_day)
         self._clients = Clients(kernel)
         self._ledger = Ledger(delay)
         self._reporting = Reporting()
@@ -66,10 +67,12 @@ class Reconciler:
             scope = Scope(scope.trigger, scope.ids, is_full=True)
         if isinstance(state, Unknown):
             return Report(scope, state, unfinished=self._ledger.unfinished)
+        if state.served_by:
+            self._ledger.leave_all()
         listed = self._list(engine, scope)
         chosen = self._choose(listed, scope, is_news=state != before)
         located = self._clients.locate(engine, chosen, scope.ids)
-        wanted = desired.compute(located.snapshot, state.gateway)
+        wanted = desired.compute(located.snapshot, state.gateway, state.served_by)
         self._reporting.remarks(wanted)
         names = {container.id: container.name for container in chosen}
         self._note_located(wanted, located, names)
@@ -83,6 +86,7 @@ class Reconciler:
             changed=changed,
             refused=sum(not one.served for client in wanted.clients for one in client.refusals),
             unfinished=self._ledger.unfinished,
+            again_at=self._gateway.again_at,
             listed=listed,
         )
 
@@ -98,7 +102,9 @@ class Reconciler:
         if event.action == "create":
             return False
         ends = event.action in {"die", "destroy"}
-        return not ends or event.container_id in {self._gateway_id, *self._clients.sharing}
+        if self._gateway.depends_on(event):
+            return True
+        return not ends or event.container_id in self._clients.sharing
 
     def is_urgent(self, event: Event) -> bool:
         """Tell whether an event cannot wait for more of its kind.
@@ -106,19 +112,14 @@ class Reconciler:
         Events of networks can: mostly, the container is starting. So can the start of a container
         that has its routes already.
         """
-        if event.container_id == self._gateway_id:
+        if event.container_id in self._gateway.ids:
             return True
         is_attaching = event.action in {"connect", "disconnect"}
         return not is_attaching and event.container_id not in self._complete
 
-    @property
-    def _gateway_id(self) -> str:
-        state = self._gateway.state
-        return "" if isinstance(state, Unknown) else state.gateway.container_id
-
     def _concerns_all(self, scope: Scope) -> bool:
         is_found = isinstance(self._gateway.state, Found)
-        return not is_found or bool(scope.ids & {self._gateway_id, *self._clients.sharing})
+        return not is_found or bool(scope.ids & {*self._gateway.ids, *self._clients.sharing})
 
     def _list(self, engine: Engine, scope: Scope) -> tuple[Container, ...]:
         """List the containers in scope, and forget in one place those that are gone."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -29,6 +30,8 @@ class Found:
     """The gateway has an address on the network, though maybe not in each IP version."""
 
     gateway: Gateway
+    served_by: str = ""
+    """Name of another gateway, if clients are served by that one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,8 @@ class Lost:
     hint: str
     since: float
     """Monotonic seconds."""
+    served_by: str = ""
+    """As in `Found`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +69,8 @@ class Why(Enum):
     FAILED = "failed"
     LOOK_AGAIN = "look again"
     """`unreachable` was found and left: it may be that of another sidecar, whose network the
-    container has just left, and about to be taken back."""
+    container has just left, and about to be taken back. Or it lacks an address, which may just be
+    on its way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +115,8 @@ class Report:
     changed: int = 0
     refused: int = 0
     unfinished: tuple[Unfinished, ...] = ()
+    again_at: float = math.inf
+    """When the gateway is to be looked at again although nothing happens (monotonic seconds)."""
     listed: tuple[Container, ...] = ()
     """The containers with the label that ran when it listed them: all, if it was a full pass."""
 

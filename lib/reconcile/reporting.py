@@ -25,29 +25,30 @@ class Reporting:
 
     def __init__(self) -> None:
         self._remarks: dict[str, object] = {}
-        self._direct: dict[str, tuple[Refusal, ...]] = {}
+        self._inside: dict[str, tuple[Refusal, ...]] = {}
 
     def keep(self, present: Container[str]) -> None:
         """Forget all containers but these."""
         self._remarks = {key: text for key, text in self._remarks.items() if key in present}
-        self._direct = {key: text for key, text in self._direct.items() if key in present}
+        self._inside = {key: text for key, text in self._inside.items() if key in present}
 
     def remarks(self, wanted: Desired) -> None:
         """Tell what is left out of the wishes, and why."""
         for client in wanted.clients:
             if self._is_news(client.container_id, client.refusals):
-                _tell_refusals(client)
+                _tell_refusals(client, client.refusals)
         for skipped in wanted.skipped:
             if self._is_news(skipped.container_id, skipped):
                 tell = log.debug if skipped.expected else log.warning
                 tell("client.skipped", **who(skipped), reason=skipped.reason, **hint(skipped.hint))
 
-    def direct(self, client: Client, refusals: tuple[Refusal, ...]) -> None:
-        """Tell which destinations are left alone because they are connected networks."""
-        if self._direct.get(client.container_id, ()) != refusals:
-            for refusal in refusals:
-                _tell_refusal(client, refusal)
-        self._direct[client.container_id] = refusals
+    def inside(self, client: Client, refusals: tuple[Refusal, ...]) -> bool:
+        """Tell what a look into its namespace says of what it asks for; return if that is news."""
+        known = self._inside.get(client.container_id, ())
+        news = tuple(refusal for refusal in refusals if refusal not in known)
+        _tell_refusals(client, news)
+        self._inside[client.container_id] = refusals
+        return bool(news)
 
     def _is_news(self, container_id: str, said: object) -> bool:
         news = self._remarks.get(container_id, ()) != said
@@ -65,10 +66,10 @@ def hint(text: str) -> dict[str, str]:
     return {"hint": text} if text else {}
 
 
-def _tell_refusals(client: Client) -> None:
-    for refusal in client.refusals[:_MAX_REFUSALS]:
+def _tell_refusals(client: Client, refusals: tuple[Refusal, ...]) -> None:
+    for refusal in refusals[:_MAX_REFUSALS]:
         _tell_refusal(client, refusal)
-    if surplus := client.refusals[_MAX_REFUSALS:]:
+    if surplus := refusals[_MAX_REFUSALS:]:
         reason = f"and {len(surplus)} more entries of this label"
         log.warning("entry.refused", **who(client), reason=reason)
 

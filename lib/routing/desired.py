@@ -8,48 +8,62 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lib import advice
 from lib.model import DEFAULT_METRIC, NETWORKS_LABEL, Client, Desired, Refusal, Route, Skipped
 from lib.routing import labels
+from lib.routing.surprises import surprises
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from lib.model import Container, Gateway, Network, Snapshot
+    from lib.model import Container, Endpoint, Gateway, Network, Snapshot
 
 
-def compute(snapshot: Snapshot, gateway: Gateway) -> Desired:
+def compute(snapshot: Snapshot, gateway: Gateway, served_by: str = "") -> Desired:
     """Return what every labelled container gets through that gateway, ordered by name.
 
-    While the gateway is lost, what it led to is unreachable: its address may go to a stranger.
+    That is nothing if they are served by another one. While the gateway is lost, what it led to is
+    unreachable: its address may go to a stranger.
     """
-    clients, skipped = [], []
+    clients, skipped = [], list(snapshot.skipped)
     for container, owner in sorted(snapshot.clients, key=lambda pair: (pair[0].name, pair[0].id)):
-        verdict = _client(container, owner, gateway)
+        verdict = _client(container, owner, gateway, served_by)
         if isinstance(verdict, Client):
             clients.append(verdict)
         else:
             skipped.append(verdict)
+    skipped.sort(key=lambda one: (one.container, one.container_id))
     return Desired(tuple(clients), tuple(skipped))
 
 
-def _client(container: Container, owner: Container, gateway: Gateway) -> Client | Skipped:
+def _client(
+    container: Container, owner: Container, gateway: Gateway, served_by: str
+) -> Client | Skipped:
     def skip(reason: str, hint: str = "", *, expected: bool = False) -> Skipped:
         return Skipped(container.name, container.id, reason, hint, expected)
 
-    if stopped := next((one for one in (container, owner) if not one.running), None):
-        return skip(f"{stopped.name} is not running", expected=True)
+    if not owner.running and owner.id != container.id:
+        hint = advice.start_shared(owner.name, container.name)
+        return skip(f"{owner.name} is not running", hint, expected=True)
+    if not container.running:
+        hint = advice.start(container.name)
+        return skip(f"{container.name} is not running", hint, expected=True)
     if owner.network_mode == "host":
         hint = f"attach it to {gateway.network} instead, or remove the label"
         return skip("uses the host's network namespace, which is never written", hint)
     if owner.id == gateway.container_id:
         hint = f"remove the label {NETWORKS_LABEL}: the gateway has these routes itself"
         return skip("is in the gateway's own network namespace", hint)
-    if not owner.endpoint(gateway.network_id):
-        return skip(f"is not attached to {gateway.network}", expected=True)
+    point = owner.endpoint(gateway.network_id)
+    if not point:
+        hint = advice.attach(gateway.network, owner)
+        return skip(f"is not attached to {gateway.network}", hint, expected=True)
+    if served_by:
+        hint = f"ask the sidecar of {served_by} about it"
+        return skip(f"is served by the gateway {served_by}", hint, expected=True)
     if not owner.sandbox_key:
         return skip("has no network namespace yet", expected=True)
-    attached = [face.network for point in owner.endpoints for face in point.interfaces]
-    routes, refusals = _routes(container.labels.get(NETWORKS_LABEL, ""), gateway, attached)
+    routes, refusals = _routes(container.labels.get(NETWORKS_LABEL, ""), gateway, owner, point)
     shared_with = owner.name if owner.id != container.id else ""
     return Client(
         container.name, container.id, owner.sandbox_key, routes, refusals, shared_with=shared_with
@@ -57,27 +71,36 @@ def _client(container: Container, owner: Container, gateway: Gateway) -> Client 
 
 
 def _routes(
-    label: str, gateway: Gateway, attached: Iterable[Network]
+    label: str, gateway: Gateway, owner: Container, point: Endpoint
 ) -> tuple[tuple[Route, ...], tuple[Refusal, ...]]:
     destinations, refusals = labels.parse(label)
     routes = []
     remarks = list(refusals)
     for dst in destinations:
-        remark = _remark(dst, gateway, attached)
+        remark = _lacking(dst, gateway, point) or _attached(dst, owner.attached)
         if remark:
             remarks.append(remark)
         if not remark or remark.served:
             kind = "unreachable" if dst.version in gateway.lost else "unicast"
             address = gateway.address(dst.version)
             routes.append(Route(dst, address, DEFAULT_METRIC[dst.version], kind))
+    remarks += surprises(owner, [route.dst for route in routes])
     return tuple(routes), tuple(remarks)
 
 
-def _remark(dst: Network, gateway: Gateway, attached: Iterable[Network]) -> Refusal | None:
-    if gateway.address(dst.version) is None and dst.version not in gateway.lost:
-        family = f"IPv{dst.version}"
-        reason = f"is {family}, and the gateway has no {family} address on {gateway.network}"
-        return Refusal(str(dst), reason, f"give the network {gateway.network} an {family} subnet")
+def _lacking(dst: Network, gateway: Gateway, point: Endpoint) -> Refusal | None:
+    """Refuse an IP version in which there is no next hop, nor was."""
+    if gateway.address(dst.version) or dst.version in gateway.lost:
+        return None
+    family = f"IPv{dst.version}"
+    reason = f"is {family}, and the gateway has no {family} address on {gateway.network}"
+    hint = f"give the network {gateway.network} an {family} subnet"
+    if any(interface.version == dst.version for interface in point.interfaces):
+        hint = f"the network has {family}: see the sysctls of {gateway.container}"
+    return Refusal(str(dst), reason, hint)
+
+
+def _attached(dst: Network, attached: Iterable[Network]) -> Refusal | None:
     same_version = [network for network in attached if network.version == dst.version]
     for network in same_version:
         if dst.subnet_of(network):  # type: ignore[arg-type]

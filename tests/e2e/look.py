@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 from tests import logschema
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from tests.lab.site import Container
 
 SECONDS = 20.0
+_TICKS = os.sysconf("SC_CLK_TCK")
 
 Entry = dict[str, Any]
 
@@ -64,3 +66,24 @@ def await_event(
     found = events(container, event, **values)
     assert found, f"no {event} {values} in:\n{container.logs()}"
     return found[0]
+
+
+def cpu_seconds(container: Container) -> float:
+    """Return the CPU time that a container's processes took so far, with their ended children."""
+    return sum(sum(map(int, fields[11:15])) for fields in _stats(container)) / _TICKS
+
+
+def threads_and_files(container: Container) -> tuple[int, int]:
+    """Return how many threads and open files a container's first process has."""
+    pid = container.inspect("{{.State.Pid}}")
+    look = f"ls /proc/{pid}/task | wc -l; ls /proc/{pid}/fd | wc -l"
+    threads, files = container.engine.enter("sh", "-c", look).split()
+    return int(threads), int(files)
+
+
+def _stats(container: Container) -> list[list[str]]:
+    """Return the fields of `/proc/PID/stat` after the name, of each process of a container."""
+    pids = container.engine.docker("top", container.name, "-o", "pid").split()[1:]
+    files = " ".join(f"/proc/{pid}/stat" for pid in pids)
+    text = container.engine.enter("sh", "-c", f"cat {files} 2>&-; :")  # one may end meanwhile
+    return [line.rpartition(")")[2].split() for line in text.splitlines()]

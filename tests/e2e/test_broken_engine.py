@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.look import await_event, await_routes, events, routes
+from tests.e2e.look import await_event, await_routes, events, routes, threads_and_files
 from tests.e2e.proxy import Mode, Proxy
 from tests.lab.engine import poll
 
@@ -73,4 +73,27 @@ def test_silent_event_stream_costs_one_resync_at_most(
     lab.engine.docker("network", "connect", network, late.name)
     await_routes(late, {DST: gateway.address(network)}, 5)
     proxy.mode = "pass"
+    assert events(sidecar, "engine.lost") == []
+
+
+def test_engine_that_holds_back_its_headers_costs_no_thread_and_no_file(
+    proxy: Proxy, lab: Lab, network: str, gateway: Container
+) -> None:
+    sidecar = sidecar_behind_proxy(lab, gateway, network)
+    await_event(sidecar, "pass.finished", trigger="startup")
+    client = lab.client("client", network, networks=DST)
+    await_routes(client, {DST: gateway.address(network)})
+
+    def await_streams(count: int) -> None:
+        wanted = proxy.seen.count("GET /events") + count
+        assert poll(lambda: proxy.seen.count("GET /events") >= wanted, 20)
+
+    await_streams(1)
+    before = threads_and_files(sidecar)
+    proxy.mode = "stall"
+    await_streams(5)
+    assert poll(lambda: threads_and_files(sidecar) == before, 5)
+    proxy.mode = "pass"
+    await_streams(1)
+    assert poll(lambda: threads_and_files(sidecar) == before, 5)
     assert events(sidecar, "engine.lost") == []

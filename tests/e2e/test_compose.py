@@ -148,3 +148,32 @@ def test_who_waits_for_a_healthy_sidecar_has_its_route_when_it_is_up(
         await_routes(Container(engine, "dovecot"), ROUTE)
     finally:
         project.run("down", "--timeout", "1")
+
+
+def test_one_off_container_of_the_gateways_service_is_no_gateway(
+    engine: Engine, tmp_path: Path, suite: str
+) -> None:
+    gateway = Project(engine, tmp_path / "site", GATEWAY, suite)
+    client = Project(engine, tmp_path / "mail", CLIENT, suite)
+    shut = dict.fromkeys(ROUTE, "unreachable")
+    try:
+        gateway.run("up", "--detach")
+        client.run("up", "--detach")
+        await_routes(Container(engine, "dovecot"), ROUTE)
+        gateway.run("stop", "wireguard")
+        await_routes(Container(engine, "dovecot"), shut)
+
+        once = ("--detach", "--rm", "--no-deps", "--name", "once")
+        gateway.run("run", *once, "wireguard", "sleep", "1000")
+        oneoff = Container(engine, "once").inspect(
+            '{{index .Config.Labels "com.docker.compose.oneoff"}}'
+        )
+        assert oneoff == "True"
+        # Who starts after it is served after it.
+        client.run("run", *once[:-1], "late", "dovecot", "sleep", "1000")
+        await_routes(Container(engine, "late"), shut)
+        assert routes(Container(engine, "dovecot")) == shut
+    finally:
+        engine.docker("rm", "--force", "once", "late")
+        client.run("down", "--timeout", "1")
+        gateway.run("down", "--timeout", "1")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,6 +12,7 @@ from lib.engine.client import Engine as Docker
 from tests.e2e.doctor_site import (
     DST,
     DST6,
+    FAR,
     FAR6,
     Finding,
     Site,
@@ -239,6 +242,22 @@ def test_internal_network_where_bridged_packets_are_filtered(lab: Lab) -> None:
     assert reaches(site.client)
 
 
+def test_macvlan_network(lab: Lab) -> None:
+    lab.engine.enter("ip", "link", "add", "parent0", "type", "bridge")
+    try:
+        lab.engine.enter("ip", "link", "set", "parent0", "up")
+        options = ("--driver", "macvlan", "--opt", "parent=parent0")
+        site = make_site(lab, "mac", *options, third=68)
+        assert reaches(site.client)
+        found = site.ask()
+        assert (found.one("network").level, found.levels("fail")) == ("ok", [])
+        assert "macvlan" in found.one("network").seen
+        assert events(site.sidecar, "network.warned") == []
+    finally:
+        lab.engine.remove_labelled(lab.token)
+        lab.engine.enter("ip", "link", "del", "parent0")
+
+
 def test_network_whose_containers_must_not_talk(lab: Lab) -> None:
     option = "com.docker.network.bridge.enable_icc=false"
     site = make_site(lab, "mute", "--opt", option, third=68)
@@ -391,6 +410,88 @@ def test_real_tunnel_without_the_far_network(lab: Lab) -> None:
     assert reaches(client, far.address(there.network), seconds=30)
 
 
+def test_tunnel_that_receives_nothing(lab: Lab) -> None:
+    sites = two_sites(lab)
+    client = sites.start_client(sites.first)
+    sidecar = sites.start_sidecar(sites.first)
+    await_event(sidecar, "client.routed", container=client.name)
+    assert {each.level for each in ask(sidecar).of("tunnel")} == {"ok"}
+
+    sites.second.gateway.stop()
+    assert not reaches(client, sites.second.subnets[0].replace(".0/24", ".1"), seconds=1)
+    *_, finding = ask(sidecar, client.name).of("tunnel")
+    assert finding.level == "fail"
+    assert re.fullmatch(
+        r"wg0 has sent \d+ packets? and received none: no handshake\?", finding.seen
+    )
+    assert "wg0" in paste(lab, finding.mend[0])
+
+
+@pytest.mark.parametrize("kind", ["nft", "legacy"])
+@pytest.mark.parametrize("is_within", [True, False])
+def test_whose_address_the_far_side_sees(site: Site, kind: str, *, is_within: bool) -> None:
+    given = ["--network", site.network, "--gateway", site.gateway.name]
+
+    def nat() -> list[Finding]:
+        if is_within:
+            return site.ask().of("nat")
+        return ask_new(site.lab, *PRIVILEGES, "--network", "none", words=given).of("nat")
+
+    (kept,) = nat()
+    keep = "clients keep their addresses: the far side must know 192.168.67.0/24 and fd00:67::/64"
+    assert (kept.level, kept.seen) == ("ok", keep)
+    lines = [line.partition("   #")[0].removeprefix("PostUp = ").split() for line in kept.mend]
+    try:
+        for tool, *words in lines:
+            site.gateway.enter(f"{tool}-{kind}", *words)
+        assert reaches(site.client)
+        for finding, family in zip(nat(), ("ip", "ip6"), strict=True):
+            assert finding.level == "ok"
+            assert finding.seen.startswith("what leaves by wg0 gets another source address")
+            assert f"({family} nat POSTROUTING," in finding.seen
+            assert finding.mend == []
+    finally:
+        for tool, *_ in lines:
+            site.gateway.enter(f"{tool}-{kind}", "-t", "nat", "-F", "POSTROUTING")
+
+
+def test_gateway_without_a_tunnel_device(lab: Lab) -> None:
+    network = lab.network("bare-net", "192.168.68.0/24")
+    gateway = lab.gateway("bare-wg", network)
+    client = lab.client("client", network, networks=DST)
+    sidecar = lab.sidecar("sidecar", gateway, network=network)
+    await_event(sidecar, "client.routed", container=client.name)
+
+    (line,) = ask(sidecar).one("tunnel").mend
+    assert line.startswith(f"give {gateway.name} a tunnel device (")
+
+
+@pytest.mark.parametrize("ipv6", [False, True])
+def test_policy_rule_past_the_tunnel(site: Site, *, ipv6: bool) -> None:
+    ip = ("ip", "-6") if ipv6 else ("ip",)
+    dst, far, by = (DST6, FAR6, "fd00:67::1") if ipv6 else (DST, FAR, "192.168.67.1")
+    subnet = "fd00:67::/64" if ipv6 else "192.168.67.0/24"
+    site.gateway.enter(*ip, "route", "add", "default", "via", by, "table", "77")
+    site.gateway.enter(*ip, "route", "add", subnet, "dev", "wg0", "table", "77")
+    site.gateway.enter(*ip, "rule", "add", "pref", "100", "lookup", "77")
+    try:
+        assert not reaches(site.client, far, seconds=0)
+        (finding,) = (each for each in site.ask().of("tunnel") if each.level == "fail")
+        assert f"sends {dst} back out by eth0 via {by}, into no tunnel" in finding.seen
+        paste(site.lab, finding.mend[0])
+        assert [each.level for each in site.ask().of("tunnel")] == ["ok", "ok"]
+        assert not reaches(site.client, far, seconds=0)
+        *_, finding = (each for each in site.ask().of("back") if each.level == "fail")
+        paste(site.lab, finding.mend[0])
+        assert site.ask().levels("fail") == []
+        assert reaches(site.client, far)
+    finally:
+        for preference in ("100", "99", "98"):
+            with suppress(LabError):
+                site.gateway.enter(*ip, "rule", "del", "pref", preference)
+        site.gateway.enter(*ip, "route", "flush", "table", "77")
+
+
 def test_packets_larger_than_the_tunnel_takes(lab: Lab) -> None:
     large = make_site(lab, "large", third=68, mtu=1420)
     found = large.ask()
@@ -475,6 +576,30 @@ def test_clients_bad_entries_are_named(site: Site) -> None:
 
     assert [each.level for each in found] == ["ok", "warn"]
     assert found[1].seen == f"{client.name}: nonsense is not a network in CIDR notation"
+
+
+def test_clients_name_server_and_callers_are_in_a_destination(site: Site) -> None:
+    options = ("--dns", FAR, "--publish", "127.0.0.1:8081:81", "--publish", "8080:80")
+    client = site.lab.client("called", site.network, *options, networks=f"203.0.113.0/24,{DST}")
+    try:
+        served = await_event(site.sidecar, "entry.warned", container=client.name, entry=DST)
+        assert served["reason"] == f"is served, but holds its DNS server {FAR}"
+        (callers,) = events(
+            site.sidecar, "entry.warned", container=client.name, entry="203.0.113.0/24"
+        )
+        assert callers["reason"] == (
+            "is served, but callers of the published 80/tcp in it are answered through the gateway"
+            " (so are those in 1 more)"
+        )
+        site.lab.engine.docker("network", "connect", "bridge", client.name)
+        warned = [each.seen for each in site.ask(client.name).of("container")[1:]]
+        assert [text.partition(": ")[2].partition(" is")[0] for text in warned] == [
+            DST,
+            "203.0.113.0/24",
+        ]
+        assert len(events(site.sidecar, "entry.warned", container=client.name)) == 2
+    finally:
+        client.remove()
 
 
 def test_clients_route_is_gone(site: Site) -> None:

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 import docker
 import pytest
 
-from tests.e2e.look import await_event, await_routes, entries, events, routes
+from tests.e2e.look import (
+    await_event,
+    await_routes,
+    cpu_seconds,
+    entries,
+    events,
+    routes,
+    threads_and_files,
+)
 from tests.lab import images
 from tests.lab.engine import LABEL, Engine, poll
 from tests.lab.site import Container, Lab
@@ -48,9 +56,34 @@ def disconnect(lab: Lab, network: str, container: Container) -> None:
     lab.engine.docker("network", "disconnect", network, container.name)
 
 
+def create(lab: Lab, name: str, network: str) -> None:
+    """Make a client that does not run yet."""
+    words = ("create", "--pull", "never", "--name", name, "--network", network)
+    marks = ("--label", f"{LABEL}={lab.token}", "--label", f"wgroutemgr.networks={DST}")
+    lab.engine.docker(*words, *marks, images.client(lab.engine))
+
+
+def many(count: int) -> list[str]:
+    """Return so many destinations."""
+    return [f"10.9.{n}.0/24" for n in range(count)]
+
+
+def crowd(lab: Lab, network: str, count: int) -> list[Container]:
+    """Start clients with as many destinations as a pass sets at most: a pass takes a while."""
+    label = ",".join(many(100))
+    with ThreadPoolExecutor(4) as pool:
+        names = (f"crowd{n}" for n in range(count))
+        return list(pool.map(lambda name: lab.client(name, network, networks=label), names))
+
+
 def ready(sidecar: Container) -> Container:
     await_event(sidecar, "pass.finished", trigger="startup")
     return sidecar
+
+
+def await_passes(sidecar: Container, count: int) -> None:
+    """Wait for the end of so many regular passes, which are logged at debug."""
+    assert poll(lambda: len(events(sidecar, "pass.finished", trigger="resync")) >= count, 20)
 
 
 # --- 1. late attachment --------------------------------------------------------------------------
@@ -143,6 +176,34 @@ def test_recreated_gateway_is_followed(lab: Lab, network: str, *, compose: bool)
     await_routes(late, {DST: "192.168.67.50"}, 5)
     found = events(sidecar, "gateway.found")
     assert [entry["container_id"] for entry in found][1:] == [again.inspect("{{.Id}}")[:12]]
+
+
+def test_no_start_leads_to_the_old_gateway_while_a_long_pass_leads_away_from_it(
+    lab: Lab, network: str, gateway: Container
+) -> None:
+    old = gateway.address(network)
+    clients = crowd(lab, network, 12)
+    sidecar = ready(lab.sidecar("sidecar", gateway, *NO_RESYNC, network=network))
+    for client in clients:
+        await_routes(client, dict.fromkeys(many(100), old))
+    names = [lab.name(f"late{n}") for n in range(4)]
+    for name in names:
+        create(lab, name, network)
+
+    disconnect(lab, network, gateway)
+    lost = await_event(sidecar, "gateway.lost")
+    lab.engine.docker("start", *names)
+    for client in (Container(lab.engine, name) for name in names):
+        await_routes(client, {DST: "unreachable"})
+    connect(lab, network, gateway, "--ip", "192.168.67.99")
+
+    for client in clients:
+        await_routes(client, dict.fromkeys(many(100), "192.168.67.99"))
+    begun = min(Container(lab.engine, name).inspect("{{.State.StartedAt}}") for name in names)
+    passes = [entry["timestamp"] for entry in events(sidecar, "pass.finished")]
+    assert begun < next(moment for moment in passes if moment > lost["timestamp"])
+    seen = entries(sidecar)
+    assert [entry for entry in seen[seen.index(lost) :] if entry.get("gateway") == old] == []
 
 
 # --- 4. the gateway is gone ----------------------------------------------------------------------
@@ -248,6 +309,7 @@ def test_engine_that_hangs(lab: Lab, engine: Engine, network: str, gateway: Cont
     client = lab.client("client", network, networks=DST)
     await_routes(client, {DST: gateway.address(network)})
     netns = client.inspect("{{.NetworkSettings.SandboxKey}}")
+    before = threads_and_files(sidecar)
 
     engine.pause()
     try:
@@ -258,6 +320,7 @@ def test_engine_that_hangs(lab: Lab, engine: Engine, network: str, gateway: Cont
     await_routes(client, {DST: gateway.address(network)})
     assert poll(lambda: len(events(sidecar, "engine.connected")) == 2, 40)
     assert len(events(sidecar, "engine.lost")) == 1
+    assert poll(lambda: threads_and_files(sidecar) == before, 10)
 
 
 # --- 6. shared namespaces ------------------------------------------------------------------------
@@ -338,6 +401,26 @@ def test_huge_labels_stall_nobody_and_flood_nothing(
     assert max(len(line.encode()) for line in sidecar.logs().splitlines()) < 8192
 
 
+def test_network_that_is_connected_during_a_pass_stays(
+    lab: Lab, network: str, gateway: Container
+) -> None:
+    inner = "192.168.99.0/24"
+    other = lab.network("other", inner)
+    client = lab.client("last", network, networks=inner)  # by name, and the oldest
+    crowd(lab, network, 12)
+    sidecar = lab.sidecar("sidecar", gateway, *RESYNC, *DEBUG, network=network)
+    await_event(sidecar, "route.replaced")
+    connect(lab, other, client)
+
+    ready(sidecar)
+
+    connected = f"{inner} dev eth1 proto kernel scope link src {client.address(other)}"
+    for passes in (2, 4):
+        await_passes(sidecar, passes)
+        assert client.enter("ip", "route", "show", inner) == connected
+    assert [entry["entry"] for entry in events(sidecar, "entry.refused")] == [inner]
+
+
 def test_connected_network_that_the_engine_does_not_know_is_left_alone(
     lab: Lab, network: str, gateway: Container
 ) -> None:
@@ -377,6 +460,60 @@ def test_failing_client_delays_no_other_and_is_reported_once(
     assert len(events(sidecar, "route.failed")) == 1
     broken.enter("ip", "link", "set", "eth0", "up")
     await_routes(broken, {DST: gateway.address(network)}, 5)
+
+
+def cpu_of(sidecar: Container) -> float:
+    """Return the CPU time that a sidecar takes in five seconds; a busy loop takes two."""
+    before = cpu_seconds(sidecar)
+    time.sleep(5)
+    return cpu_seconds(sidecar) - before
+
+
+def test_entries_that_fail_keep_none_that_works_waiting(
+    lab: Lab, network: str, gateway: Container
+) -> None:
+    sidecar = ready(lab.sidecar("sidecar", gateway, *NO_RESYNC, network=network))
+    without = ("--sysctl", "net.ipv6.conf.all.disable_ipv6=1")
+    bad = ",".join(f"2001:db8:{n:x}::/48" for n in range(130))
+    client = lab.client("client", network, *without, networks=f"{bad},{DST}")
+
+    await_routes(client, {DST: gateway.address(network)}, 5)
+    assert poll(lambda: len(events(sidecar, "route.failed", container=client.name)) == 130, 10)
+    assert cpu_of(sidecar) < 1
+    assert len(events(sidecar, "route.failed")) == 130
+
+
+def test_client_without_a_link_keeps_nothing_busy(
+    lab: Lab, network: str, gateway: Container
+) -> None:
+    client = lab.client("client", network, networks=",".join(many(130)))
+    client.enter("ip", "link", "set", "eth0", "down")
+    sidecar = ready(lab.sidecar("sidecar", gateway, *NO_RESYNC, network=network))
+    assert poll(lambda: len(events(sidecar, "route.failed", container=client.name)) == 130, 10)
+
+    assert cpu_of(sidecar) < 1
+    other = lab.client("other", network, networks=DST)
+    await_routes(other, {DST: gateway.address(network)}, 5)
+    client.enter("ip", "link", "set", "eth0", "up")
+    await_routes(client, dict.fromkeys(many(130), gateway.address(network)), 40)
+
+
+def test_clients_that_end_in_their_first_pass_keep_nothing_busy(
+    lab: Lab, network: str, gateway: Container
+) -> None:
+    sidecar = ready(lab.sidecar("sidecar", gateway, *NO_RESYNC, network=network))
+    label = ",".join(many(150))
+    lives = [
+        lab.client(f"client{n}", network, networks=label, command=("usleep", f"{n}00000"))
+        for n in range(1, 7)
+    ]
+    for client in lives:
+        assert poll(lambda: not client.running(), 10)  # noqa: B023 - called at once
+    lasting = lab.client("lasting", network, networks=DST)
+    await_routes(lasting, {DST: gateway.address(network)}, 5)
+
+    assert cpu_of(sidecar) < 0.5
+    assert [entry for entry in entries(sidecar) if entry["level"] not in {"debug", "info"}] == []
 
 
 # --- 10. killed ----------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from lib.settings import VERSION
 from tests.lab import images
 from tests.readme import blocks, plain, table
 
@@ -33,7 +34,8 @@ def test_the_bill_of_materials_is_that_of_the_image(engine: Engine) -> None:
     held = json.loads(engine.docker(*words, "python3", images.product(engine), "-c", FOUND))
 
     assert bill["bomFormat"] == "CycloneDX"
-    assert bill["metadata"]["component"]["name"] == "wgroutemgr"
+    program = bill["metadata"]["component"]
+    assert (program["name"], program["version"]) == ("wgroutemgr", VERSION)
     assert {each["name"]: each["version"] for each in bill["components"]} == held
     licences = {plain(name): text for name, text in table("Dependencies", "package", "licence")}
     for each in bill["components"]:

@@ -6,14 +6,16 @@ import errno
 import os
 import socket
 from contextlib import closing
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
 from lib.errors import NetnsError
+from lib.kernel.access import Reader
 from lib.kernel.addresses import AddressMonitor
+from lib.model import LocalAddress
 from tests.integration import kernel
 
 OWN = Path("/proc/thread-self/ns/net")
@@ -150,3 +152,25 @@ def test_news_that_cannot_be_read_are_told_of(space: kernel.Namespace) -> None:
 
     with pytest.raises(NetnsError, match=f"cannot listen in {space.path}: Bad file descriptor"):
         monitor.read()
+
+
+def test_an_address_that_somebody_else_has_is_a_duplicate(space: kernel.Namespace) -> None:
+    shared, network = ip_address("2001:db8::7"), ip_network("2001:db8::/64")
+    space.ip(*LINK, f"address add {shared}/64 dev w0 nodad")
+    space.ip("link set eth0 up", f"address add {shared}/64 dev eth0")
+
+    duplicate = LocalAddress(shared, network, is_duplicate=True)
+    assert kernel.poll(lambda: duplicate in Reader().read(str(space.path)).addresses)
+
+
+def test_the_network_of_an_address_may_be_that_of_the_other_end(space: kernel.Namespace) -> None:
+    space.ip(*LINK, "address add 192.0.2.7 peer 198.51.100.1/24 dev eth0")
+
+    (found,) = Reader().read(str(space.path)).addresses
+    assert found == LocalAddress(ip_address("192.0.2.7"), ip_network("198.51.100.0/24"))
+
+
+def test_addresses_of_one_link_alone_are_not_told_of(space: kernel.Namespace) -> None:
+    space.ip("link set lo up", *LINK, "address add fe80::7/64 dev eth0 nodad")
+
+    assert Reader().read(str(space.path)).addresses == ()

@@ -136,7 +136,7 @@ class Seam:
 
     def to(self, dst: str) -> list[Route]:
         """Return the routes to a destination, in the kernel's order."""
-        return [one for one in self.kernel.routes(self.path) if one.dst == ip_network(dst)]
+        return [one for one in self.kernel.read(self.path).routes if one.dst == ip_network(dst)]
 
     def assert_ended(self, outcome: Outcome, exit_code: int, text: str = "") -> None:
         """Look at the text where it is BusyBox's: iproute2 has other words for some errors."""
@@ -209,7 +209,7 @@ def test_another_namespace_in_the_same_place_is_not_confirmed(seam: Seam) -> Non
 
 def test_routes_of_a_namespace_that_ended_cannot_be_read(seam: Seam) -> None:
     with pytest.raises(NetnsError) as caught:
-        seam.kernel.routes(seam.path)
+        seam.kernel.read(seam.path)
 
     assert caught.value.reason == f"cannot read the routes in {seam.path}: {GONE}"
 
@@ -224,7 +224,7 @@ def test_a_command_for_a_namespace_that_ended_ends_with_1(seam: Seam) -> None:
 def test_a_new_namespace_has_the_routes_of_its_networks(seam: Seam) -> None:
     seam.site.add(seam.path, connected=["10.1.0.0/16", "fd00::/64"], addresses=ADDRESSES)
 
-    assert set(seam.kernel.routes(seam.path)) == {
+    assert set(seam.kernel.read(seam.path).routes) == {
         route("10.1.0.0/16", kind="connected"),
         route("fd00::/64", metric=256, kind="connected"),
         route(NETWORK[4], kind="connected"),
@@ -365,10 +365,32 @@ def test_source_address_that_is_not_held_is_refused(attached: Seam, version: int
     assert attached.to(DST[version]) == []
 
 
+def given(seam: Seam) -> set[str]:
+    """Return the addresses that a test gave, each with the network that it connects."""
+    found = seam.kernel.read(seam.path).addresses
+    assert not any(one.is_duplicate for one in found)
+    return {f"{one.address} in {one.network}" for one in found}
+
+
+def test_addresses_are_read_with_their_networks(attached: Seam) -> None:
+    both = {f"{OWN[version]} in {NETWORK[version]}" for version in (4, 6)}
+    assert given(attached) == both
+
+    attached.site.attach(attached.path, "10.9.0.7/32")
+    attached.site.disable_ipv6(attached.path)
+    assert given(attached) == {f"{OWN[4]} in {NETWORK[4]}", "10.9.0.7 in 10.9.0.7/32"}
+
+
+def test_ipv4_addresses_stay_while_the_link_is_down(attached: Seam) -> None:
+    attached.site.set_link(attached.path, up=False)
+
+    assert given(attached) == {f"{OWN[4]} in {NETWORK[4]}"}
+
+
 @VERSIONS
 def test_nothing_leads_anywhere_while_the_link_is_down(seam: Seam, version: int) -> None:
     seam.site.add(seam.path, addresses=ADDRESSES, link_up=False)
-    assert seam.kernel.routes(seam.path) == ()
+    assert seam.kernel.read(seam.path).routes == ()
 
     outcome = seam.step("replace", route(DST[version], NEIGHBOUR[version]))
 
@@ -384,10 +406,10 @@ def test_link_that_goes_down_takes_routes_with_it(attached: Seam, version: int) 
 
     attached.site.set_link(attached.path, up=False)
 
-    assert attached.kernel.routes(attached.path) == (lost,)
+    assert attached.kernel.read(attached.path).routes == (lost,)
     attached.site.set_link(attached.path, up=True)
     back = {route(NETWORK[4], kind="connected"), lost}  # An IPv6 address does not come back.
-    assert set(attached.kernel.routes(attached.path)) == back
+    assert set(attached.kernel.read(attached.path).routes) == back
 
 
 def test_nothing_leads_anywhere_by_ipv6_while_that_is_disabled(attached: Seam) -> None:

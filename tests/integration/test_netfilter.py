@@ -65,14 +65,14 @@ NAT = "-t nat -A POSTROUTING"
 @pytest.mark.parametrize("kind", ["nft", "legacy"])
 @pytest.mark.parametrize(("tool", "family"), [("iptables", "ip"), ("ip6tables", "ip6")])
 def test_source_nat(kind: str, tool: str, family: str) -> None:
-    program = f"{tool}-{kind}"
+    program, source = f"{tool}-{kind}", "192.0.2.1" if family == "ip" else "fd::1"
     found = read(
         "source_nat",
         f"{program} {NAT} -o wg0 -j MASQUERADE",
         f"{program} {NAT} ! -o eth+ -p udp -j MASQUERADE",
         f"{program} -t nat -N MINE",
         f"{program} {NAT} -p tcp -j MINE",
-        f"{program} -t nat -A MINE -j SNAT --to-source {'192.0.2.1' if family == 'ip' else 'fd::1'}",
+        f"{program} -t nat -A MINE -j SNAT --to-source {source}",
     )
 
     assert sorted(map(str, found)) == sorted(

@@ -6,12 +6,15 @@ rest of the lab, routes to the product.
 """
 
 import argparse
+import io
 import os
+import re
 import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -52,7 +55,8 @@ To remove it (the next run does it too):
     ./tests/demo --clean
 """
 
-STYLED = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+SHOWN = sys.stdout
+STYLED = SHOWN.isatty() and not os.environ.get("NO_COLOR")
 
 
 def main() -> int:
@@ -66,7 +70,7 @@ def main() -> int:
             _clean()
             print("Nothing of the demo is left.")
             return 0
-        with ExitStack() as stack:
+        with _recorded(arguments.record), ExitStack() as stack:
             return _demo(stack, keep=arguments.keep, private=arguments.private)
     except LabError as error:
         print(f"\n{_styled('demo: ' + str(error), '31')}", file=sys.stderr)
@@ -85,7 +89,34 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--private", action="store_true", help="start a private engine even if another one answers"
     )
+    parser.add_argument(
+        "--record", type=Path, metavar="FILE", help="write what is shown into a file as well"
+    )
     return parser.parse_args()
+
+
+class _Recorder(io.StringIO):
+    """Keeps what is shown, without its colours."""
+
+    def write(self, text: str, /) -> int:
+        SHOWN.write(text)
+        return super().write(re.sub(r"\x1b\[\d+m", "", text))
+
+    def flush(self) -> None:
+        SHOWN.flush()
+
+
+@contextmanager
+def _recorded(file: Path | None) -> Iterator[None]:
+    """Write what is shown into that file as well, unless the demo fails."""
+    if file is None:
+        yield
+        return
+    with redirect_stdout(_Recorder()) as shown:
+        print("$ ./tests/demo")
+        yield
+    kept = re.sub(r" +$", "", shown.getvalue(), flags=re.MULTILINE)
+    file.write_text(kept, encoding="utf-8")
 
 
 def _require_root() -> None:

@@ -35,9 +35,10 @@ START_SECONDS = 60
 STOP_SECONDS = 30
 COMMAND_SECONDS = 300
 RELEASE_SECONDS = 60
-IN_USE = ("in use by task", "has dependent containers")
-"""What a swarm says of a network until it has noticed that its containers are gone, and Podman of a
-container until those are gone that share its network."""
+IN_USE = ("in use by task", "has dependent containers", "has active endpoints")
+"""What a swarm says of a network until it has noticed that its containers are gone, Podman of a
+container until those are gone that share its network, and Docker 20.10 now and then of a network
+whose many containers were removed at once."""
 
 # The first process of a private engine. Its arguments: the state folder, a root file system or
 # nothing, `2` for a cgroup v2 hierarchy, and the command that it ends as. It says its process id as

@@ -141,6 +141,18 @@ def test_the_start_of_a_container_is_known_where_it_is_told(told: object, moment
     assert parse_container(inspect).started_at == moment
 
 
+def test_of_what_a_container_was_started_with_our_options_are_told_and_no_secret() -> None:
+    inspect = json.loads(RECORDED[-1].read_text())["inspect"]
+    inspect["State"]["FinishedAt"] = "1970-01-02T00:00:00Z"
+    inspect["Config"] |= {"Cmd": ["run"], "Env": ["TOKEN=x", "WGROUTEMGR_NETWORK=a=b", "PATH"]}
+    found = parse_container(inspect)
+
+    assert found.finished_at == 86400.0
+    assert (found.arguments, found.environment) == (("run",), {"WGROUTEMGR_NETWORK": "a=b"})
+    inspect["Config"] |= {"Cmd": None, "Env": None}
+    assert parse_container(inspect).arguments == ()
+
+
 PODMAN_CONNECT = {
     "Type": "network",
     "Action": "connect",

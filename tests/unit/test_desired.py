@@ -49,7 +49,13 @@ CLIENT = Container(
 )
 V4 = Route(ip_network("198.51.100.0/24"), ip_address("192.0.2.129"), 0)
 V6 = Route(ip_network("2001:db8:1::/48"), ip_address("2001:db8::129"), 1024)
-NOT_ATTACHED = Skipped("dovecot", "c1", "is not attached to wg-net", expected=True)
+NOT_ATTACHED = Skipped(
+    "dovecot",
+    "c1",
+    "is not attached to wg-net",
+    "docker network connect wg-net dovecot",
+    expected=True,
+)
 
 
 def compute(
@@ -92,7 +98,9 @@ def test_clients_come_in_the_order_of_their_names() -> None:
     [
         pytest.param(
             replace(CLIENT, running=False),
-            Skipped("dovecot", "c1", "dovecot is not running", expected=True),
+            Skipped(
+                "dovecot", "c1", "dovecot is not running", "docker start dovecot", expected=True
+            ),
             id="stopped",
         ),
         pytest.param(
@@ -117,7 +125,7 @@ def test_clients_come_in_the_order_of_their_names() -> None:
         ),
         pytest.param(
             replace(CLIENT, endpoints=(endpoint("192.0.2.10/24", network_id="net-other"),)),
-            NOT_ATTACHED,
+            replace(NOT_ATTACHED, hint="docker restart dovecot"),
             id="on another network of the same name",
         ),
         pytest.param(replace(CLIENT, endpoints=()), NOT_ATTACHED, id="on no network"),
@@ -307,16 +315,16 @@ def test_a_neighbouring_network_is_not_attached() -> None:
 def test_a_family_that_the_gateway_has_no_address_of_is_refused(
     entry: str, gateway: Gateway, family: str
 ) -> None:
-    client = asking(entry, gateway=gateway)
+    other = "192.0.2.10/24" if family == "IPv6" else "2001:db8::10/64"
+    reason = f"is {family}, and the gateway has no {family} address on wg-net"
+    for point, hint in (
+        (endpoint(other), f"give the network wg-net an {family} subnet"),
+        (ON_WG_NET, f"the network has {family}: see the sysctls of wireguard"),
+    ):
+        client = asking(entry, point, gateway=gateway)
 
-    assert client.routes == ()
-    assert client.refusals == (
-        Refusal(
-            entry,
-            f"is {family}, and the gateway has no {family} address on wg-net",
-            f"give the network wg-net an {family} subnet",
-        ),
-    )
+        assert client.routes == ()
+        assert client.refusals == (Refusal(entry, reason, hint),)
 
 
 @pytest.mark.parametrize(

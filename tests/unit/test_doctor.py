@@ -4,24 +4,40 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass, field, replace
-from ipaddress import ip_interface, ip_network
+from ipaddress import ip_address, ip_interface, ip_network
+from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import pytest
 
-from lib.doctor import network, path, report, setup
+from lib.doctor import clients, network, path, report, setup
 from lib.doctor.site import Fact, Site, SkippedError
-from lib.errors import CallError, EngineError, OldEngineError, StaleSocketError
+from lib.errors import (
+    CallError,
+    EngineError,
+    NotReadyError,
+    OldEngineError,
+    StaleSocketError,
+)
 from lib.kernel import netfilter, netlink
 from lib.kernel.shells import Outcome
-from lib.model import NETWORKS_LABEL, Container, DockerNetwork, Endpoint, Finding
+from lib.model import (
+    GATEWAY_LABEL,
+    NETWORK_LABEL,
+    NETWORKS_LABEL,
+    ROLE_LABEL,
+    Container,
+    DockerNetwork,
+    Endpoint,
+    Finding,
+    PublishedPort,
+)
 from lib.settings import Settings
 from tests.fakes import StandInEngine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     from lib.engine.client import Engine
 
@@ -100,6 +116,21 @@ def link(number: int, name: str, address: str, mtu: int = 1500) -> str:
     )
 
 
+KERNELS_RULES = (
+    "0: from all lookup local\n32766: from all lookup main\n32767: from all lookup default"
+)
+
+
+def counted(received: int, sent: int, receive_errors: int = 0, send_errors: int = 0) -> str:
+    """Return the words of /proc/net/dev."""
+    return (
+        "Inter-|   Receive                                                |  Transmit\n"
+        " face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs\n"
+        "  eth0: 1116 14 0 0 0 0 0 0 936 12 0 0 0 0 0 0\n"
+        f"   wg0:    0 {received} {receive_errors} 0 0 0 0 0 936 {sent} {send_errors} 0 0 0 0 0\n"
+    )
+
+
 @dataclass
 class Place:
     """A site in good health; what a test changes before it is examined is what it has."""
@@ -111,11 +142,12 @@ class Place:
     settings: Settings = field(
         default_factory=lambda: Settings(network="wg-net", gateway="wireguard")
     )
+    others: tuple[Container, ...] = ()
     connections: int = 0
 
     def connect(self) -> Engine:
         self.connections += 1
-        engine = WithNetworks((self.gateway, self.client), on=self.networks)
+        engine = WithNetworks((self.gateway, self.client, *self.others), on=self.networks)
         return cast("Engine", engine)
 
     def site(self, followed: str | None = None) -> Site:
@@ -131,6 +163,20 @@ class Place:
 
 class WithNetworks(StandInEngine):
     version, api_version, is_newer_than_tried = "28.5", "1.51", False
+    backend = "iptables"
+    on_service: ClassVar[dict[str, str] | None] = None
+
+    def firewall(self) -> str:
+        if not self.backend:
+            reason = "the engine refused: forbidden"
+            raise CallError(reason)
+        return self.backend
+
+    def service_labels(self, _: str) -> dict[str, str]:
+        if self.on_service is None:
+            reason = "the engine refused: this node is not a swarm manager"
+            raise CallError(reason)
+        return self.on_service
 
     def networks(self) -> tuple[DockerNetwork, ...]:
         return self.on
@@ -152,13 +198,17 @@ def place(tmp_path: Path) -> Place:
         place.gateway_says(f"cat /proc/sys/net/ipv4/conf/{name}/rp_filter", "0")
     place.gateway_says(f"ip route get {TARGET} from {CLIENT} iif eth0", f"{TARGET} dev wg0")
     place.gateway_says(f"ip route get {CLIENT}", f"{CLIENT} dev eth0 src {GATEWAY}")
+    for program in ("ip", "ip -6"):
+        place.gateway_says(f"{program} rule show", KERNELS_RULES)
+    place.gateway_says("cat /proc/net/dev", counted(received=5, sent=7))
+    place.gateway_says("cat /proc/net/dev_snmp6/wg0", "!cat: can't open")
     place.client_says("ip address show", link(1, "eth0", f"{CLIENT}/24", mtu=1420))
     place.client_says(f"ip route get {TARGET}", f"{TARGET} via {GATEWAY} dev eth0")
     place.client_says("ip neigh show", f"{GATEWAY} dev eth0 lladdr 02:00:00:00:00:01 REACHABLE")
     return place
 
 
-WITHIN = {"firewall"}
+WITHIN = {"firewall", "nat"}
 """Checks that need the gateway's own namespace."""
 OF_THE_MACHINE = {"capabilities", "namespaces"}
 """Checks of what the process itself was given."""
@@ -290,6 +340,160 @@ def test_a_destination_that_goes_into_no_tunnel(place: Place, answer: str, words
 
     assert (finding.level, words in finding.seen) == ("fail", True)
     assert finding.fix[0].startswith(f"add {DST} to AllowedIPs")
+    assert len(finding.fix) == 1
+
+
+def back_out(place: Place) -> None:
+    """Have the gateway send the destination back out."""
+    for words in (f" from {CLIENT} iif eth0", ""):
+        place.gateway_says(f"ip route get {TARGET}{words}", f"{TARGET} via 192.0.2.1 dev eth0")
+
+
+@pytest.mark.parametrize(
+    "others",
+    ["", "3: sit0: <NOARP> mtu 1480\n    link/sit 0.0.0.0\n", link(3, "eth1", "10.9.0.2/24")],
+)
+def test_a_gateway_without_a_tunnel_is_told_so(place: Place, others: str) -> None:
+    """Neither a fallback device, which is down, nor an interface of the engine's is a tunnel."""
+    point = Endpoint("other", "n2", (ip_interface("10.9.0.2/24"),))
+    place.gateway = replace(place.gateway, endpoints=(*place.gateway.endpoints, point))
+    place.gateway_says("ip address show", link(1, "eth0", f"{GATEWAY}/24") + others)
+    back_out(place)
+    needs = "cap_add: [NET_ADMIN], devices: [/dev/net/tun]"
+
+    (finding,) = path.tunnel(place.site())
+
+    assert (finding.level, finding.fix) == (
+        "fail",
+        (f"give wireguard a tunnel device ({needs}): a VPN in userspace mode has none",),
+    )
+
+
+@pytest.mark.parametrize(
+    ("table", "command"), [("main", "ip route show"), ("200", "ip route show table 200")]
+)
+def test_a_policy_rule_that_leads_past_the_tunnel(place: Place, table: str, command: str) -> None:
+    rules = f"0: from all lookup local\n100: from {CLIENT} lookup 7\n101: from all lookup 200\n"
+    place.gateway_says("ip rule show", rules + KERNELS_RULES)
+    for name in ("ip route show", "ip route show table 7", "ip route show table 200"):
+        place.gateway_says(name, "default via 192.0.2.1 dev eth0")
+    tunnel = f"unreachable 198.51.0.0/16\ndefault via 192.0.2.1 dev eth0\n{DST} dev wg0 scope link"
+    place.gateway_says(command, tunnel)
+    back_out(place)
+
+    (finding,) = path.tunnel(place.site())
+
+    rule = f"docker exec wireguard ip rule add pref 99 to {DST} lookup {table}"
+    assert finding.fix == (
+        f"{rule}   # in its start script, to last",
+        "docker exec wireguard ip rule show   # a policy rule sends it elsewhere",
+    )
+
+
+def test_where_no_table_leads_into_the_tunnel_the_rules_are_named_too(place: Place) -> None:
+    place.gateway_says("ip rule show", "100: not from all fwmark 0xca6c lookup 51820")
+    place.gateway_says("ip route show table 51820", "!ip: invalid argument '51820'")
+    back_out(place)
+
+    (finding,) = path.tunnel(place.site())
+
+    assert finding.fix[0].startswith(f"add {DST} to AllowedIPs")
+    assert finding.fix[1].startswith("docker exec wireguard ip rule show")
+
+
+def test_a_policy_rule_that_sends_answers_elsewhere(place: Place) -> None:
+    place.gateway_says("ip rule show", "98: from all lookup 51")
+    main = f"default via 192.0.2.1 dev eth0\n192.0.2.0/24 dev eth0 scope link src {GATEWAY}"
+    place.gateway_says("ip route show", main)
+    place.gateway_says(f"ip route get {CLIENT}", f"{CLIENT} dev wg0 table 51")
+
+    (finding,) = path.back(place.site())
+
+    assert finding.level == "fail"
+    assert finding.fix[0].startswith(
+        "docker exec wireguard ip rule add pref 97 to 192.0.2.0/24 lookup main"
+    )
+
+
+NOT_AMONG = "not among its peers' AllowedIPs?"
+
+
+@pytest.mark.parametrize(
+    ("counters", "findings"),
+    [
+        (counted(received=0, sent=0), []),
+        (counted(received=1, sent=14), []),
+        (
+            counted(received=0, sent=14),
+            [("fail", "wg0 has sent 14 packets and received none: no handshake?")],
+        ),
+        (
+            counted(received=0, sent=1),
+            [("fail", "wg0 has sent 1 packet and received none: no handshake?")],
+        ),
+        (
+            counted(received=3, sent=3, receive_errors=2, send_errors=5),
+            [
+                ("warn", f"wg0 has counted 5 errors in sending: destinations {NOT_AMONG}"),
+                ("warn", f"wg0 has counted 2 errors in receiving: senders {NOT_AMONG}"),
+            ],
+        ),
+        ("", []),
+    ],
+)
+def test_what_a_tunnel_has_counted(
+    place: Place, counters: str, findings: list[tuple[str, str]]
+) -> None:
+    place.gateway_says("cat /proc/net/dev", counters)
+
+    first, *found = path.tunnel(place.site())
+
+    assert first.level == "ok"
+    assert [(finding.level, finding.seen) for finding in found] == findings
+    assert all(finding.fix[0].startswith("docker exec wireguard wg show") for finding in found)
+
+
+def test_what_the_kernel_itself_sends_into_a_tunnel_is_not_counted(place: Place) -> None:
+    """Of an idle peer, a fresh tunnel has heard nothing, but it has sent multicasts of IPv6."""
+    place.gateway_says("cat /proc/net/dev", counted(received=0, sent=4))
+    place.gateway_says(
+        "cat /proc/net/dev_snmp6/wg0", "ifIndex\t7\nIp6OutMcastPkts                 \t4\n"
+    )
+
+    assert [finding.level for finding in path.tunnel(place.site())] == ["ok"]
+
+
+def in_place(family: str, out: str) -> tuple[netfilter.SourceNat, ...]:
+    return (netfilter.SourceNat(family, "nat", "POSTROUTING", out),)
+
+
+@pytest.mark.parametrize(
+    ("rules", "words"),
+    [
+        ((), "clients keep their addresses: the far side must know 192.0.2.0/24"),
+        (in_place("ip", "eth*"), "clients keep their addresses"),
+        (in_place("ip6", "wg0"), "clients keep their addresses"),
+        (in_place("ip", "!wg0"), "clients keep their addresses"),
+        (in_place("ip", "wg0"), "what leaves by wg0 gets another source address (ip nat"),
+        (in_place("inet", ""), "what leaves by wg0 gets another source address (inet nat"),
+        (in_place("ip", "wg*"), "what leaves by wg0 gets another source address"),
+        (in_place("ip", "!eth0"), "what leaves by wg0 gets another source address"),
+    ],
+)
+def test_whose_address_the_far_side_sees(
+    place: Place,
+    monkeypatch: pytest.MonkeyPatch,
+    rules: tuple[netfilter.SourceNat, ...],
+    words: str,
+) -> None:
+    monkeypatch.setattr(netfilter, "source_nat", lambda _: rules)
+
+    (finding,) = path.nat(place.site())
+
+    assert finding.level == "ok"
+    assert finding.seen.startswith(words)
+    line = "PostUp = iptables -t nat -A POSTROUTING -o wg0 -j MASQUERADE"
+    assert [fix.partition("   #")[0] for fix in finding.fix] == [line] * ("keep" in words)
 
 
 def test_packets_that_are_larger_than_the_tunnel_takes(place: Place) -> None:
@@ -348,6 +552,92 @@ def test_a_container_whose_packet_goes_nowhere(
     assert "skip  route         cannot be told without the client" in lines
 
 
+@pytest.mark.parametrize(
+    ("driver", "level"),
+    [("bridge", "ok"), ("macvlan", "ok"), ("overlay", "ok"), ("ipvlan", "fail"), ("weave", "warn")],
+)
+def test_the_driver_of_the_network(place: Place, driver: str, level: str) -> None:
+    place.networks = (replace(WG_NET, driver=driver),)
+
+    (finding,) = network.network(place.site())
+
+    assert finding.level == level
+    if driver == "ipvlan":
+        assert finding.seen == (
+            "wg-net is an ipvlan: no container there gets what is for a network behind it"
+        )
+        assert finding.fix == ("make wg-net anew with the driver bridge or macvlan",)
+
+
+@pytest.mark.parametrize(
+    ("backend", "expected"),
+    [
+        ("iptables", ("warn", "which drops routed ones")),
+        ("nftables", ("ok", "192.0.2.0/24")),
+        ("", ("warn", "if its backend is iptables (GET /info was refused)")),
+    ],
+)
+def test_an_internal_network_by_what_the_engine_filters_with(
+    place: Place, monkeypatch: pytest.MonkeyPatch, backend: str, expected: tuple[str, str]
+) -> None:
+    level, end = expected
+    monkeypatch.setattr(network, "BRIDGE_FILTER", Path("/"))
+    monkeypatch.setattr(WithNetworks, "backend", backend)
+    place.networks = (replace(WG_NET, internal=True),)
+
+    (finding,) = network.network(place.site())
+
+    assert (finding.level, finding.seen.endswith(end)) == (level, True)
+
+
+@pytest.mark.parametrize(
+    ("on_service", "words", "fixes"),
+    [
+        ({NETWORKS_LABEL: DST}, ": its service web has it", 2),
+        ({}, "", 1),
+        (None, "", 2),
+    ],
+)
+def test_a_task_whose_service_has_the_label(
+    place: Place,
+    monkeypatch: pytest.MonkeyPatch,
+    on_service: dict[str, str] | None,
+    words: str,
+    fixes: int,
+) -> None:
+    monkeypatch.setattr(WithNetworks, "on_service", on_service)
+    place.client = replace(place.client, labels={"com.docker.swarm.service.name": "web"})
+
+    (finding,) = clients.container(place.site("dovecot"))
+
+    assert finding.seen == f"dovecot has no label {NETWORKS_LABEL}{words}"
+    assert len(finding.fix) == fixes
+    assert ("not under `deploy:`" in finding.fix[-1]) == (fixes == 2)
+
+
+def test_a_gateway_that_does_not_see_its_namespace(place: Place) -> None:
+    place.gateway = replace(place.gateway, runtime="runsc")
+
+    warned, _ = setup.gateway(place.site())
+
+    assert (warned.level, warned.fix) == (
+        "warn",
+        ("runtime: runc   # in the service of wireguard",),
+    )
+
+
+def test_what_may_surprise_a_client_is_a_warning(place: Place) -> None:
+    published = (PublishedPort("80/tcp", None, 4), PublishedPort("80/tcp", None, 6))
+    place.client = replace(place.client, dns=(ip_address(TARGET),), published=published)
+
+    first, *found = clients.container(place.site("dovecot"))
+
+    assert first.level == "ok"
+    assert [finding.level for finding in found] == ["warn", "warn"]
+    assert f"holds its DNS server {TARGET}" in found[0].seen
+    assert "callers of the published 80/tcp" in found[1].seen
+
+
 # --- what is printed ----------------------------------------------------------------------------
 
 
@@ -372,8 +662,10 @@ def test_what_builds_on_a_failed_check_is_skipped(monkeypatch: pytest.MonkeyPatc
         "overlaps": "a client",
         "mtu": "the network",
         **dict.fromkeys(
-            ("forwarding", "rp_filter", "firewall", "tunnel", "back"), "the gateway's address"
+            ("gateways", "forwarding", "rp_filter", "firewall", "tunnel", "back"),
+            "the gateway's address",
         ),
+        "nat": "the network",
     }
 
 
@@ -464,3 +756,80 @@ def test_forward_chains_are_read_from_the_kernels_answer() -> None:
     assert list(netfilter.parse_chains(netlink.messages(ANSWER))) == [
         netfilter.Chain("ip", "filter", "FORWARD", drops=True, rules=1)
     ]
+
+
+# --- who shares a namespace, and other gateways -------------------------------------------------
+
+
+def said(site: Site, check: str) -> list[Finding]:
+    return list(report.CHECKS[check](site))
+
+
+def test_who_is_in_a_namespace_that_was_left_is_named_with_its_fix(place: Place) -> None:
+    web = replace(place.client, id="web-id", name="web", labels={}, started_at=2.0)
+    place.client = replace(place.client, network_mode="container:web", endpoints=(), started_at=1.0)
+    place.others = (web,)
+    reason, fix = "dovecot runs in a namespace that web has left", ("docker restart dovecot",)
+
+    assert Finding("warn", reason, fix) in said(place.site(), "clients")
+    assert said(place.site("dovecot"), "container") == [Finding("fail", reason, fix)]
+
+
+@pytest.mark.parametrize(
+    ("values", "seen", "fix"),
+    [
+        pytest.param({"running": False}, "is not running", "docker start dovecot", id="stopped"),
+        pytest.param(
+            {"endpoints": (), "network_mode": "none"},
+            "is not attached to wg-net",
+            "networks: [wg-net]   # in the service of dovecot, instead of network_mode: none",
+            id="without any network",
+        ),
+        pytest.param(
+            {"endpoints": ()},
+            "is not attached to wg-net",
+            "docker network connect wg-net dovecot",
+            id="elsewhere",
+        ),
+    ],
+)
+def test_the_fix_of_a_client_that_is_not_served(
+    place: Place, values: dict[str, object], seen: str, fix: str
+) -> None:
+    place.client = replace(place.client, **values)  # type: ignore[arg-type]
+
+    assert said(place.site("dovecot"), "container") == [Finding("fail", f"dovecot {seen}", (fix,))]
+    if "running" not in values:
+        (found,) = said(place.site(), "clients")
+        assert (found.seen.partition("; ")[2], found.fix) == (f"dovecot has it, but {seen}", (fix,))
+
+
+def test_a_gateway_that_serves_nobody_is_told_of_the_one_that_does(place: Place) -> None:
+    labels = {ROLE_LABEL: "sidecar", NETWORK_LABEL: "wg-net", GATEWAY_LABEL: "another"}
+    another = replace(place.gateway, id="another-id", name="another")
+    sidecar = replace(place.client, id="s", name="s", labels=labels)
+    (alone,) = said(place.site(), "gateways")
+    place.others = (another, sidecar)
+    (found,) = said(place.site(), "gateways")
+
+    assert alone.level == "ok"
+    assert found == Finding(
+        "warn",
+        "clients are served by the gateway another, by name the first of those on this network, "
+        "not by wireguard",
+        ("stop one of the two sidecars, or give one gateway a network of its own",),
+    )
+
+
+def test_a_gateway_in_anothers_namespace_is_told_with_it(place: Place) -> None:
+    pause = replace(place.gateway, id="pause-id", name="pause", started_at=1.0)
+    place.others = (pause,)
+    place.gateway = replace(
+        place.gateway, network_mode="container:pause", endpoints=(), started_at=2.0
+    )
+    (found,) = said(place.site(), "gateway")
+    assert found.seen == "wireguard, named by --gateway, in the network namespace of pause"
+
+    place.others = (replace(pause, started_at=3.0),)
+    with pytest.raises(NotReadyError, match="it runs in a namespace that pause has left"):
+        said(place.site(), "gateway")

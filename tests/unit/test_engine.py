@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import parse_qs, urlsplit
@@ -12,7 +13,7 @@ import pytest
 
 from lib.engine.client import MOST_IDS, NEWEST_API, OLDEST_API, Engine
 from lib.engine.sharing import netns_owner
-from lib.errors import CallError, EngineError, GoneError
+from lib.errors import CallError, EngineError, GoneError, NamespaceLeftError
 from lib.model import Container
 from tests.fakes import CREATED, StandInEngine
 
@@ -276,8 +277,53 @@ def test_a_namespace_that_leads_back_is_an_error_which_names_them(
     assert len(engine.calls) <= 4
 
 
-def test_whose_owner_is_gone_is_gone() -> None:
-    engine = StandInEngine((sharing("a", "b"), CREATED))
+@pytest.mark.parametrize(
+    ("labels", "fix"),
+    [
+        ({}, "docker rm -f a, and run it again with a network that is there"),
+        ({"com.docker.compose.service": "web"}, "docker compose up -d --force-recreate web"),
+    ],
+)
+def test_whose_owner_is_gone_can_only_be_made_anew(labels: dict[str, str], fix: str) -> None:
+    engine = StandInEngine((replace(sharing("a", "b"), labels=labels), CREATED))
 
-    with pytest.raises(GoneError):
+    with pytest.raises(NamespaceLeftError, match="of a container that was removed") as left:
         owner(engine, "a")
+    assert left.value.hint == fix
+
+
+@pytest.mark.parametrize(
+    ("starts", "reason", "fix"),
+    [
+        pytest.param((3, 2, 1), "", "", id="each after its owner"),
+        pytest.param((2, 2, 2), "", "", id="at the same time"),
+        pytest.param((0, 2, 1), "", "", id="not known"),
+        pytest.param((2, 3, 1), "b has left", "docker restart a", id="the last one was left"),
+        pytest.param(
+            (4, 2, 3), "c has left", "docker restart b && docker restart a", id="all that joined it"
+        ),
+        pytest.param(
+            (1, 2, 3), "c has left", "docker restart b && docker restart a", id="the first counts"
+        ),
+    ],
+)
+def test_who_started_before_its_owner_is_in_a_namespace_that_was_left(
+    starts: tuple[int, ...], reason: str, fix: str
+) -> None:
+    chain = (sharing("a", "b"), sharing("b", "c"), sharing("c", ""))
+    known = (replace(one, started_at=at) for one, at in zip(chain, starts, strict=True))
+    engine = StandInEngine(tuple(known))
+    if not reason:
+        assert owner(engine, "a").name == "c"
+        return
+    with pytest.raises(NamespaceLeftError) as left:
+        owner(engine, "a")
+    assert (left.value.reason, left.value.hint) == (f"runs in a namespace that {reason}", fix)
+
+
+def test_who_does_not_run_is_in_no_namespace_that_could_be_left() -> None:
+    for stopped in ("a", "b"):
+        both = (replace(sharing("a", "b"), started_at=1), replace(sharing("b", ""), started_at=2))
+        known = (replace(one, running=one.name != stopped) for one in both)
+
+        assert owner(StandInEngine(tuple(known)), "a").name == "b"

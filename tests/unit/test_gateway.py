@@ -15,7 +15,7 @@ from lib.model import Container, DockerNetwork, Endpoint, Gateway, Sidecar
 from lib.reconcile.gateway import GatewayTracker
 from lib.reconcile.report import Found, Lost, Unknown
 from lib.settings import Settings
-from tests.fakes import GATEWAY, WG_NET, StandInEngine
+from tests.fakes import GATEWAY, OTHER, WG_NET, StandInEngine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +39,7 @@ class Site:
     """A tracker over an engine that a test changes, and what it announced and logged."""
 
     def __init__(self, *known: Container, **settings: Any) -> None:  # noqa: ANN401
-        self.engine = StandInEngine(known, on=(WG_NET,))
+        self.engine = StandInEngine(known, on=(WG_NET, OTHER))
         self.announced: list[tuple[Gateway | None, Path | None]] = []
         self.now = 100.0
         self.tracker = GatewayTracker(
@@ -222,9 +222,88 @@ def test_a_gateway_made_anew_in_the_hosts_network_makes_nothing_unreachable() ->
     assert state.reason.endswith("clients reach its tunnels by their default route")
 
 
+PAUSE = replace(RUNNING, id="pause", name="pause", started_at=10.0)
+TUNNEL = replace(
+    RUNNING, network_mode="container:pause", sandbox_key="", endpoints=(), started_at=20.0
+)
+
+
+def test_a_gateway_in_anothers_namespace_has_the_addresses_of_that() -> None:
+    site = Site(TUNNEL, PAUSE)
+
+    assert site.update() == Found(replace(GATEWAY, container="pause", container_id="pause"))
+    assert site.announced[-1][1] == Path(HERE).parent
+    assert site.tracker.ids == {"gw", "pause"}
+
+
+@pytest.mark.parametrize(
+    ("tunnel", "pause", "reason", "fix"),
+    [
+        pytest.param(
+            TUNNEL,
+            replace(PAUSE, started_at=30.0),
+            "the gateway wireguard cannot be reached: it runs in a namespace that pause has left",
+            "docker restart wireguard",
+            id="left",
+        ),
+        pytest.param(
+            TUNNEL,
+            replace(PAUSE, running=False),
+            "pause, whose network the gateway wireguard uses, does not run",
+            "docker start pause && docker restart wireguard",
+            id="the owner stopped",
+        ),
+        pytest.param(
+            replace(TUNNEL, running=False),
+            PAUSE,
+            "the gateway wireguard is not running",
+            "docker start wireguard",
+            id="stopped",
+        ),
+        pytest.param(
+            TUNNEL,
+            replace(PAUSE, endpoints=()),
+            "the gateway pause has no address on the network wg-net",
+            "docker network connect wg-net pause",
+            id="the owner is on another network",
+        ),
+    ],
+)
+def test_a_gateway_in_anothers_namespace_is_lost_with_it(
+    tunnel: Container, pause: Container, reason: str, fix: str
+) -> None:
+    site = Site(TUNNEL, PAUSE)
+    site.update()
+    state = site.update(tunnel, pause)
+
+    assert isinstance(state, Lost)
+    assert (state.reason, state.hint) == (reason, fix)
+    assert site.tracker.ids >= {"gw"}
+
+
+def test_a_gateway_that_shares_the_hosts_network_gets_nobody_a_route() -> None:
+    state = Site(TUNNEL, replace(PAUSE, network_mode="host")).update()
+
+    assert isinstance(state, Unknown)
+    assert state.reason.startswith("the gateway pause uses the host's network")
+
+
 def test_the_network_need_not_be_there_for_a_gateway_that_was_found() -> None:
     site = Site(RUNNING)
     site.update()
     site.engine.on = (DockerNetwork("n3", "other", (), {}),)
 
     assert isinstance(site.update(STOPPED), Lost)
+
+
+def test_a_network_without_gateways_is_told_once(logged: Callable[[], list[str]]) -> None:
+    """Whose driver delivers by destination address: the engine is asked for it once."""
+    site = Site(RUNNING)
+    site.engine.on = (replace(WG_NET, driver="ipvlan"),)
+
+    site.update()
+    site.update(replace(RUNNING, running=False))
+    site.update(RUNNING)
+
+    assert logged().count("warning network.warned") == 1
+    assert site.engine.calls.count("network n1") == 1

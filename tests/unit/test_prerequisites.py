@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from lib import advice
 from lib.advice import CAP_ADD, NETNS_DIRECTORY
 from lib.kernel import prerequisites
 from lib.kernel.prerequisites import (
@@ -14,6 +15,7 @@ from lib.kernel.prerequisites import (
     mount_of,
     parse_mounts,
 )
+from lib.model import Finding
 
 SAMPLES = Path(__file__).parent.parent / "data" / "proc"
 REAL = Path("/run/docker/netns")
@@ -51,6 +53,50 @@ def test_capabilities_that_another_user_lacks_are_blamed_on_the_user() -> None:
     assert found.fix == ('user: "0"', CAP_ADD)
 
 
+WHOLE, REMAPPED = "         0          0 4294967295\n", "         0     100000      65536\n"
+ROOTLESS = "         0       1500          1\n         1     100000      65536\n"
+NOBODY = 65534
+
+
+@pytest.mark.parametrize(
+    ("uid_map", "owner", "remapped", "user"),
+    [
+        (WHOLE, 0, False, None),
+        (WHOLE, NOBODY, False, None),
+        (REMAPPED, NOBODY, True, None),
+        (ROOTLESS, 0, False, 1500),
+    ],
+)
+def test_user_namespaces_are_told_from_each_other(
+    uid_map: str, owner: int, user: int | None, *, remapped: bool
+) -> None:
+    """As they are seen in containers with userns-remap, and in those of a rootless engine."""
+    assert prerequisites.is_remapped(uid_map, owner) == remapped
+    assert prerequisites.rootless_user(uid_map, owner) == user
+
+
+@pytest.mark.parametrize(
+    ("output", "fix"),
+    [
+        ("nsenter: setns(): Permission denied", advice.SECURITY_OPT),
+        ("sh: ip: not found", advice.IMAGE),
+        ("anything else", ""),
+    ],
+)
+def test_what_a_command_says_names_its_fix(output: str, fix: str) -> None:
+    assert prerequisites.on_output(output) == fix
+
+
+def test_capabilities_that_are_in_effect_are_not_advised(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = "RTNETLINK answers: Operation not permitted"
+    found = Finding("fail", "", (CAP_ADD,))
+    monkeypatch.setattr(prerequisites, "capabilities", lambda: found)
+    assert prerequisites.on_output(refused) == CAP_ADD
+
+    monkeypatch.setattr(prerequisites, "capabilities", lambda: Finding("ok", ""))
+    assert CAP_ADD not in prerequisites.on_output(refused)
+
+
 @pytest.mark.parametrize(("line", "follows"), [(PRIVATE, False), (SLAVE, True), (SHARED, True)])
 def test_a_mount_follows_as_a_slave_or_a_peer(line: str, *, follows: bool) -> None:
     (mount,) = parse_mounts(line)
@@ -86,8 +132,8 @@ def test_a_mount_point_with_a_space_is_read() -> None:
 @pytest.fixture
 def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Stand in for /proc: of a container with the usual privileges and a mount."""
-    files = {"_STATUS": status("0000000000201000"), "_MOUNTINFO": SLAVE}
-    files |= {"_CGROUP": "0::/\n", "_FIRST_CGROUP": "0::/\n"}
+    files = {"STATUS": status("0000000000201000"), "MOUNTINFO": SLAVE}
+    files |= {"CGROUP": "0::/\n", "FIRST_CGROUP": "0::/\n"}
     for name, text in files.items():
         (tmp_path / name).write_text(text)
         monkeypatch.setattr(prerequisites, name, tmp_path / name)
@@ -107,8 +153,8 @@ def test_a_missing_directory_is_to_be_mounted(proc: Path) -> None:
 def test_it_need_not_be_there_where_processes_of_the_host_can_be_entered(
     proc: Path, effective: str, level: str
 ) -> None:
-    (proc / "_FIRST_CGROUP").write_text("0::/../../init.scope\n")
-    (proc / "_STATUS").write_text(status(effective))
+    (proc / "FIRST_CGROUP").write_text("0::/../../init.scope\n")
+    (proc / "STATUS").write_text(status(effective))
 
     found = directory(proc / "netns")
 

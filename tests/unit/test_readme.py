@@ -30,6 +30,7 @@ from lib.model import (
     GATEWAY_LABEL,
     NETWORK_LABEL,
     NETWORKS_LABEL,
+    ROLE_LABEL,
     Gateway,
     Route,
     Step,
@@ -62,7 +63,7 @@ def constants() -> Iterator[str]:
                 yield node.value
 
 
-LABELS = [NETWORK_LABEL, GATEWAY_LABEL, NETWORKS_LABEL]
+LABELS = [NETWORK_LABEL, GATEWAY_LABEL, ROLE_LABEL, NETWORKS_LABEL]
 
 
 def events() -> set[str]:

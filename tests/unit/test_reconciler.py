@@ -10,7 +10,19 @@ import pytest
 import structlog
 
 from lib.errors import EngineError
-from lib.model import NETWORKS_LABEL, Client, Container, EarlyClient, Endpoint, Event, Route
+from lib.model import (
+    GATEWAY_LABEL,
+    NETWORK_LABEL,
+    NETWORKS_LABEL,
+    ROLE_LABEL,
+    Client,
+    Container,
+    EarlyClient,
+    Endpoint,
+    Event,
+    Inside,
+    Route,
+)
 from lib.reconcile.namespace import MAX_STEPS
 from lib.reconcile.reconciler import Reconciler
 from lib.reconcile.report import Found, Lost, Report, Scope, Unknown, Why
@@ -52,8 +64,8 @@ class Kernel(FakeKernel):
         self.checked.append(path)
         super().check(path)
 
-    def routes(self, path: str) -> tuple[Route, ...]:
-        found = super().routes(path)
+    def read(self, path: str) -> Inside:
+        found = super().read(path)
         self.after_read(path)
         return found
 
@@ -80,6 +92,7 @@ class Site:
             lambda tries: 0.5 * 2 ** (tries - 1),
             announce=lambda gateway, _: self.announced.append(gateway),
             clock=lambda: self.now,
+            time_of_day=lambda: self.now,
         )
         self.reports: list[Report] = []
 
@@ -173,7 +186,7 @@ def test_a_steady_state_runs_nothing_and_says_nothing(logged: list[dict[str, Any
     assert logged == []
 
 
-def test_an_idle_full_pass_asks_the_engine_for_the_gateway_and_one_list() -> None:
+def test_an_idle_full_pass_asks_the_engine_for_the_gateway_and_two_lists() -> None:
     site = Site(
         CLIENT, *(container(f"c{n}", f"192.0.2.{n}/24", label="10.8.0.0/16") for n in range(10, 20))
     )
@@ -181,7 +194,11 @@ def test_an_idle_full_pass_asks_the_engine_for_the_gateway_and_one_list() -> Non
     del site.engine.calls[:]
     site.run(Scope("resync", is_full=True))
 
-    assert site.engine.calls == ["inspect wireguard-id", f"containers {NETWORKS_LABEL}"]
+    assert site.engine.calls == [
+        "inspect wireguard-id",
+        "containers wgroutemgr.role=sidecar",
+        f"containers {NETWORKS_LABEL}",
+    ]
 
 
 def test_a_pass_for_one_container_asks_for_no_other() -> None:
@@ -235,6 +252,48 @@ def test_who_shares_a_namespace_is_served_in_that_of_its_owner() -> None:
 
     assert site.routes(owner) == ["10.8.0.0/16 192.0.2.1"]
     assert site.on("die", owner).scope.is_full
+
+
+def sharing(owner: Container, started_at: float) -> Container:
+    mode = f"container:{owner.name}"
+    return replace(CLIENT, network_mode=mode, sandbox_key="", endpoints=(), started_at=started_at)
+
+
+def test_who_is_in_a_namespace_that_was_left_is_named_once_and_gets_nothing(
+    logged: list[dict[str, Any]],
+) -> None:
+    owner = container("web", "192.0.2.8/24", started_at=10.0)
+    one = sharing(owner, started_at=20.0)
+    site = Site(owner, one)
+    site.run()
+    assert site.routes(owner) == ["10.8.0.0/16 192.0.2.1"]
+
+    restarted = replace(owner, started_at=30.0)
+    site.change(restarted)
+    report = site.on("start", restarted)
+    site.run(Scope("resync", is_full=True))
+
+    assert site.routes(owner) == []  # Nothing stays in the owner's on behalf of who is not there.
+    assert (report.clients, site.reports[-1].unfinished) == (0, ())
+    (entry,) = (entry for entry in logged if entry["event"] == "client.skipped")
+    assert (entry["log_level"], entry["container"]) == ("warning", "dovecot")
+    assert entry["reason"] == "runs in a namespace that web has left"
+    assert entry["hint"] == "docker restart dovecot"
+
+    site.change(replace(one, started_at=40.0))
+    site.on("start", one)
+    assert site.routes(owner) == ["10.8.0.0/16 192.0.2.1"]
+
+
+def test_whose_namespace_belongs_to_nobody_any_more_is_named(logged: list[dict[str, Any]]) -> None:
+    owner = container("web", "192.0.2.8/24", started_at=10.0)
+    site = Site(owner, sharing(owner, started_at=20.0))
+    site.run()
+    site.remove(owner)
+    site.run(Scope("resync", is_full=True))
+
+    (entry,) = (entry for entry in logged if entry["event"] == "client.skipped")
+    assert entry["reason"] == "runs in the network namespace of a container that was removed"
 
 
 def test_a_route_that_leads_elsewhere_is_replaced_and_one_beside_it_deleted(
@@ -303,8 +362,9 @@ MANY = [f"fd00:{n:x}::/64" for n in range(130)]
 
 
 def test_failing_entries_wait_for_their_time_and_the_good_one_after_them_works() -> None:
-    one = container("dovecot", "192.0.2.7/24", label=",".join([*MANY, "10.8.0.0/16"]))
+    one = container("dovecot", "192.0.2.7/24", "fd::7/64", label=",".join([*MANY, "10.8.0.0/16"]))
     site = Site(one)
+    site.kernel.fail(one.sandbox_key, DENIED, only="ip -6")
     site.run()
     passes = site.drive(5)
 
@@ -316,8 +376,11 @@ def test_failing_entries_wait_for_their_time_and_the_good_one_after_them_works()
 @pytest.mark.parametrize("count", [MAX_STEPS, MAX_STEPS + 1, 10 * MAX_STEPS - 1])
 def test_all_entries_are_tried_before_one_is_tried_again(count: int) -> None:
     entries = [f"fd00:{n:x}::/64" for n in range(count)]
-    one = container("dovecot", "192.0.2.7/24", label=",".join([*entries, "10.8.0.0/16"]))
+    one = container(
+        "dovecot", "192.0.2.7/24", "fd::7/64", label=",".join([*entries, "10.8.0.0/16"])
+    )
     site = Site(one)
+    site.kernel.fail(one.sandbox_key, DENIED, only="ip -6")
     site.run()
     site.drive(0)
 
@@ -326,8 +389,9 @@ def test_all_entries_are_tried_before_one_is_tried_again(count: int) -> None:
 
 
 def test_who_fails_costs_one_question_for_each_pass() -> None:
-    one = container("dovecot", "192.0.2.7/24", label=",".join(MANY))
+    one = container("dovecot", "192.0.2.7/24", "fd::7/64", label=",".join(MANY))
     site = Site(one)
+    site.kernel.fail(one.sandbox_key, DENIED, only="ip -6")
     site.run()
     del site.engine.calls[:]
     passes = site.drive(20)
@@ -337,8 +401,9 @@ def test_who_fails_costs_one_question_for_each_pass() -> None:
 
 
 def test_all_that_fails_has_its_turn_again(logged: list[dict[str, Any]]) -> None:
-    one = container("dovecot", "192.0.2.7/24", label=",".join(MANY))
+    one = container("dovecot", "192.0.2.7/24", "fd::7/64", label=",".join(MANY))
     site = Site(one)
+    site.kernel.fail(one.sandbox_key, DENIED, only="ip -6")
     site.run()
     site.drive(0)
     del site.kernel.commands[:]
@@ -430,6 +495,77 @@ def test_a_label_that_names_nothing_any_more_ends_its_failures() -> None:
     site.change(replace(CLIENT, labels={NETWORKS_LABEL: ""}))
     site.drive(1)
     assert site.reports[-1].unfinished == ()
+
+
+# --- what a client's own addresses cannot reach -------------------------------------------------
+
+V6_LABEL = "10.8.0.0/16,fd00:8::/64"
+V6_ROUTES = ["10.8.0.0/16 192.0.2.1", "fd00:8::/64 fd::1"]
+NO_IPV6 = "is IPv6, and the container has no IPv6 address on wg-net"
+
+
+def without_ipv6(*others: Container) -> tuple[Site, Container]:
+    """Return a site with a client to which the engine gave an IPv6 address that is not there."""
+    one = replace(CLIENT, labels={NETWORKS_LABEL: V6_LABEL})
+    site = Site(one, *others)
+    site.kernel.disable_ipv6(one.sandbox_key)
+    return site, one
+
+
+def test_what_a_client_has_no_address_for_is_refused_once_and_nothing_fails(
+    logged: list[dict[str, Any]],
+) -> None:
+    site, one = without_ipv6()
+    report = site.run()
+    site.drive(120)
+
+    assert site.routes(one) == V6_ROUTES[:1]
+    assert len(site.kernel.commands) == 1
+    assert (report.failing, site.reports[-1].unfinished) == ((), ())
+    assert names(logged) == ["gateway.ready", "entry.refused", "route.replaced", "client.routed"]
+    assert (logged[2]["entry"], logged[2]["reason"]) == ("fd00:8::/64", NO_IPV6)
+
+
+def test_it_is_served_once_the_address_is_there(logged: list[dict[str, Any]]) -> None:
+    site, one = without_ipv6()
+    site.run()
+    site.kernel.attach(one.sandbox_key, "fd::7/64")
+    site.run(Scope("resync", is_full=True))
+    assert site.routes(one) == V6_ROUTES
+
+    site.kernel.disable_ipv6(one.sandbox_key)
+    site.run(Scope("resync", is_full=True))
+    assert site.routes(one) == V6_ROUTES[:1]
+    assert names(logged).count("entry.refused") == 2
+
+
+def test_an_address_that_is_on_its_way_is_looked_for_again_soon() -> None:
+    """A container that is being connected is told of before its link has the address."""
+    site, one = without_ipv6()
+    report = site.run()
+    assert [(work.why, work.due) for work in report.unfinished] == [(Why.LOOK_AGAIN, site.now + 3)]
+
+    site.kernel.attach(one.sandbox_key, "fd::7/64")
+    assert site.drive(10) == 1
+    assert site.routes(one) == V6_ROUTES
+
+
+def test_at_most_twenty_of_them_are_logged_one_by_one(logged: list[dict[str, Any]]) -> None:
+    site = Site(container("dovecot", "192.0.2.7/24", label=",".join(MANY)))
+    site.run()
+
+    assert names(logged) == ["gateway.ready"] + ["entry.refused"] * 21
+    assert logged[-1]["reason"] == "and 110 more entries of this label"
+
+
+def test_what_became_unreachable_with_the_gateway_stays_so_without_an_address() -> None:
+    site, one = without_ipv6()
+    site.change(replace(GATEWAY, running=False))
+    site.run()
+    site.change(GATEWAY)
+    site.on("start", GATEWAY)
+
+    assert site.routes(one) == ["10.8.0.0/16 192.0.2.1", "fd00:8::/64 unreachable"]
 
 
 # --- what ran is remembered ---------------------------------------------------------------------
@@ -664,3 +800,153 @@ def test_an_event_concerns_us(action: str, container_id: str, concerns: bool) ->
     site.run()
 
     assert site.reconciler.concerns(Event(action, container_id)) is concerns
+
+
+# --- another gateway on the network -------------------------------------------------------------
+
+OTHER = container("another", "192.0.2.2/24")
+"""A gateway whose name comes first."""
+
+
+def peer(name: str, gateway: str, **values: Any) -> Container:  # noqa: ANN401
+    """Return a sidecar beside a gateway, as the engine tells it."""
+    labels = {ROLE_LABEL: "sidecar", GATEWAY_LABEL: gateway, NETWORK_LABEL: "wg-net"}
+    one = container(name, sandbox_key="", started_at=100.0, network_mode="none", endpoints=())
+    return replace(one, **{"labels": labels, **values})
+
+
+PEER = peer("its-sidecar", "another")
+RESYNC = Scope("resync", is_full=True)
+
+
+def contested(*others: Container) -> Site:
+    """Return a site with another gateway, a client and other sidecars; ours bears no label."""
+    site = Site(CLIENT, OTHER)
+    site.change(*others)
+    return site
+
+
+def test_another_gateways_clients_are_left_alone_which_is_told_once(
+    logged: list[dict[str, Any]],
+) -> None:
+    site = contested(PEER)
+    site.kernel.put(CLIENT, "192.0.2.2")
+    for _ in range(3):
+        site.run(RESYNC)
+
+    assert site.kernel.commands == []
+    assert site.announced == [None] * 3  # Nor is anybody given a route early.
+    assert names(logged) == ["gateway.ready", "gateway.contested"]
+    assert logged[2]["reason"] == (
+        "clients are served by the gateway another, by name the first of those on this network"
+    )
+    (skipped,) = (entry for entry in logged if entry["event"] == "client.skipped")
+    assert (skipped["log_level"], skipped["reason"]) == (
+        "debug",
+        "is served by the gateway another",
+    )
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param(peer("s", "zero"), id="last by name"),
+        pytest.param(peer("s", "another", arguments=("doctor",)), id="a command that ends"),
+        pytest.param(peer("s", "another", arguments=("--network", "n2")), id="another network"),
+        pytest.param(
+            peer("s", "another", environment={"WGROUTEMGR_NETWORK": "n2"}), id="by its variable"
+        ),
+        pytest.param(peer("s", "wireguard"), id="the same gateway"),
+        pytest.param(peer("s", "nearby"), id="a gateway on the host's network"),
+        pytest.param(peer("s", "", network_mode="wg-net"), id="not told its gateway"),
+        pytest.param(peer("s", "", network_mode="container:gone"), id="whose gateway is gone"),
+    ],
+)
+def test_no_other_sidecar_keeps_us_from_serving(other: Container) -> None:
+    zero, nearby = container("zero"), container("nearby", network_mode="host", sandbox_key="")
+    site = contested(zero, nearby, other)
+    site.run()
+
+    assert site.routes(CLIENT) == ["10.8.0.0/16 192.0.2.1"]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param(peer("s", "another", labels={ROLE_LABEL: "sidecar"}), id="no label but ours"),
+        pytest.param(peer("s", "removed-a"), id="a gateway that was removed, and is waited for"),
+        pytest.param(
+            peer("s", "zero", arguments=("run", "--gateway=another")), id="an option wins"
+        ),
+        pytest.param(
+            peer("s", "zero", environment={"WGROUTEMGR_GATEWAY": "another"}), id="a variable wins"
+        ),
+        pytest.param(
+            peer("s", "", network_mode="container:another"), id="in its gateway's namespace"
+        ),
+    ],
+)
+def test_another_sidecar_is_seen_however_it_knows_its_gateway(other: Container) -> None:
+    if other.labels == {ROLE_LABEL: "sidecar"}:
+        other = replace(other, network_mode="container:another")
+    site = contested(other)
+    site.run()
+
+    assert site.kernel.commands == []
+
+
+def test_it_takes_over_once_after_a_while_and_gives_back(logged: list[dict[str, Any]]) -> None:
+    site = contested(PEER)
+    site.kernel.put(CLIENT, "192.0.2.2")
+    site.run()
+    site.remove(PEER)
+    report = site.on("die", PEER)
+    assert report.scope.is_full
+    assert report.again_at == site.now + 10
+    assert site.kernel.commands == []
+
+    assert site.drive(59) == 1
+    assert site.routes(CLIENT) == ["10.8.0.0/16 192.0.2.1"]
+    assert names(logged)[2:] == ["gateway.chosen", "route.replaced", "client.routed"]
+
+    back = replace(PEER, started_at=site.now, finished_at=site.now - 60)
+    site.change(back)
+    assert site.reconciler.concerns(Event("start", back.id, labels=back.labels))
+    assert site.on("start", back).again_at == site.now + 10
+    assert site.drive(59) == 1
+    # What stands is the other's to replace: without it there would be none for a moment.
+    assert site.routes(CLIENT) == ["10.8.0.0/16 192.0.2.1"]
+    site.kernel.give(CLIENT.sandbox_key, Route(ip_network("10.9.0.0/16"), V4.ip, 0))
+    site.run(RESYNC)
+    assert len(site.kernel.commands) == 1
+    assert names(logged)[5:] == ["gateway.contested"]
+
+
+def test_a_lost_gateway_changes_nothing_for_whom_another_serves() -> None:
+    site = contested(PEER)
+    site.kernel.put(CLIENT, "192.0.2.2")
+    site.change(replace(GATEWAY, running=False))
+    report = site.run()
+
+    assert isinstance(report.gateway, Lost)
+    assert site.routes(CLIENT) == ["10.8.0.0/16 192.0.2.2"]
+
+
+def test_while_the_engine_is_silent_about_another_sidecar_nothing_changes() -> None:
+    site = contested(PEER)
+    site.run()
+    site.engine.silent_about = PEER.id
+    site.run(RESYNC)
+
+    assert site.kernel.commands == []
+
+
+def test_an_event_of_another_sidecar_is_known_by_its_label() -> None:
+    site = Site(CLIENT, OTHER)
+    site.run()
+    site.change(PEER)
+    event = Event("start", PEER.id, labels=PEER.labels)
+
+    assert site.reconciler.concerns(event)
+    assert site.on("start", PEER).scope.is_full
+    assert site.reconciler.concerns(replace(event, action="die", labels={}))

@@ -48,6 +48,16 @@ def test_a_full_pass_comes_an_interval_after_the_end_of_the_last(schedule: Sched
     assert schedule.next_at() == 225.0
 
 
+def test_a_gateway_that_may_not_serve_for_ever_is_looked_at_again(schedule: Schedule) -> None:
+    scope = Scope("start", frozenset({"a"}))
+    schedule.finish(Report(scope, FOUND, again_at=110.0), 101.0)
+    assert schedule.next_at() == 110.0
+    assert schedule.take(110.0) == Scope("retry", is_full=True)
+
+    schedule.finish(finished(scope), 110.0)
+    assert schedule.next_at() == 160.0
+
+
 def test_a_new_connection_makes_a_full_pass_due_at_once(schedule: Schedule) -> None:
     schedule.add([CONNECT], 101.0, urgent=False)
     schedule.begin("reconnect")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from lib.cli.commandline import parse
-from lib.cli.named import named_command
 from lib.cli.registry import COMMANDS, Command
+from lib.named import named_command, named_options
 from lib.settings import OPTIONS, VERSION, Option, Settings
 
 NAMES = {option.name: option for option in OPTIONS}
@@ -169,6 +169,8 @@ def test_an_option_is_taken_before_and_after_the_command(command: str, option: O
     assert before == after
     assert (before.command, chosen(option, before)) == (command, value)
     for flag in ([option.flag, text], [f"{option.flag}={text}"]):
+        for words in ([*flag, command], [command, *flag], [option.flag, "other", *flag]):
+            assert named_options(words) == {option.name: text}
         assert named_command([*flag, command]) == named_command([command, *flag]) == command
 
 
@@ -176,6 +178,10 @@ def test_an_option_is_taken_before_and_after_the_command(command: str, option: O
 def test_a_value_that_is_a_commands_name_is_no_command(option: Option) -> None:
     assert named_command([option.flag, "status"]) == parse([], {}).command == "run"
     assert named_command([f"{option.flag}=status", "plan"]) == "plan"
+
+
+def test_whatever_another_sidecar_was_given_is_read() -> None:
+    assert named_options(["sh", "-c", "x", "--network"]) == {"network": ""}
 
 
 @pytest.mark.parametrize("command", COMMANDS)

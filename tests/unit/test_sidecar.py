@@ -124,6 +124,15 @@ def test_we_are_found_although_the_listing_does_not_tell_whose_namespace_is_shar
     assert (found.own, found.network) == (both[1], "second")
 
 
+def test_we_are_found_where_we_joined_one_that_joined_the_gateway(place: Place) -> None:
+    middle = replace(container("middle", f"container:{GATEWAY}", ""), upper_dir="/layers/1")
+    we = replace(sharing("we", "second", "/layers/2"), network_mode="container:middle")
+
+    found = place.find(we, middle, OWNER, files_of=GATEWAY, layer="/layers/2")
+
+    assert (found.gateway, found.own, found.network) == (OWNER, we, "second")
+
+
 # --- several in one namespace -------------------------------------------------------------------
 
 STARTED = 100.0

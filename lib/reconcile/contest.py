@@ -1,0 +1,78 @@
+"""Whose gateway serves the clients of our network: asks the engine, remembers the sidecars."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from lib.engine import peers
+from lib.model import ROLE_LABEL, SIDECAR, Claim
+from lib.routing.contest import decide, remembered
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from lib.engine.client import Engine
+    from lib.model import Container, Event, Gateway
+    from lib.routing.contest import Verdict
+
+
+class Contest:
+    """Knows the sidecars beside ours, also those that have just gone."""
+
+    def __init__(self, time_of_day: Callable[[], float]) -> None:
+        """Judge by that clock (seconds of Unix time)."""
+        self._time = time_of_day
+        self._known: tuple[Claim, ...] = ()
+        """The claims of the last judgement."""
+        self._ids: set[str] = set()
+        """Of sidecars that were seen, or told of by an event."""
+        self._own_id = ""
+
+    def judge(
+        self, engine: Engine, gateway: Gateway, ours: Sequence[Container], own: Container | None
+    ) -> Verdict:
+        """Return whose gateway serves the clients of the network.
+
+        `ours` are the containers that are our gateway, first the one by whose name it is known;
+        `own` is our own. Without another sidecar, that costs one question.
+        """
+        listed = peers.sidecars(engine)
+        self._own_id = own.id if own else ""
+        self._ids = {one.id for one in listed}
+        claims: list[Claim] = []
+        if len(self._known) > 1 or self.ids:
+            rivals = [one for one in self._known if one.sidecar_id != self._own_id]
+            networks = (gateway.network, gateway.network_id)
+            claims += peers.claims(engine, listed, networks, rivals)
+        now = self._time()
+        self._known = remembered(self._known, self._with_ours(claims, ours), now)
+        return decide(self._known, now)
+
+    def _with_ours(self, claims: Sequence[Claim], ours: Sequence[Container]) -> list[Claim]:
+        """Return the claims with that of our gateway as we know it.
+
+        If the others cannot tell what we claim, as after the removal of our gateway, we claim
+        nothing beside them; but we are not to be seen at all without the image's label.
+        """
+        name, key, ids = ours[0].name, ours[0].id, {one.id for one in ours}
+        known = [
+            replace(one, gateway=name, gateway_id=key)
+            if one.gateway_id in ids or one.sidecar_id == self._own_id
+            else one
+            for one in claims
+        ]
+        if not known or (self._own_id not in self._ids and all(k.gateway_id != key for k in known)):
+            known.append(Claim(name, key))
+        return known
+
+    def concerns(self, event: Event) -> bool:
+        """Tell whether an event is about another sidecar, and remember that one."""
+        if event.labels.get(ROLE_LABEL) == SIDECAR and event.container_id != self._own_id:
+            self._ids.add(event.container_id)
+        return event.container_id in self.ids
+
+    @property
+    def ids(self) -> set[str]:
+        """Ids of the other sidecars, as far as they are known."""
+        return self._ids - {self._own_id}

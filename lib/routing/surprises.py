@@ -1,0 +1,62 @@
+"""What a client's routes bring about that nobody may have thought of.
+
+Pure. All of it is served: it may be meant so.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lib import advice
+from lib.model import Refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from lib.model import Container, Network
+
+_STACKS_OF_THEIR_OWN = ("runsc", "gvisor", "kata")
+"""Parts of the names of runtimes that take the routes of a namespace once, at its start, if at all:
+gVisor (runsc/sandbox/network.go) and Kata Containers."""
+
+
+def has_own_stack(container: Container) -> bool:
+    """Tell whether a container's runtime does not see what is set in its namespace."""
+    return any(name in container.runtime.lower() for name in _STACKS_OF_THEIR_OWN)
+
+
+def surprises(owner: Container, destinations: Sequence[Network]) -> Iterator[Refusal]:
+    """Yield remarks on destinations of a namespace's owner, which are served all the same."""
+    for dst in destinations:
+        if servers := [str(server) for server in owner.dns if server in dst]:
+            reason = f"is served, but holds its DNS server {', '.join(servers)}"
+            yield Refusal(str(dst), reason, advice.DNS, served=True)
+    yield from _callers(owner, destinations)
+    if destinations and has_own_stack(owner):
+        reason = f"is served, but the runtime {owner.runtime} does not see routes of its namespace"
+        yield Refusal(str(destinations[0]), reason, advice.runtime(owner.name), served=True)
+
+
+def _callers(owner: Container, destinations: Sequence[Network]) -> Iterator[Refusal]:
+    """Yield one remark on the callers of published ports: all are answered through the gateway.
+
+    Who calls an address of the host is in its network mostly; for any other port a caller may be
+    anywhere. Who calls the host's loopback comes from the engine's own address.
+    """
+    held = {
+        dst: ports
+        for dst in destinations
+        if (
+            ports := {
+                one.port: None
+                for one in owner.published
+                if one.version == dst.version and (one.address is None or one.address in dst)
+            }
+        )
+    }
+    if held:
+        first, ports = next(iter(held.items()))
+        more = f" (so are those in {len(held) - 1} more)" if len(held) > 1 else ""
+        callers = f"callers of the published {', '.join(ports)} in it"
+        reason = f"is served, but {callers} are answered through the gateway{more}"
+        yield Refusal(str(first), reason, advice.PORTS, served=True)
