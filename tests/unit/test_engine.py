@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import socket
 import threading
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -15,6 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from lib.advice import SOCKET_DENIED, USERNS
+from lib.engine import sdk
 from lib.engine.client import MOST_IDS, NEWEST_API, OLDEST_API, Engine
 from lib.engine.sharing import netns_owner
 from lib.errors import CallError, DeniedError, EngineError, GoneError, NamespaceLeftError
@@ -291,8 +291,7 @@ def test_a_socket_that_is_there_but_not_for_us(
     def denied(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr(socket.socket, "connect", denied)
-    monkeypatch.setenv("DOCKER_HOST", "unix:///run/docker.sock")
+    monkeypatch.setattr(sdk, "new_client", denied)
 
     with pytest.raises(DeniedError) as refused:
         Engine()
