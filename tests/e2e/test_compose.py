@@ -1,6 +1,6 @@
-"""The README's Compose files, run by Compose as they stand. Only the images are our own.
+"""The documents' Compose files, run by Compose as they stand. Only the images are our own.
 
-And, as the README says it, the directory of namespaces is the one that the engine has.
+And, as they say it, the directory of namespaces is the one that the engine has.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.lab.engine import Docker, poll
 from tests.lab.engines import SETUPS
 from tests.lab.rootfs import COMPOSE, rootfs
 from tests.lab.site import Container
-from tests.readme import blocks
+from tests.readme import block
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
     from tests.lab.engine import Engine
 
-GATEWAY, CLIENT, SHARING, WAITS = (yaml.safe_load(text) for text in blocks("yaml")[:4])
+GATEWAY, CLIENT, SHARING, WAITS = (
+    yaml.safe_load(block(name)) for name in ("site", "client", "shared", "waits")
+)
 ROUTE = {"192.168.66.0/24": "192.168.67.129"}
 IMAGES = {
     "linuxserver/wireguard": images.CLIENT,
