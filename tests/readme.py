@@ -1,7 +1,7 @@
 """Reads the documents: the tests hold the code against their tables and blocks.
 
-What a test reads has a name in a comment before it, `<!-- table: events -->`, `<!-- block: site -->`
-or `<!-- text: ecs -->`, and can move to another place or document without a change to the test.
+What a test reads has a name in a comment before it, as `<!-- table: events -->`, and can move to
+another place or document without a change to the test.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = {
     path.relative_to(ROOT).as_posix(): path.read_text()
-    for path in (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")))
+    for pattern in ("*.md", "docs/*.md", "examples/*/*.md")
+    for path in sorted(ROOT.glob(pattern))
 }
 README = DOCUMENTS["README.md"]
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -500,7 +500,7 @@ def test_a_link_leads_somewhere(document: str, target: str) -> None:
         assert anchor in slugs(there.resolve().relative_to(ROOT).as_posix())
 
 
-@pytest.mark.parametrize("document", [name for name in DOCUMENTS if name.startswith("docs/")])
+@pytest.mark.parametrize("document", [name for name in DOCUMENTS if "/" in name])
 def test_the_readme_leads_to_every_document(document: str) -> None:
     assert re.search(rf"\]\({re.escape(document)}(#[\w-]+)?\)", README)
 
@@ -509,7 +509,11 @@ def paths() -> set[str]:
     """Return what is written as a path of this tree, in the texts and in the commands."""
     words = {span.split()[0] for document in DOCUMENTS for span in spans(prose(document))}
     words |= {word for block in blocks("sh") for word in block.split()}
-    return {word for word in words if re.match(r"(\./)?(docs|lib|tests)/|wgroutemgr\.py$", word)}
+    return {
+        word
+        for word in words
+        if re.match(r"(\./)?(docs|examples|lib|tests)/|wgroutemgr\.py$", word)
+    }
 
 
 @pytest.mark.parametrize("path", sorted(paths()))
