@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import tomllib
 from functools import cache
 from importlib.metadata import metadata
 from ipaddress import ip_address, ip_network
@@ -528,6 +529,17 @@ def test_the_layout_names_every_package_and_module() -> None:
     modules = {name for name in SOURCES if name.count("/") < 2}
 
     assert sorted([*named, "lib/__init__.py"]) == sorted(folders | modules)
+
+
+def test_the_layers_are_drawn_as_they_are_enforced() -> None:
+    drawing = (ROOT / "docs/layers.svg").read_text()
+    rows: dict[str, set[str]] = {}
+    for y, name in re.findall(r'class="name" .*y="(\d+)">(\w+)<', drawing):
+        rows.setdefault(y, set()).add(name)
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    (layers,) = (one["layers"] for one in contracts["contracts"] if "layers" in one)
+
+    assert list(rows.values()) == [{"wgroutemgr"}, *({*re.findall(r"\w+", row)} for row in layers)]
 
 
 def test_the_first_screen_has_the_picture_and_the_two_commands() -> None:
