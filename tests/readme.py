@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = {
@@ -35,6 +38,19 @@ def block(name: str) -> str:
     found = FENCED.match(_marked("block", name))
     assert found, f"no block after the marker {name}"
     return found[2]
+
+
+def compose(name: str) -> dict[str, Any]:
+    """Return what the block of YAML of that name says."""
+    content: dict[str, Any] = yaml.safe_load(block(name))
+    return content
+
+
+def example(folder: str) -> dict[str, Any]:
+    """Return what the Compose file in that folder of `examples` says."""
+    file = ROOT / "examples" / folder / "compose.yaml"
+    content: dict[str, Any] = yaml.safe_load(file.read_text())
+    return content
 
 
 def paragraph(name: str) -> str:

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-import yaml
 
 from tests.e2e.doctor_site import without
 from tests.e2e.look import await_event, await_routes, entries, events
 from tests.e2e.proxy import Proxy, tcp_listener
 from tests.lab import images
 from tests.lab.engine import poll, run
-from tests.readme import block
+from tests.readme import compose
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,7 +59,7 @@ def socket(engine: Engine, lab: Lab) -> Path:
 
 def allowed() -> str:
     """Return what the documented proxy lets through; the proxy takes it for the whole path."""
-    proxy = yaml.safe_load(block("socket-proxy"))["services"]["socket-proxy"]
+    proxy = compose("socket-proxy")["services"]["socket-proxy"]
     (words,) = (word for word in proxy["command"] if word.startswith("-allow"))
     option, _, pattern = words.partition("=")
     assert option == "-allowGET"

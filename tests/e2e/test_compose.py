@@ -9,10 +9,9 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-import yaml
 
 from tests.e2e.doctor_site import ask
 from tests.e2e.look import await_event, await_routes, routes
@@ -21,7 +20,7 @@ from tests.lab.engine import Docker, poll
 from tests.lab.engines import SETUPS
 from tests.lab.rootfs import COMPOSE, rootfs
 from tests.lab.site import Container
-from tests.readme import ROOT, block
+from tests.readme import compose, example
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,14 +28,7 @@ if TYPE_CHECKING:
     from tests.lab.engine import Engine
 
 
-def load(folder: str) -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load(
-        (ROOT / "examples" / folder / "compose.yaml").read_text()
-    )
-    return content
-
-
-GATEWAY, CLIENT = load("two-sites/site1"), load("two-sites/site1/dovecot")
+GATEWAY, CLIENT = example("two-sites/site1"), example("two-sites/site1/dovecot")
 SHARED = "as-in-the-seed"
 ROUTE = {"192.168.66.0/24": "192.168.67.129"}
 MIRRORED = {"192.168.67.0/24": "192.168.66.129"}
@@ -45,7 +37,7 @@ IMAGES = {
     "wgroutemgr": images.PRODUCT,
     "dovecot/dovecot": images.CLIENT,
 }
-PROXY = load("behind-a-socket-proxy")["services"]["socket-proxy"]["image"]
+PROXY = example("behind-a-socket-proxy")["services"]["socket-proxy"]["image"]
 DOCKERFILE = f"""
 FROM {images.BASE}
 COPY proxy.py /
@@ -130,7 +122,7 @@ def test_an_example_works_as_it_is_written(
     engine: Engine, tmp_path: Path, suite: str, folders: list[str], route: dict[str, str]
 ) -> None:
     projects = [
-        Project(engine, tmp_path / f"project{number}", load(folder), suite)
+        Project(engine, tmp_path / f"project{number}", example(folder), suite)
         for number, folder in enumerate(folders)
     ]
     gateway, dovecot = projects[0], Container(engine, "dovecot")
@@ -169,7 +161,7 @@ def test_an_example_works_as_it_is_written(
 def test_who_waits_for_a_healthy_sidecar_has_its_route_when_it_is_up(
     engine: Engine, tmp_path: Path, suite: str
 ) -> None:
-    waits = yaml.safe_load(block("waits"))["services"]["dovecot"]
+    waits = compose("waits")["services"]["dovecot"]
     dovecot = CLIENT["services"]["dovecot"] | waits
     together = GATEWAY | {"services": GATEWAY["services"] | {"dovecot": dovecot}}
     project = Project(engine, tmp_path / "site", together, suite)

@@ -6,10 +6,9 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import yaml
 
 from lib.model import GATEWAY_LABEL
-from tests.readme import DOCUMENTS, ROOT, block
+from tests.readme import DOCUMENTS, ROOT, block, compose, example
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,17 +19,8 @@ LONGEST_README = 18
 OTHER = str.maketrans("1267", "2176")
 
 
-def load(text: str) -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load(text)
-    return content
-
-
-def example(name: str) -> dict[str, Any]:
-    return load((EXAMPLES / name / "compose.yaml").read_text())
-
-
 def with_the_client(site: dict[str, Any]) -> dict[str, Any]:
-    return site | {"services": site["services"] | load(block("client"))["services"]}
+    return site | {"services": site["services"] | compose("client")["services"]}
 
 
 def files(folder: Path) -> dict[str, str]:
@@ -57,16 +47,16 @@ def test_the_second_site_is_the_mirror_image() -> None:
 
 
 def test_as_in_the_seed_the_sidecar_is_in_its_gateways_network() -> None:
-    wanted = with_the_client(load(block("site")))
+    wanted = with_the_client(compose("site"))
     sidecar = wanted["services"]["wgroutemgr"]
-    sidecar |= load(block("shared"))["services"]["wgroutemgr"]
+    sidecar |= compose("shared")["services"]["wgroutemgr"]
     del sidecar["labels"][GATEWAY_LABEL]
 
     assert example("as-in-the-seed") == wanted
 
 
 def test_behind_a_socket_proxy_the_engines_socket_is_the_proxys() -> None:
-    wanted, change = with_the_client(load(block("site"))), load(block("socket-proxy"))
+    wanted, change = with_the_client(compose("site")), compose("socket-proxy")
     sidecar, changed = (each["services"]["wgroutemgr"] for each in (wanted, change))
     _, directory = sidecar["volumes"]
     sidecar |= changed | {"volumes": [*changed["volumes"], directory]}

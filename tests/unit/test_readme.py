@@ -14,7 +14,7 @@ from importlib.metadata import metadata
 from ipaddress import ip_address, ip_network
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import yaml
@@ -46,6 +46,7 @@ from tests.readme import (
     ROOT,
     block,
     blocks,
+    compose,
     paragraph,
     plain,
     prose,
@@ -129,12 +130,6 @@ def keys() -> set[str]:
 
 
 # --- the Compose files --------------------------------------------------------------------------
-
-
-def compose(name: str) -> dict[str, Any]:
-    """Return the content of a block of YAML."""
-    content: dict[str, Any] = yaml.safe_load(block(name))
-    return content
 
 
 def test_the_sidecar_gets_exactly_the_privileges_it_needs() -> None:
