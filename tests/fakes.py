@@ -84,7 +84,7 @@ class StandInEngine:
         self.calls.append(" ".join(("containers", *labels)))
         wanted = None if ids is None else set(ids)
         return tuple(
-            replace(container, sandbox_key="", upper_dir="")
+            replace(container, sandbox_key="", upper_dir="", dns=(), published=(), runtime="")
             for container in (self.known if self.listing is None else self.listing)
             if container.running == running
             and all(_carries(container, label) for label in labels)

@@ -1,4 +1,4 @@
-"""Holds log lines against the README's tables: which events, with which keys, of which types."""
+"""Holds log lines against the documents' tables: which events, with which keys, of which types."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ EVENTS = {
         frozenset(levels.split(", ")),
         {key.rstrip("?"): not key.endswith("?") for key in spans(keys)},
     )
-    for levels, event, _, keys in table("Logs", "level", "event", "meaning", "keys")
+    for levels, event, _, keys in table("events", "level", "event", "meaning", "keys")
 }
 KEYS = {
     key: _TYPES[kind]
-    for names, kind, _ in table("Logs", "key", "type", "value")
+    for names, kind, _ in table("keys", "key", "type", "value")
     for key in spans(names)
 }
 

@@ -39,7 +39,7 @@ def engine(pytestconfig: pytest.Config) -> Iterator[Engine]:
 def lab(engine: Engine) -> Iterator[Lab]:
     """Everything that the test makes through it is removed after the test.
 
-    What its sidecars logged must be as the README says, line by line, whatever the test looks at.
+    What its sidecars logged must be as documented, line by line, whatever the test looks at.
     """
     with Lab(engine) as lab:
         yield lab

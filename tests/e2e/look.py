@@ -43,7 +43,7 @@ def await_routes(container: Container, wanted: dict[str, str], seconds: float = 
 
 
 def entries(container: Container) -> list[Entry]:
-    """Return a sidecar's log; every line must be as the README says."""
+    """Return a sidecar's log; every line must be as documented."""
     log = container.logs()
     logschema.check(log)
     return [json.loads(line) for line in log.splitlines()]

@@ -15,7 +15,7 @@ from tests.e2e.look import await_event, await_routes, entries, events
 from tests.e2e.proxy import Proxy, tcp_listener
 from tests.lab import images
 from tests.lab.engine import poll, run
-from tests.readme import blocks
+from tests.readme import block
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,12 +59,8 @@ def socket(engine: Engine, lab: Lab) -> Path:
 
 
 def allowed() -> str:
-    """Return what the README's proxy lets through; the proxy takes it for the whole path."""
-    (proxy,) = (
-        content["services"]["socket-proxy"]
-        for content in map(yaml.safe_load, blocks("yaml"))
-        if "socket-proxy" in content.get("services", ())
-    )
+    """Return what the documented proxy lets through; the proxy takes it for the whole path."""
+    proxy = yaml.safe_load(block("socket-proxy"))["services"]["socket-proxy"]
     (words,) = (word for word in proxy["command"] if word.startswith("-allow"))
     option, _, pattern = words.partition("=")
     assert option == "-allowGET"

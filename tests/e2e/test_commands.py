@@ -14,7 +14,7 @@ import pytest
 from tests.e2e.look import await_event, await_routes, entries, routes
 from tests.lab import images
 from tests.lab.site import PRIVILEGES
-from tests.readme import blocks
+from tests.readme import block
 
 if TYPE_CHECKING:
     from tests.lab.site import Container, Lab
@@ -292,22 +292,22 @@ def test_withdraw_takes_back_what_was_given_and_nothing_else(
     assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
 
 
-def test_withdraw_as_the_readme_has_it(lab: Lab, network: str, gateway: Container) -> None:
+def test_withdraw_as_it_is_documented(lab: Lab, network: str, gateway: Container) -> None:
     client = lab.client("client", network, networks=DST)
     sidecar = lab.sidecar("running-sidecar", gateway, network=network)
     await_routes(client, {DST: gateway.address(network)})
-    (block,) = (block for block in blocks("sh") if block.startswith("docker stop wgroutemgr\n"))
+    script = block("withdraw")
     for ours, theirs in {
         "docker stop wgroutemgr": f"docker stop --time 1 {sidecar.name}",
         "=wireguard": f"={gateway.name}",
         "=wg-net": f"={network}",
         "wgroutemgr withdraw": f"{images.product(lab.engine)} withdraw",
     }.items():
-        assert block.count(ours) == 1
-        block = block.replace(ours, theirs)
+        assert script.count(ours) == 1
+        script = script.replace(ours, theirs)
 
     answer = subprocess.run(
-        ["sh", "-ec", block],
+        ["sh", "-ec", script],
         env=lab.engine.environment(),
         capture_output=True,
         text=True,

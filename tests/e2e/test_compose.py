@@ -1,13 +1,14 @@
-"""The README's Compose files, run by Compose as they stand. Only the images are our own.
+"""The examples, run by Compose as they stand. Only the images are our own.
 
-And, as the README says it, the directory of namespaces is the one that the engine has.
+And, as the documents say it, the directory of namespaces is the one that the engine has.
 """
 
 from __future__ import annotations
 
-import copy
 import json
+import shutil
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,21 +21,37 @@ from tests.lab.engine import Docker, poll
 from tests.lab.engines import SETUPS
 from tests.lab.rootfs import COMPOSE, rootfs
 from tests.lab.site import Container
-from tests.readme import blocks
+from tests.readme import ROOT, block
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tests.lab.engine import Engine
 
-GATEWAY, CLIENT, SHARING, WAITS = (yaml.safe_load(text) for text in blocks("yaml")[:4])
+
+def load(folder: str) -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load(
+        (ROOT / "examples" / folder / "compose.yaml").read_text()
+    )
+    return content
+
+
+GATEWAY, CLIENT = load("two-sites/site1"), load("two-sites/site1/dovecot")
+SHARED = "as-in-the-seed"
 ROUTE = {"192.168.66.0/24": "192.168.67.129"}
+MIRRORED = {"192.168.67.0/24": "192.168.66.129"}
 IMAGES = {
     "linuxserver/wireguard": images.CLIENT,
     "wgroutemgr": images.PRODUCT,
     "dovecot/dovecot": images.CLIENT,
 }
+PROXY = load("behind-a-socket-proxy")["services"]["socket-proxy"]["image"]
+DOCKERFILE = f"""
+FROM {images.BASE}
+COPY proxy.py /
+ENTRYPOINT ["python3", "/proxy.py"]
+"""
+"""Of a stand-in for the filtering proxy."""
 
 
 class Project:
@@ -69,27 +86,28 @@ def suite(pytestconfig: pytest.Config) -> str:
 
 
 @pytest.fixture(autouse=True)
-def named_as_in_the_readme(engine: Engine) -> Iterator[None]:
+def named_as_in_the_examples(engine: Engine) -> Iterator[None]:
     for name, ours in IMAGES.items():
         engine.docker("tag", ours, name)
     yield
     engine.docker("rmi", *IMAGES)
 
 
+@pytest.fixture
+def proxy(engine: Engine, tmp_path: Path) -> Iterator[None]:
+    """Have a proxy of the documented one's name, which takes its words."""
+    folder = tmp_path / "proxy"
+    folder.mkdir()
+    (folder / "Dockerfile").write_text(DOCKERFILE)
+    shutil.copy(Path(__file__).with_name("proxy.py"), folder)
+    images.base(engine)
+    engine.docker("build", "--quiet", "--force-rm", "--tag", PROXY, str(folder))
+    yield
+    engine.docker("rmi", PROXY)
+
+
 def healthy(engine: Engine) -> bool:
     return Container(engine, "wgroutemgr").inspect("{{.State.Health.Status}}") == "healthy"
-
-
-def shared() -> dict[str, Any]:
-    """Return the quick start with the changes that put the sidecar into its gateway's network."""
-    changed: dict[str, Any] = copy.deepcopy(GATEWAY)
-    sidecar = changed["services"]["wgroutemgr"]
-    sidecar |= SHARING["services"]["wgroutemgr"]
-    del sidecar["labels"]["wgroutemgr.gateway"]
-    return changed
-
-
-SHARED = shared()
 
 
 def states(engine: Engine) -> list[str]:
@@ -97,48 +115,62 @@ def states(engine: Engine) -> list[str]:
     return [row["state"] for row in json.loads(status)["routes"]]
 
 
-@pytest.mark.parametrize("site", [GATEWAY, SHARED], ids=["recommended", "shared"])
-def test_the_quick_start_works_as_it_is_written(
-    engine: Engine, tmp_path: Path, suite: str, site: dict[str, Any]
+@pytest.mark.usefixtures("proxy")
+@pytest.mark.parametrize(
+    ("folders", "route"),
+    [
+        (["two-sites/site1", "two-sites/site1/dovecot"], ROUTE),
+        (["two-sites/site2", "two-sites/site2/dovecot"], MIRRORED),
+        ([SHARED], ROUTE),
+        (["behind-a-socket-proxy"], ROUTE),
+    ],
+    ids=["site1", "site2", SHARED, "behind-a-socket-proxy"],
+)
+def test_an_example_works_as_it_is_written(
+    engine: Engine, tmp_path: Path, suite: str, folders: list[str], route: dict[str, str]
 ) -> None:
-    gateway = Project(engine, tmp_path / "site", site, suite)
-    client = Project(engine, tmp_path / "mail", CLIENT, suite)
-    dovecot = Container(engine, "dovecot")
+    projects = [
+        Project(engine, tmp_path / f"project{number}", load(folder), suite)
+        for number, folder in enumerate(folders)
+    ]
+    gateway, dovecot = projects[0], Container(engine, "dovecot")
     try:
-        gateway.run("up", "--detach")
-        client.run("up", "--detach")
-        await_routes(dovecot, ROUTE)
+        for project in projects:
+            project.run("up", "--detach")
+        await_routes(dovecot, route)
         assert poll(lambda: healthy(engine), 30)
 
         gateway.run("restart", "wireguard")  # A sidecar in its network with it: `restart: true`.
-        await_routes(dovecot, ROUTE)
+        await_routes(dovecot, route)
         assert poll(lambda: healthy(engine), 30)
         assert states(engine) == ["ok"]
 
         # As an updater does it.
         gateway.run("up", "--detach", "--no-deps", "--force-recreate", "wireguard")
-        await_routes(dovecot, ROUTE)
+        await_routes(dovecot, route)
         assert states(engine) == ["ok"]
-        if site is SHARED:
+        if folders == [SHARED]:
             stranded = await_event(Container(engine, "wgroutemgr"), "sidecar.stranded")
             assert ask(Container(engine, "wgroutemgr")).one("gateway").mend == [stranded["hint"]]
             gateway.run(*stranded["hint"].split()[2:])
-            await_routes(dovecot, ROUTE)
+            await_routes(dovecot, route)
         assert ask(Container(engine, "wgroutemgr")).one("gateway").level == "ok"
 
         gateway.run("stop", "wgroutemgr")
         withdrawn = gateway.run("run", "--rm", "wgroutemgr", "withdraw")
-        assert withdrawn.rstrip().endswith(" ip route del 192.168.66.0/24 via 192.168.67.129")
+        ((dst, via),) = route.items()
+        assert withdrawn.rstrip().endswith(f" ip route del {dst} via {via}")
         assert routes(dovecot) == {}
     finally:
-        client.run("down", "--timeout", "1")
-        gateway.run("down", "--timeout", "1")
+        for project in reversed(projects):
+            project.run("down", "--volumes", "--timeout", "1")
 
 
 def test_who_waits_for_a_healthy_sidecar_has_its_route_when_it_is_up(
     engine: Engine, tmp_path: Path, suite: str
 ) -> None:
-    dovecot = CLIENT["services"]["dovecot"] | WAITS["services"]["dovecot"]
+    waits = yaml.safe_load(block("waits"))["services"]["dovecot"]
+    dovecot = CLIENT["services"]["dovecot"] | waits
     together = GATEWAY | {"services": GATEWAY["services"] | {"dovecot": dovecot}}
     project = Project(engine, tmp_path / "site", together, suite)
     try:

@@ -1,4 +1,4 @@
-"""What reaches the log, and what the README's queries find in it."""
+"""What reaches the log, and what the documented queries find in it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.e2e.look import await_event, await_routes
 from tests.lab import images
 from tests.lab.engine import LABEL, poll
 from tests.lab.site import Container
-from tests.readme import blocks
+from tests.readme import block
 
 if TYPE_CHECKING:
     from tests.lab.site import Lab
@@ -66,7 +66,7 @@ def test_no_lines_no_secrets_and_no_megabytes_of_others_reach_the_log(
     assert "\x1b" not in log
 
 
-def test_the_queries_of_the_readme_answer_their_questions(
+def test_the_documented_queries_answer_their_questions(
     lab: Lab, network: str, gateway: Container
 ) -> None:
     sidecar = lab.sidecar("sidecar", gateway, network=network)
@@ -78,9 +78,8 @@ def test_the_queries_of_the_readme_answer_their_questions(
     assert poll(lambda: "unreachable" in client.enter("ip", "route"), 10)
     queries = [
         line.removeprefix("docker logs wgroutemgr | ").replace("dovecot", client.name)
-        for block in blocks("sh")
-        for line in block.splitlines()
-        if line.startswith("docker logs wgroutemgr | jq")
+        for name in ("queries", "executed")
+        for line in block(name).splitlines()
     ]
 
     def ask(query: str) -> list[str]:

@@ -43,10 +43,8 @@ def test_it_works_with_two_capabilities_and_under_the_default_profiles(
 def test_what_fails_without_a_capability(
     lab: Lab, network: str, gateway: Container, capability: str
 ) -> None:
-    said = {
-        plain(what): plain(log)
-        for what, _, log in table("Privileges", "what", "why", "without it, in the log")
-    }
+    columns = ("what", "why", "whoever takes the sidecar over could", "without it, in the log")
+    said = {plain(what): plain(log) for what, *_, log in table("privileges", *columns)}
     options = beside(gateway, network, *without(capability))
     sidecar = lab.container("sidecar", images.product(lab.engine), *options)
     client = lab.client("client", network, networks=DST)

@@ -13,7 +13,7 @@ import pytest
 
 from lib.settings import VERSION
 from tests.lab import images
-from tests.readme import blocks, plain, table
+from tests.readme import block, plain, table
 
 if TYPE_CHECKING:
     from tests.lab.engine import Engine
@@ -28,8 +28,7 @@ print(json.dumps({each.name: each.version for each in found}))
 
 def test_the_bill_of_materials_is_that_of_the_image(engine: Engine) -> None:
     words = ("run", "--rm", "--network", "none", "--entrypoint")
-    (documented,) = (line for line in blocks("sh") if "sbom.cdx.json" in line)
-    path = documented.split()[-1]
+    path = block("materials").split()[-1]
     bill = json.loads(engine.docker(*words, "cat", images.product(engine), path))
     held = json.loads(engine.docker(*words, "python3", images.product(engine), "-c", FOUND))
 
@@ -37,7 +36,7 @@ def test_the_bill_of_materials_is_that_of_the_image(engine: Engine) -> None:
     program = bill["metadata"]["component"]
     assert (program["name"], program["version"]) == ("wgroutemgr", VERSION)
     assert {each["name"]: each["version"] for each in bill["components"]} == held
-    licences = {plain(name): text for name, text in table("Dependencies", "package", "licence")}
+    licences = {plain(name): text for name, text in table("dependencies", "package", "licence")}
     for each in bill["components"]:
         said = each["licenses"][0]
         assert licences[each["name"]] == (said.get("expression") or said["license"]["id"])

@@ -73,9 +73,9 @@ class Setup:
         if not (short or self.swarm or self.podman):
             return (ALL,)
         left_out = NO_ENGINE + NO_OVERLAY * self.swarm + NO_PODMAN * bool(self.podman)
-        # The README's Compose file has a bridge network, and Docker's directory of namespaces.
-        as_in_readme = self.suite and not (self.swarm or self.podman)
-        compose = (f"{ALL}/test_compose.py",) if as_in_readme else ()
+        # The examples have a bridge network, and Docker's directory of namespaces.
+        as_in_examples = self.suite and not (self.swarm or self.podman)
+        compose = (f"{ALL}/test_compose.py",) if as_in_examples else ()
         return (*SHORT, *compose, "-k", " and ".join(f"not {name}" for name in left_out))
 
     @contextmanager
@@ -125,6 +125,7 @@ SETUPS = {
     # Bookworm's crun fails where the machine does not let it raise a limit (RLIM_MEMLOCK).
     "podman-4": Setup("bookworm", storage="overlay", podman="runc"),
     "podman": Setup("trixie", storage="overlay", podman="crun"),
+    "podman-sid": Setup("sid", storage="overlay", podman="crun"),
 }
 """By the name that `--engine` takes."""
 

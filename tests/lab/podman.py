@@ -51,6 +51,8 @@ unset LISTEN_FDS LISTEN_PID
 exec podman system service --time 0 "unix://$1"
 """
 
+NO_DETECTION = "echo 0 | tee /proc/sys/net/ipv6/conf/*/accept_dad"
+
 
 class Podman(Engine):
     """A private Podman, in a cgroup v2 hierarchy.
@@ -81,6 +83,8 @@ class Podman(Engine):
             (self.state / name).write_text(text, encoding="utf-8")
             # Where each `podman` finds them, also those that it starts itself.
             self.enter("cp", str(self.state / name), "/etc/containers/")
+        # Its name server binds to a bridge's address at once, which must not be tentative then.
+        self.enter("sh", "-c", NO_DETECTION)
 
     def _command(self, name: str) -> tuple[str, ...]:
         return "sh", "-c", SERVICE, name, self.socket

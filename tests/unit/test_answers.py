@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from copy import deepcopy
-from ipaddress import ip_interface, ip_network
+from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from lib.engine.answers import (
 )
 from lib.engine.client import OLDEST_API
 from lib.engine.events import FILTERS
-from lib.model import Event
+from lib.model import Event, PublishedPort
 
 RECORDED = sorted((Path(__file__).parents[1] / "data/engine").glob("*.json"))
 Answers = dict[str, Any]
@@ -82,6 +82,27 @@ def test_a_container_is_the_same_from_every_version(answers: Answers, *, is_mode
     assert bool(found.upper_dir) != is_modern
     assert (listed.id, listed.name, listed.labels) == (found.id, found.name, found.labels)
     assert {*listed.endpoints} == {*found.endpoints}
+
+
+def test_name_servers_ports_and_runtime_are_told_by_an_inspection(answers: Answers) -> None:
+    inspect = answers["inspect"]
+    inspect["HostConfig"] |= {"Dns": ["192.0.2.53", "?", "fd::53"], "Runtime": "runsc"}
+    inspect["NetworkSettings"]["Ports"] = {
+        "80/tcp": [{"HostIp": anyone, "HostPort": "8080"} for anyone in ("0.0.0.0", "::")],  # noqa: S104
+        "53/udp": [{"HostIp": "192.0.2.1", "HostPort": "53"}, {"HostIp": "?", "HostPort": "53"}],
+        "81/tcp": [{"HostIp": "", "HostPort": "81"}],
+        "9000/tcp": None,
+    }
+    found = parse_container(inspect)
+
+    assert found.dns == (ip_address("192.0.2.53"), ip_address("fd::53"))
+    assert found.runtime == "runsc"
+    assert found.published == (
+        PublishedPort("80/tcp", None, 4),
+        PublishedPort("80/tcp", None, 6),
+        PublishedPort("53/udp", ip_address("192.0.2.1"), 4),
+        PublishedPort("81/tcp", None, 4),
+    )
 
 
 def test_a_network_is_the_same_from_every_version(answers: Answers) -> None:

@@ -13,14 +13,17 @@ from lib.model import (
     Client,
     Container,
     Desired,
+    DockerNetwork,
     Endpoint,
     Gateway,
+    PublishedPort,
     Refusal,
     Route,
     Skipped,
     Snapshot,
 )
 from lib.routing import desired
+from lib.routing.fitness import unfit
 
 WG_NET = "net-wg"
 GATEWAY = Gateway(
@@ -390,3 +393,83 @@ def test_no_label_can_hide_a_network_that_its_client_is_attached_to(
     left_out = {remark.entry for remark in client.refusals if not remark.served}
     assert served | left_out == set(entries)
     assert not served & left_out
+
+
+# --- what may surprise --------------------------------------------------------------------------
+
+
+def port(name: str, address: str = "", version: int = 4) -> PublishedPort:
+    return PublishedPort(name, ip_address(address) if address else None, version)
+
+
+def remarks(label: str, **values: object) -> list[tuple[str, str]]:
+    """Return entry and reason of what is served although it may surprise."""
+    labels = {"wgroutemgr.networks": label}
+    (client,) = compute(replace(CLIENT, labels=labels, **values)).clients  # type: ignore[arg-type]
+    assert all(remark.served and remark.hint for remark in client.refusals)
+    assert len(client.routes) == label.count(",") + 1
+    return [(remark.entry, remark.reason) for remark in client.refusals]
+
+
+@pytest.mark.parametrize(
+    ("servers", "held"),
+    [
+        ((), ""),
+        (("192.0.2.53",), ""),
+        (("198.51.100.53",), "198.51.100.53"),
+        (("198.51.100.53", "192.0.2.53", "198.51.100.54"), "198.51.100.53, 198.51.100.54"),
+        (("2001:db8:1::53",), ""),
+    ],
+)
+def test_a_name_server_in_a_destination_is_told(servers: tuple[str, ...], held: str) -> None:
+    reason = f"is served, but holds its DNS server {held}"
+
+    assert remarks("198.51.100.0/24", dns=tuple(map(ip_address, servers))) == (
+        [("198.51.100.0/24", reason)] if held else []
+    )
+
+
+CALLERS = "is served, but callers of the published {} in it are answered through the gateway"
+
+
+@pytest.mark.parametrize(
+    ("label", "ports", "told"),
+    [
+        ("198.51.100.0/24", [port("80/tcp"), port("80/tcp", version=6)], ["80/tcp"]),
+        ("198.51.100.0/24", [port("80/tcp", "127.0.0.1")], []),
+        ("198.51.100.0/24", [port("80/tcp", "192.0.2.1")], []),
+        ("198.51.100.0/24", [port("80/tcp", "198.51.100.1"), port("53/udp")], ["80/tcp, 53/udp"]),
+        ("2001:db8:1::/48", [port("80/tcp")], []),
+        ("2001:db8:1::/48", [port("80/tcp", version=6)], ["80/tcp"]),
+    ],
+)
+def test_callers_of_published_ports_in_a_destination_are_told(
+    label: str, ports: list[PublishedPort], told: list[str]
+) -> None:
+    assert remarks(label, published=tuple(ports)) == [
+        (label, CALLERS.format(names)) for names in told
+    ]
+
+
+def test_callers_are_told_once_for_all_destinations() -> None:
+    found = remarks("198.51.100.0/24,203.0.113.0/24,10.0.0.0/8", published=(port("80/tcp"),))
+
+    assert found == [("198.51.100.0/24", f"{CALLERS.format('80/tcp')} (so are those in 2 more)")]
+
+
+@pytest.mark.parametrize(
+    ("runtime", "told"),
+    [
+        *[(name, True) for name in ("runsc", "io.containerd.runsc.v1", "kata-runtime", "gVisor")],
+        *[(name, False) for name in ("", "runc", "crun", "io.containerd.runc.v2", "nvidia")],
+    ],
+)
+def test_a_runtime_that_does_not_see_the_routes_is_told(runtime: str, *, told: bool) -> None:
+    reason = f"is served, but the runtime {runtime} does not see routes of its namespace"
+
+    assert remarks("198.51.100.0/24", runtime=runtime) == [("198.51.100.0/24", reason)] * told
+
+
+@pytest.mark.parametrize(("driver", "is_unfit"), [("ipvlan", True), ("bridge", False), ("", False)])
+def test_on_which_networks_no_container_can_be_a_gateway(driver: str, *, is_unfit: bool) -> None:
+    assert bool(unfit(DockerNetwork("n1", "wg-net", (), {}, driver=driver))) == is_unfit

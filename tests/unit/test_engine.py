@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import threading
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -11,9 +13,12 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from lib.advice import SOCKET_DENIED, USERNS
+from lib.engine import sdk
 from lib.engine.client import MOST_IDS, NEWEST_API, OLDEST_API, Engine
 from lib.engine.sharing import netns_owner
-from lib.errors import CallError, EngineError, GoneError, NamespaceLeftError
+from lib.errors import CallError, DeniedError, EngineError, GoneError, NamespaceLeftError
+from lib.kernel import prerequisites
 from lib.model import Container
 from tests.fakes import CREATED, StandInEngine
 
@@ -242,6 +247,55 @@ def test_a_listing_that_is_none_is_an_error_of_the_engine(server: Server, engine
     for ask in (engine.containers, engine.networks):
         with pytest.raises(EngineError):
             ask()
+
+
+# --- what the doctor asks -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("info", "backend"),
+    [
+        ({}, "iptables"),
+        ({"FirewallBackend": None}, "iptables"),
+        ({"FirewallBackend": {"Driver": "iptables+firewalld"}}, "iptables"),
+        ({"FirewallBackend": {"Driver": "nftables"}}, "nftables"),
+    ],
+)
+def test_what_the_engine_filters_with(
+    server: Server, engine: Engine, info: dict[str, object], backend: str
+) -> None:
+    server.answers["info"] = info
+
+    assert engine.firewall() == backend
+
+
+def test_labels_of_a_swarms_service(server: Server, engine: Engine) -> None:
+    server.answers["services/web"] = {"Spec": {"Labels": {"a": "b"}}}
+    server.answers["services/bare"] = {"Spec": {}}
+    server.answers["services/odd"] = {}
+
+    assert engine.service_labels("web") == {"a": "b"}
+    assert engine.service_labels("bare") == {}
+    with pytest.raises(CallError):
+        engine.service_labels("odd")
+    with pytest.raises(GoneError):
+        engine.service_labels("other")
+
+
+@pytest.mark.parametrize(("is_remapped", "hint"), [(True, USERNS), (False, SOCKET_DENIED)])
+def test_a_socket_that_is_there_but_not_for_us(
+    monkeypatch: pytest.MonkeyPatch, hint: str, *, is_remapped: bool
+) -> None:
+    monkeypatch.setattr(prerequisites, "is_remapped", lambda: is_remapped)
+
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(sdk, "new_client", denied)
+
+    with pytest.raises(DeniedError) as refused:
+        Engine()
+    assert refused.value.hint == hint
 
 
 # --- whose namespace ----------------------------------------------------------------------------

@@ -307,3 +307,16 @@ def test_a_network_without_gateways_is_told_once(logged: Callable[[], list[str]]
 
     assert logged().count("warning network.warned") == 1
     assert site.engine.calls.count("network n1") == 1
+
+
+def test_a_network_that_cannot_be_asked_about_is_asked_about_again(
+    logged: Callable[[], list[str]],
+) -> None:
+    site = Site(RUNNING)
+    site.engine.on = ()
+    site.update()
+    assert site.tracker.state == Found(GATEWAY)
+    site.engine.on = (replace(WG_NET, driver="ipvlan"),)
+    site.update()
+
+    assert logged()[-2:] == ["debug answer.skipped", "warning network.warned"]

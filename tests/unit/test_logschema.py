@@ -7,12 +7,12 @@ import json
 import pytest
 
 from tests.logschema import violations
-from tests.readme import blocks
+from tests.readme import block
 
-LINE = json.loads(blocks("json")[0])
+LINE = json.loads(block("line"))
 
 
-def test_the_line_of_the_readme_is_as_documented() -> None:
+def test_the_line_of_the_documents_is_as_documented() -> None:
     assert violations(json.dumps(LINE)) == []
 
 

@@ -1,6 +1,6 @@
-"""The README says what the code does: its YAML, its tables and its links are held against the tree.
+"""The documents say what the code does: their YAML, tables and links are held against the tree.
 
-A test that fails here asks for a better README, or shows that the code changed by mistake.
+A test that fails here asks for a better document, or shows that the code changed by mistake.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import tomllib
 from functools import cache
 from importlib.metadata import metadata
 from ipaddress import ip_address, ip_network
@@ -39,16 +40,27 @@ from lib.routing import iproute, labels
 from lib.settings import DEFAULT_NETWORK, OPTIONS
 from tests import logschema
 from tests.lab.site import PRIVILEGES
-from tests.readme import README, blocks, plain, prose, section, spans, table
+from tests.readme import (
+    DOCUMENTS,
+    README,
+    ROOT,
+    block,
+    blocks,
+    paragraph,
+    plain,
+    prose,
+    spans,
+    table,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ROOT = Path(__file__).parents[2]
 SOURCES = {
     path.relative_to(ROOT).as_posix(): ast.parse(path.read_text())
     for path in (ROOT / "wgroutemgr.py", *sorted((ROOT / "lib").rglob("*.py")))
 }
+LONGEST_README = 250
 LEVELS = {"debug", "info", "warning", "error", "exception"}
 
 
@@ -119,14 +131,14 @@ def keys() -> set[str]:
 # --- the Compose files --------------------------------------------------------------------------
 
 
-def compose(number: int) -> dict[str, Any]:
-    """Return a YAML block: gateway and sidecar, a client, a sidecar that shares, others."""
-    content: dict[str, Any] = yaml.safe_load(blocks("yaml")[number])
+def compose(name: str) -> dict[str, Any]:
+    """Return the content of a block of YAML."""
+    content: dict[str, Any] = yaml.safe_load(block(name))
     return content
 
 
 def test_the_sidecar_gets_exactly_the_privileges_it_needs() -> None:
-    sidecar = compose(0)["services"]["wgroutemgr"]
+    sidecar = compose("site")["services"]["wgroutemgr"]
 
     del sidecar["image"], sidecar["container_name"], sidecar["pull_policy"]
     assert sidecar == {
@@ -151,7 +163,7 @@ def test_the_sidecar_gets_exactly_the_privileges_it_needs() -> None:
 
 
 def test_the_end_to_end_tests_run_with_exactly_those_privileges() -> None:
-    sidecar = compose(0)["services"]["wgroutemgr"]
+    sidecar = compose("site")["services"]["wgroutemgr"]
     socket, netns = sidecar["volumes"]
     given = {"--cap-drop": sidecar["cap_drop"], "--cap-add": sidecar["cap_add"]}
     given |= {"--security-opt": sidecar["security_opt"]}
@@ -166,49 +178,51 @@ def test_the_end_to_end_tests_run_with_exactly_those_privileges() -> None:
 
 
 def test_the_sidecar_runs_the_image_that_was_just_built() -> None:
-    image = compose(0)["services"]["wgroutemgr"]["image"]
+    image = compose("site")["services"]["wgroutemgr"]["image"]
 
-    assert f"docker build -t {image} .\n" in blocks("sh")[1]
+    assert f"docker build -t {image} .\n" in block("build")
 
 
 def test_the_gateway_forwards_and_has_the_address_of_the_picture() -> None:
-    content = compose(0)
+    content = compose("site")
     gateway = content["services"]["wireguard"]
     pool = content["networks"]["wg-net"]["ipam"]["config"][0]
     address = gateway["networks"]["wg-net"]["ipv4_address"]
 
     assert gateway["sysctls"] == {"net.ipv4.ip_forward": 1}
     assert gateway["cap_add"] == ["NET_ADMIN"]
-    assert address in blocks("text")[0]
+    assert address in block("picture")
     assert ip_address(address) in ip_network(pool["subnet"])
     assert ip_address(address) not in ip_network(pool["ip_range"])
 
 
 def test_the_network_is_the_one_that_is_served_by_default() -> None:
-    assert compose(0)["networks"]["wg-net"]["name"] == DEFAULT_NETWORK
-    assert compose(1)["networks"] == {DEFAULT_NETWORK: {"external": True}}
+    assert compose("site")["networks"]["wg-net"]["name"] == DEFAULT_NETWORK
+    assert compose("client")["networks"] == {DEFAULT_NETWORK: {"external": True}}
 
 
 def test_the_client_asks_for_the_network_that_the_tunnel_leads_to() -> None:
-    (client,) = compose(1)["services"].values()
+    (client,) = compose("client")["services"].values()
     destinations, refusals = labels.parse(client["labels"][NETWORKS_LABEL])
 
     assert list(client["labels"]) == [NETWORKS_LABEL]
     assert client["networks"] == [DEFAULT_NETWORK]
     assert not refusals
     assert [f"AllowedIPs = {dst}" for dst in destinations] == [
-        line for line in blocks("ini")[0].splitlines() if line.startswith("AllowedIPs")
+        line for line in block("tunnel").splitlines() if line.startswith("AllowedIPs")
     ]
 
 
 def test_the_versions_of_the_api_are_those_of_the_code() -> None:
-    assert f"API {OLDEST_API}; tried up to" in README
-    assert f"API {NEWEST_API};" in README
+    engines = DOCUMENTS["docs/engines.md"]
+
+    assert f"API {OLDEST_API}; tried up to" in engines
+    assert f"API {NEWEST_API};" in engines
 
 
 def test_the_dependencies_are_those_that_are_pinned_with_their_licences() -> None:
     rows = {
-        plain(package): licence for package, licence in table("Dependencies", "package", "licence")
+        plain(package): licence for package, licence in table("dependencies", "package", "licence")
     }
     pinned = re.findall(r"^([\w-]+)==", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
 
@@ -219,45 +233,45 @@ def test_the_dependencies_are_those_that_are_pinned_with_their_licences() -> Non
 
 
 def test_without_the_directory_the_sidecar_gets_what_its_errors_say() -> None:
-    (change,) = compose(5)["services"].values()
+    (change,) = compose("pid-host")["services"].values()
 
     assert change.pop("pid") == "host"
     assert yaml.safe_load(advice.CAP_ADD_PTRACE) == change
 
 
 def test_the_proxy_takes_the_place_of_the_engines_socket() -> None:
-    services = compose(6)["services"]
+    services = compose("socket-proxy")["services"]
     proxy, sidecar = services["socket-proxy"], services["wgroutemgr"]
     socket = sidecar["environment"]["DOCKER_HOST"].removeprefix("unix://")
 
     assert f"-proxysocketendpoint={socket}" in proxy["command"]
     assert proxy["volumes"] == [
-        compose(0)["services"]["wgroutemgr"]["volumes"][0],
+        compose("site")["services"]["wgroutemgr"]["volumes"][0],
         "engine:/run/engine",
     ]
     assert sidecar["volumes"] == ["engine:/run/engine:ro"]
 
 
 def test_the_client_that_waits_is_the_client_and_waits_for_the_sidecar() -> None:
-    (name,) = compose(1)["services"]
+    (name,) = compose("client")["services"]
 
     waits = {"wgroutemgr": {"condition": "service_healthy"}}
-    assert set(waits) <= set(compose(0)["services"])
-    assert compose(3) == {"services": {name: {"depends_on": waits}}}
+    assert set(waits) <= set(compose("site")["services"])
+    assert compose("waits") == {"services": {name: {"depends_on": waits}}}
 
 
 # --- tables -------------------------------------------------------------------------------------
 
 
 def test_the_labels_are_those_of_the_code() -> None:
-    rows = table("Labels", "on", "label", "meaning", "default")
+    rows = table("labels", "on", "label", "meaning", "default")
 
     assert [plain(label) for _, label, *_ in rows] == LABELS
     assert plain(rows[0][3]) == DEFAULT_NETWORK
 
 
 def test_the_options_are_those_of_the_code() -> None:
-    rows = table("Options", "option", "variable", "default", "meaning")
+    rows = table("options", "option", "variable", "default", "meaning")
 
     assert [[plain(cell) for cell in row] for row in rows] == [
         [option.flag, option.variable, option.default or option.shown_default, option.help]
@@ -266,7 +280,7 @@ def test_the_options_are_those_of_the_code() -> None:
 
 
 def test_the_commands_are_those_of_the_code() -> None:
-    rows = table("Commands", "command", "does", "exit codes")
+    rows = table("commands", "command", "does", "exit codes")
 
     assert [
         [plain(name), plain(does).partition(": see ")[0], codes] for name, does, codes in rows
@@ -281,7 +295,7 @@ def test_the_commands_are_those_of_the_code() -> None:
 
 
 def test_the_states_are_those_of_the_help() -> None:
-    rows = table("status", "state", "meaning")
+    rows = table("states", "state", "meaning")
 
     assert [f"  {plain(state):12} {meaning}" for state, meaning in rows] == [
         line for line in COMMANDS["status"].description.splitlines() if line.startswith("  ")
@@ -295,12 +309,14 @@ def test_the_keys_of_the_json_are_those_of_the_code() -> None:
     assert list(document) == [plain(key) for key, _ in table("status", "key", "value")]
     assert list(document["routes"][0]) == [
         plain(key)
-        for key, _ in table("status", "key of a route", "value: text, empty where there is none")
+        for key, _ in table(
+            "status-routes", "key of a route", "value: text, empty where there is none"
+        )
     ]
 
 
 def test_the_table_of_states_is_drawn_as_the_code_does() -> None:
-    drawn = next(block for block in blocks("text") if block.startswith("CONTAINER"))
+    drawn = block("status")
     head, *lines = drawn.splitlines()
     starts = [match.start() for match in re.finditer(r"\S+", head)]
     cells = [
@@ -315,14 +331,14 @@ def test_the_table_of_states_is_drawn_as_the_code_does() -> None:
 
 
 def test_the_checks_are_those_of_the_code_in_their_order() -> None:
-    rows = table("Doctor", "check", "looks at")
+    rows = table("checks", "check", "looks at")
 
     assert [plain(check) for check, _ in rows] == list(CHECKS)
 
 
 def test_the_sample_of_the_doctor_has_the_form_of_its_output() -> None:
-    (sample,) = blocks("console")
-    found = [re.match(r"(ok  |warn|fail|skip)  (\w+) +\S", line) for line in sample.splitlines()]
+    sample = block("doctor").splitlines()
+    found = [re.match(r"(ok  |warn|fail|skip)  (\w+) +\S", line) for line in sample]
 
     assert {match[2] for match in found if match} == set(CHECKS) - {
         "container",
@@ -332,7 +348,7 @@ def test_the_sample_of_the_doctor_has_the_form_of_its_output() -> None:
 
 
 def test_the_events_are_those_of_the_code() -> None:
-    listed = [plain(event) for _, event, *_ in table("Logs", "level", "event", "meaning", "keys")]
+    listed = [plain(event) for _, event, *_ in table("events", "level", "event", "meaning", "keys")]
 
     assert len(listed) == len(set(listed))
     assert set(listed) == events()
@@ -344,7 +360,7 @@ def test_the_keys_are_those_of_the_code() -> None:
 
 
 def test_the_fields_of_ecs_are_those_of_the_code() -> None:
-    named = set(spans(section("Logs").partition("`--log-format ecs`")[2]))
+    named = set(spans(paragraph("ecs"))) - {"--log-format ecs"}
 
     assert named == {*ecs.FIELDS.values(), "message", "wgroutemgr.", "event", "stderr"}
 
@@ -352,14 +368,14 @@ def test_the_fields_of_ecs_are_those_of_the_code() -> None:
 def test_the_events_have_the_levels_of_the_code() -> None:
     listed = {
         plain(event): level.split(", ")
-        for level, event, *_ in table("Logs", "level", "event", "meaning", "keys")
+        for level, event, *_ in table("events", "level", "event", "meaning", "keys")
     }
 
     assert {(event, level) for event, level in logged_at() if level not in listed[event]} == set()
 
 
 def test_the_refused_entries_are_refused_for_that_reason() -> None:
-    rows = table("Bad input", "refused", "`reason` in the log", "why")
+    rows = table("refused", "refused", "`reason` in the log", "why")
     for examples, reason, _ in rows:
         said = [refusal.reason for entry in spans(examples) for refusal in labels.parse(entry)[1]]
 
@@ -369,7 +385,7 @@ def test_the_refused_entries_are_refused_for_that_reason() -> None:
 
 
 def test_the_reasons_in_the_troubleshooting_table_are_those_of_the_code() -> None:
-    rows = table("Troubleshooting", "symptom", "meaning", "fix")
+    rows = table("symptoms", "symptom", "meaning", "fix")
     quoted = [text for symptom, *_ in rows if symptom[0] == "`" for text in spans(symptom)[:1]]
 
     assert len(quoted) > 10
@@ -377,7 +393,7 @@ def test_the_reasons_in_the_troubleshooting_table_are_those_of_the_code() -> Non
 
 
 def test_the_health_is_said_as_in_the_code() -> None:
-    said = [spans(text)[0] for text, _ in table("Health", "said", "meaning")]
+    said = [spans(text)[0] for text, _ in table("health", "said", "meaning")]
 
     assert said.pop(0) == OK
     assert [text for text in said if "…" not in text and not said_by_the_code(text)] == []
@@ -404,9 +420,11 @@ def test_a_made_up_reason_is_not_found_in_the_code() -> None:
 # --- the log line -------------------------------------------------------------------------------
 
 
+LINE = json.loads(block("line"))
+
+
 def test_the_log_line_has_the_keys_of_the_code() -> None:
-    (line,) = blocks("json")
-    first, rest = list(json.loads(line))[:3], set(list(json.loads(line))[3:])
+    first, rest = list(LINE)[:3], {*list(LINE)[3:]}
 
     assert first == ["timestamp", "level", "event"]
     assert rest <= keys()
@@ -414,19 +432,18 @@ def test_the_log_line_has_the_keys_of_the_code() -> None:
 
 
 def test_what_is_read_from_a_log_line_is_there() -> None:
-    (alloy,) = blocks("alloy")
-    read = set(re.findall(r'(\w+) += ""', alloy))
-    asked = {name for query in blocks("logql") for name in re.findall(r"\| (\w+)=~?\"", query)}
+    read = set(re.findall(r'(\w+) += ""', block("alloy")))
+    asked = set(re.findall(r"\| (\w+)=~?\"", block("logql")))
     assert {*asked, "timestamp"} == read <= logschema.KEYS.keys()
 
-    line = ecs.renamed(json.loads(blocks("json")[0]))
-    fields = set(re.findall(r"([\w.]+): ", "".join(blocks("kql"))))
+    line = ecs.renamed(LINE)
+    fields = set(re.findall(r"([\w.]+): ", block("kql")))
     assert fields <= line.keys()
     assert line["service.name"] == "wgroutemgr"
 
 
 def test_the_components_of_the_alloy_configuration_are_all_there() -> None:
-    (alloy,) = blocks("alloy")
+    alloy = block("alloy")
     made = {".".join(found) for found in re.findall(r'^([\w.]+) "(\w+)" {$', alloy, re.MULTILINE)}
     used = set(re.findall(r"([a-z]+\.\w+\.\w+)\.(?:targets|output|receiver)", alloy))
 
@@ -435,7 +452,7 @@ def test_the_components_of_the_alloy_configuration_are_all_there() -> None:
 
 
 def test_the_filebeat_configuration_picks_the_sidecars_lines() -> None:
-    (source,) = compose(4)["filebeat.inputs"]
+    (source,) = compose("filebeat")["filebeat.inputs"]
 
     assert [next(iter(parser)) for parser in source["parsers"]] == ["container", "ndjson"]
     ours = {"equals": {"service.name": "wgroutemgr"}}
@@ -443,43 +460,61 @@ def test_the_filebeat_configuration_picks_the_sidecars_lines() -> None:
 
 
 def test_the_log_line_shows_the_command_that_the_code_would_run() -> None:
-    line = json.loads(blocks("json")[0])
-    dst = ip_network(line["dst"])
-    route = Route(dst, ip_address(line["gateway"]), DEFAULT_METRIC[dst.version])
+    dst = ip_network(LINE["dst"])
+    route = Route(dst, ip_address(LINE["gateway"]), DEFAULT_METRIC[dst.version])
 
-    assert line["command"] == iproute.command(line["netns"], Step("replace", route))
+    assert LINE["command"] == iproute.command(LINE["netns"], Step("replace", route))
 
 
 def test_the_commands_to_paste_are_those_of_the_log_line() -> None:
-    line = json.loads(blocks("json")[0])
     pasted = "".join(blocks("sh")).replace("\\\n    ", "")
 
-    assert f"docker exec wgroutemgr {line['command']}\n" in pasted
-    assert f"docker exec wgroutemgr nsenter --net={line['netns']} ip route show\n" in pasted
+    assert f"docker exec wgroutemgr {LINE['command']}\n" in pasted
+    assert f"docker exec wgroutemgr nsenter --net={LINE['netns']} ip route show\n" in pasted
 
 
 # --- links and paths ----------------------------------------------------------------------------
 
 
-def slugs() -> set[str]:
+def slugs(document: str) -> set[str]:
     """Return the anchors that GitHub gives the headings."""
-    headings = re.findall(r"^#+ (.+)$", prose(), re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", prose(document), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\((?!https:)([^)]+)\)", README))))
-def test_a_link_leads_somewhere(target: str) -> None:
-    if target.startswith("#"):
-        assert target[1:] in slugs()
-    else:
-        assert (ROOT / target).exists()
+@pytest.mark.parametrize(
+    ("document", "target"),
+    sorted(
+        {
+            (document, target)
+            for document in DOCUMENTS
+            for target in re.findall(r"\]\((?!https:)([^)]+)\)", prose(document))
+        }
+    ),
+)
+def test_a_link_leads_somewhere(document: str, target: str) -> None:
+    path, _, anchor = target.partition("#")
+    there = (ROOT / document).parent / path if path else ROOT / document
+
+    assert there.exists()
+    if anchor:
+        assert anchor in slugs(there.resolve().relative_to(ROOT).as_posix())
+
+
+@pytest.mark.parametrize("document", [name for name in DOCUMENTS if "/" in name])
+def test_the_readme_leads_to_every_document(document: str) -> None:
+    assert re.search(rf"\]\({re.escape(document)}(#[\w-]+)?\)", README)
 
 
 def paths() -> set[str]:
-    """Return what is written as a path of this tree, in the text and in the commands."""
-    words = {span.split()[0] for span in spans(prose())}
+    """Return what is written as a path of this tree, in the texts and in the commands."""
+    words = {span.split()[0] for document in DOCUMENTS for span in spans(prose(document))}
     words |= {word for block in blocks("sh") for word in block.split()}
-    return {word for word in words if re.match(r"(\./)?(lib|tests)/|wgroutemgr\.py$", word)}
+    return {
+        word
+        for word in words
+        if re.match(r"(\./)?(docs|examples|lib|tests)/|wgroutemgr\.py$", word)
+    }
 
 
 @pytest.mark.parametrize("path", sorted(paths()))
@@ -488,12 +523,23 @@ def test_a_path_exists(path: str) -> None:
 
 
 def test_the_layout_names_every_package_and_module() -> None:
-    rows = table("Development", "layer", "where")
+    rows = table("layers", "layer", "where")
     named = [name for _, files in rows for name in spans(files)]
     folders = {f"{Path(name).parent}/" for name in SOURCES if name.count("/") > 1}
     modules = {name for name in SOURCES if name.count("/") < 2}
 
     assert sorted([*named, "lib/__init__.py"]) == sorted(folders | modules)
+
+
+def test_the_layers_are_drawn_as_they_are_enforced() -> None:
+    drawing = (ROOT / "docs/layers.svg").read_text()
+    rows: dict[str, set[str]] = {}
+    for y, name in re.findall(r'class="name" .*y="(\d+)">(\w+)<', drawing):
+        rows.setdefault(y, set()).add(name)
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    (layers,) = (one["layers"] for one in contracts["contracts"] if "layers" in one)
+
+    assert list(rows.values()) == [{"wgroutemgr"}, *({*re.findall(r"\w+", row)} for row in layers)]
 
 
 def test_the_first_screen_has_the_picture_and_the_two_commands() -> None:
@@ -502,3 +548,7 @@ def test_the_first_screen_has_the_picture_and_the_two_commands() -> None:
     assert "WireGuard" in screen
     assert "\n./tests/demo " in screen
     assert "\n./tests/run " in screen
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= LONGEST_README

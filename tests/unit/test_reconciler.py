@@ -21,6 +21,7 @@ from lib.model import (
     Endpoint,
     Event,
     Inside,
+    PublishedPort,
     Route,
 )
 from lib.reconcile.namespace import MAX_STEPS
@@ -184,6 +185,28 @@ def test_a_steady_state_runs_nothing_and_says_nothing(logged: list[dict[str, Any
     assert report.changed == 0
     assert len(site.kernel.commands) == 1
     assert logged == []
+
+
+def test_what_only_an_inspection_tells_is_known_in_later_passes(
+    logged: list[dict[str, Any]],
+) -> None:
+    """A listing tells neither name servers nor ports nor the runtime: no remark may come and go."""
+    published = (PublishedPort("80/tcp", None, 4),)
+    site = Site(
+        replace(CLIENT, dns=(ip_address("10.8.0.53"),), published=published, runtime="runsc")
+    )
+    site.run()
+    warned = [entry["reason"] for entry in logged if entry["event"] == "entry.warned"]
+    del logged[:]
+    site.run(Scope("resync", is_full=True))
+    site.on("connect", CLIENT)
+
+    assert warned == [
+        "is served, but holds its DNS server 10.8.0.53",
+        "is served, but callers of the published 80/tcp in it are answered through the gateway",
+        "is served, but the runtime runsc does not see routes of its namespace",
+    ]
+    assert [entry for entry in logged if entry["log_level"] != "debug"] == []
 
 
 def test_an_idle_full_pass_asks_the_engine_for_the_gateway_and_two_lists() -> None:

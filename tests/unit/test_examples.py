@@ -1,0 +1,85 @@
+"""The examples are what the documents say: each is the quick start with the change that is told."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from lib.model import GATEWAY_LABEL
+from tests.readme import DOCUMENTS, ROOT, block
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+EXAMPLES = ROOT / "examples"
+FIRST, SECOND = EXAMPLES / "two-sites/site1", EXAMPLES / "two-sites/site2"
+LONGEST_README = 18
+OTHER = str.maketrans("1267", "2176")
+
+
+def load(text: str) -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load(text)
+    return content
+
+
+def example(name: str) -> dict[str, Any]:
+    return load((EXAMPLES / name / "compose.yaml").read_text())
+
+
+def with_the_client(site: dict[str, Any]) -> dict[str, Any]:
+    return site | {"services": site["services"] | load(block("client"))["services"]}
+
+
+def files(folder: Path) -> dict[str, str]:
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_text() for path in found}
+
+
+def test_the_quick_start_is_the_first_of_two_sites() -> None:
+    assert files(FIRST) == {
+        "compose.yaml": block("site"),
+        "wireguard/wg_confs/wg0.conf": block("tunnel"),
+        "dovecot/compose.yaml": block("client"),
+    }
+
+
+def test_the_second_site_is_the_mirror_image() -> None:
+    place = re.compile(r"(?:192\.168\.6|10\.255\.255\.|gateway |site)[1267]\b")
+    mirrored = {
+        name: place.sub(lambda found: found[0][:-1] + found[0][-1].translate(OTHER), text)
+        for name, text in files(FIRST).items()
+    }
+
+    assert files(SECOND) == mirrored
+
+
+def test_as_in_the_seed_the_sidecar_is_in_its_gateways_network() -> None:
+    wanted = with_the_client(load(block("site")))
+    sidecar = wanted["services"]["wgroutemgr"]
+    sidecar |= load(block("shared"))["services"]["wgroutemgr"]
+    del sidecar["labels"][GATEWAY_LABEL]
+
+    assert example("as-in-the-seed") == wanted
+
+
+def test_behind_a_socket_proxy_the_engines_socket_is_the_proxys() -> None:
+    wanted, change = with_the_client(load(block("site"))), load(block("socket-proxy"))
+    sidecar, changed = (each["services"]["wgroutemgr"] for each in (wanted, change))
+    _, directory = sidecar["volumes"]
+    sidecar |= changed | {"volumes": [*changed["volumes"], directory]}
+    wanted["services"]["socket-proxy"] = change["services"]["socket-proxy"]
+    wanted["volumes"] = change["volumes"]
+
+    assert example("behind-a-socket-proxy") == wanted
+
+
+@pytest.mark.parametrize("name", [each.name for each in EXAMPLES.iterdir()])
+def test_an_example_says_what_to_change_and_how_to_see_that_it_works(name: str) -> None:
+    text = DOCUMENTS[f"examples/{name}/README.md"]
+
+    assert "\nChange: " in text
+    assert "\nSee that it works: " in text
+    assert len(text.splitlines()) <= LONGEST_README
