@@ -42,6 +42,7 @@ def test_docker_of_a_user() -> None:
         assert advice.ROOTLESS_MOUNTS in ask(box).one("namespaces").mend
         options = privileges(rootless, "/var/run/docker.sock")
         lost = lab.container("lost", images.product(rootless), *options)
+        assert (await_event(lost, "engine.lost"))["hint"] == advice.rootless_socket(USER)
         assert ask(lost).one("engine").mend == [advice.rootless_socket(USER)]
 
         for container in (box, late, gateway):
