@@ -6,11 +6,12 @@ Each check only reads the site and yields what it saw and what fixes it.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lib import advice
-from lib.doctor.findings import fail, ok, warn
+from lib.doctor.findings import fail, ok, some, warn
 from lib.doctor.site import SkippedError, lacking
 from lib.engine import identity, sidecar
 from lib.engine.client import NEWEST_API
@@ -149,10 +150,21 @@ def netns_directory(site: Site) -> Iterator[Finding]:
         yield fail(f"{path} lacks the gateway's namespace", *advice.mount_lines(path))
     elif files and not any(files):
         yield fail(seen, *prerequisites.mount_advice(path))
-    elif not all(files) and prerequisites.rootless_user() is not None:
-        yield warn(f"{seen}, beside {files.count(False)} that are none", advice.ROOTLESS_MOUNTS)
+    elif missing := _clients_without(site, device):
+        seen = f"{seen}; the mount does not follow the engine's: {some(missing)} not among them"
+        yield fail(seen, *prerequisites.mount_advice(path))
     else:
         yield ok(seen)
+
+
+def _clients_without(site: Site, device: int) -> list[str]:
+    """Return the clients whose namespace files are there, but are no namespaces."""
+    with suppress(SkippedError):
+        files = {client.name: Path(client.netns) for client in site.asking().clients}
+        return [
+            name for name, file in files.items() if file.exists() and file.stat().st_dev != device
+        ]
+    return []
 
 
 def _sandbox_key(site: Site) -> str:

@@ -59,7 +59,7 @@ class Engine:
     def __init__(self) -> None:
         """Connect; raise EngineError if no engine answers, StaleSocketError if none ever will."""
         try:
-            with sdk.our_errors(advice.ENGINE):
+            with sdk.our_errors(_where_to_connect()):
                 version = sdk.new_client(OLDEST_API).version(api_version=False)
                 self.api_version = str(version["ApiVersion"])
                 self.is_newer_than_tried = version_lt(NEWEST_API, self.api_version)
@@ -208,6 +208,11 @@ def _read(parse: Callable[[Answer], T], answer: Answer) -> T:
     except answers.UNREADABLE as error:
         reason = f"the engine's answer cannot be read: {error!r}"
         raise CallError(reason) from error
+
+
+def _where_to_connect() -> str:
+    user = prerequisites.rootless_user()
+    return advice.ENGINE if user is None else advice.rootless_socket(user)
 
 
 def _check_socket(error: EngineError) -> None:
