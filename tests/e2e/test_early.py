@@ -186,7 +186,7 @@ def test_what_cannot_be_early_follows_the_start_at_once(lab: Lab, what: str) -> 
         return (datetime.fromisoformat(last["timestamp"]) - begun).total_seconds()
 
     # Who waits for more events does so for 0.3 s each time; a busy machine is late now and then.
-    assert min(delay(number) for number in range(5)) < 0.25
+    assert any(delay(number) < 0.25 for number in range(20))
 
 
 def odd_network(lab: Lab) -> str:

@@ -418,7 +418,8 @@ def test_network_that_is_connected_during_a_pass_stays(
     for passes in (2, 4):
         await_passes(sidecar, passes)
         assert client.enter("ip", "route", "show", inner) == connected
-    assert [entry["entry"] for entry in events(sidecar, "entry.refused")] == [inner]
+    # The kernel told of it before the engine did.
+    assert {entry["entry"] for entry in events(sidecar, "entry.refused")} == {inner}
 
 
 def test_connected_network_that_the_engine_does_not_know_is_left_alone(
