@@ -68,7 +68,7 @@ class StandInEngine:
         self.calls.append(f"find {container_id or name}")
         known = self.known if self.listing is None else self.listing
         same = (one for one in known if one.id == container_id or one.name == name)
-        return next((replace(one, sandbox_key="", upper_dir="") for one in same), None)
+        return next(map(_listed, same), None)
 
     def is_named(self, container_id: str, name: str) -> bool:
         if all(one.id != container_id for one in self.known):
@@ -84,12 +84,17 @@ class StandInEngine:
         self.calls.append(" ".join(("containers", *labels)))
         wanted = None if ids is None else set(ids)
         return tuple(
-            replace(container, sandbox_key="", upper_dir="", dns=(), published=(), runtime="")
+            _listed(container)
             for container in (self.known if self.listing is None else self.listing)
             if container.running == running
             and all(_carries(container, label) for label in labels)
             and (wanted is None or container.id in wanted)
         )
+
+
+def _listed(container: Container) -> Container:
+    """Return a container without what only an inspection tells."""
+    return replace(container, sandbox_key="", upper_dir="", dns=(), published=(), runtime="")
 
 
 def _carries(container: Container, label: str) -> bool:

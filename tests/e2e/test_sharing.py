@@ -61,7 +61,7 @@ def test_whose_owner_is_gone_is_told_that_a_restart_is_refused(
     owner.remove()
     told = await_event(sidecar, "client.skipped", container=guest.name, level="warning")
     assert told["reason"] == "runs in the network namespace of a container that was removed"
-    assert told["hint"].startswith(f"make {guest.name} anew")
+    assert told["hint"].startswith(f"docker rm -f {guest.name}, and run it again")
 
 
 def test_a_gateway_in_anothers_namespace_is_followed_there(lab: Lab, network: str) -> None:
