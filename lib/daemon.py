@@ -56,7 +56,7 @@ idle stream."""
 _SWITCH_INTERVAL_SECONDS = 0.0005
 """After which a thread hands over: a container that is being started cannot wait for a pass."""
 
-_WIDTH, _EARLY_WIDTH = 2, 8
+_WIDTH, _EARLY_WIDTH = 3, 8
 """Shells that work side by side in a pass, and for containers that are being started: where the
 engine keeps every CPU busy, who has more processes gets more of it."""
 
