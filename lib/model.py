@@ -106,9 +106,10 @@ class Container:
         return owner if kind == "container" and owner else None
 
     @property
-    def attached(self) -> frozenset[Network]:
-        """The networks in which it has an address."""
-        return frozenset(face.network for point in self.endpoints for face in point.interfaces)
+    def attached(self) -> tuple[Network, ...]:
+        """The networks in which it has an address, each once, in the engine's order."""
+        networks = (face.network for point in self.endpoints for face in point.interfaces)
+        return tuple(dict.fromkeys(networks))
 
     def endpoint(self, network: str) -> Endpoint | None:
         """Return its attachment to the network of that name or id, or None."""

@@ -62,7 +62,7 @@ class Namespace:
     actual: tuple[Route, ...] = ()
     refusals: Mapping[Route, Refusal] = field(default_factory=dict)
     """Remarks on what is wanted, by what the container's own addresses can reach."""
-    attached: frozenset[Network] = frozenset()
+    attached: tuple[Network, ...] = ()
     """The networks to which the engine has attached it."""
 
     def take(self, here: Inside, network: str) -> None:
@@ -86,7 +86,8 @@ class Namespace:
         whose = self.given | self.wanted
         refused = {route.dst for route, remark in self.refusals.items() if not remark.served}
         wanted = [route for route in self.wanted if route.dst not in refused]
-        returnable = [route for route in self.given if route.dst not in self.attached | refused]
+        kept = {*self.attached, *refused}
+        returnable = [route for route in self.given if route.dst not in kept]
         planned = plan(wanted, self.actual, returnable)
         steps = sorted(planned, key=lambda step: step.verb == "del")
         return [self.task(step, whose.get(step.route) or self.clients[0]) for step in steps]

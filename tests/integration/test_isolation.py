@@ -15,7 +15,7 @@ import structlog
 
 from lib.kernel.access import Kernel
 from lib.kernel.shells import Shells
-from lib.model import NETWORKS_LABEL, Container, Endpoint, Route
+from lib.model import NETWORKS_LABEL, Container, DockerNetwork, Endpoint, Route
 from lib.reconcile.reconciler import Reconciler
 from lib.reconcile.report import Report, Scope
 from lib.settings import Settings
@@ -69,7 +69,9 @@ def engine(spaces: list[Namespace]) -> StandInEngine:
         container(space.path.name, str(space.path), f"192.0.2.{number + 1}")
         for number, space in enumerate(spaces)
     ]
-    return StandInEngine((container("gateway", "", "192.0.2.129", label=""), *clients))
+    gateway = container("gateway", "", "192.0.2.129", label="")
+    network = DockerNetwork("n" * 64, "wg-net", (ip_network("192.0.2.0/24"),), {})
+    return StandInEngine((gateway, *clients), on=(network,))
 
 
 class Passes:

@@ -80,7 +80,8 @@ def at(
     moment: str, deed: object, *words: str, stdout: int = subprocess.PIPE
 ) -> subprocess.CompletedProcess[str]:
     """Run the program, to which the hooks do something at that import or call."""
-    hooks = {"AT": moment, "DO": str(deed), "PYTHONPATH": str(HOOKS)}
+    modules = [str(HOOKS), *filter(None, [os.environ.get("PYTHONPATH")])]
+    hooks = {"AT": moment, "DO": str(deed), "PYTHONPATH": os.pathsep.join(modules)}
     return subprocess.run(
         [sys.executable, PROGRAM, *words],
         env=os.environ | NOWHERE | hooks,
@@ -130,7 +131,7 @@ def test_a_signal_that_is_swallowed_is_raised_again() -> None:
     answer = at("argparse", "drop", "run")
 
     assert (answer.returncode, answer.stderr) == (0, "")
-    assert json.loads(answer.stdout)["event"] == "daemon.stopped"
+    assert json.loads(answer.stdout.splitlines()[-1])["event"] == "daemon.stopped"
 
 
 @pytest.mark.parametrize(

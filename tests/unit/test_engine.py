@@ -286,7 +286,7 @@ def test_labels_of_a_swarms_service(server: Server, engine: Engine) -> None:
 def test_a_socket_that_is_there_but_not_for_us(
     monkeypatch: pytest.MonkeyPatch, hint: str, *, is_remapped: bool
 ) -> None:
-    monkeypatch.setattr(prerequisites, "is_remapped", lambda: is_remapped)
+    monkeypatch.setattr(prerequisites, "is_remapped", lambda *_: is_remapped)
 
     def denied(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
