@@ -28,6 +28,8 @@ STORES: dict[str, dict[str, object]] = {
     "containerd": {"features": {"containerd-snapshotter": True}},
 }
 """Image stores, as the engine's configuration names them: the first is Docker 28's own choice."""
+OTHER = "wgroutemgr:lab-other"
+"""The image of the tree that is measured by turns with this one."""
 DRAWN = ("one after the other, 3 dst", "four at a time, 3 dst")
 BASELINE = 40
 """Most starts of a scenario that are measured without early routes too."""
@@ -62,6 +64,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--cgroup", type=int, choices=(1, 2), default=2, help="hierarchy version")
     parser.add_argument("--starts", type=int, default=0, metavar="N", help="of each scenario")
     parser.add_argument("--source", type=Path, default=images.ROOT, help="the tree to measure")
+    parser.add_argument(
+        "--against", type=Path, metavar="TREE", help="measure start-up by turns with that tree too"
+    )
     parser.add_argument(
         "--only",
         action="append",
@@ -123,6 +128,7 @@ def measure(arguments: argparse.Namespace) -> list[Figure]:
         tree = rootfs(suite) if suite else None
         cgroup_v2 = arguments.cgroup == 2
         with Engine(rootfs=tree, cgroup_v2=cgroup_v2, config=STORES[store]) as engine:
+            against = _other(engine, arguments.against) if arguments.against else ""
             images.product(engine, source=arguments.source)
             label = f"Docker {engine.version}"
             for stopped in arguments.stopped or [0]:
@@ -132,12 +138,18 @@ def measure(arguments: argparse.Namespace) -> list[Figure]:
                     figures += in_time(arguments, engine, place, stopped)
             if "startup" in parts or "memory" in parts:
                 tell(f"--- {label}")
-                figures += startup.run(engine, label, parts, tell, quick=quick)
+                figures += startup.run(engine, label, parts, tell, quick=quick, against=against)
     if "growth" in parts:
         figures += growth.growth(arguments.source, tell, quick=quick)
     if "memory" in parts:
         figures += growth.events(arguments.source, tell, quick=quick)
     return figures
+
+
+def _other(engine: Engine, source: Path) -> str:
+    """Build the image of another tree."""
+    engine.docker("tag", images.product(engine, source=source), OTHER)
+    return OTHER
 
 
 def panels(figures: list[Figure]) -> list[plot.Panel]:

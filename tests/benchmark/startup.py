@@ -115,10 +115,12 @@ class Crowd:
         api.close()
         return str(key)
 
-    def _sidecar(self, what: str, *options: str, command: Sequence[str]) -> Container:
+    def _sidecar(
+        self, what: str, *options: str, command: Sequence[str], image: str = images.PRODUCT
+    ) -> Container:
         return self.lab.container(
             what,
-            images.PRODUCT,
+            image,
             *PRIVILEGES,
             *("--network", f"container:{self.gateway.name}"),
             *("--label", f"wgroutemgr.network={self.network}"),
@@ -126,9 +128,9 @@ class Crowd:
             command=command,
         )
 
-    def created(self, what: str, *command: str) -> Container:
+    def created(self, what: str, *command: str, image: str = images.PRODUCT) -> Container:
         """A sidecar that ran once and stopped, to be started again; its log grows on."""
-        container = self._sidecar(what, command=command)
+        container = self._sidecar(what, command=command, image=image)
         container.stop()
         return container
 
@@ -222,10 +224,19 @@ def _milliseconds(timestamp: str) -> float:
     return datetime.fromisoformat(timestamp).timestamp() * 1000
 
 
-def run(
-    engine: Engine, label: str, parts: set[str], tell: Callable[[str], None], *, quick: bool
+def run(  # noqa: PLR0913 - what is measured, and how
+    engine: Engine,
+    label: str,
+    parts: set[str],
+    tell: Callable[[str], None],
+    *,
+    quick: bool,
+    against: str = "",
 ) -> list[Figure]:
-    """Measure; both parts share the crowd, which takes the longest to make."""
+    """Measure; both parts share the crowd, which takes the longest to make.
+
+    `against` is another image whose start and passes are measured by turns with ours.
+    """
     count, times = (10, 2) if quick else (100, 7)
     figures: list[Figure] = []
     begun = time.monotonic()
@@ -233,6 +244,8 @@ def run(
         tell(f"{count} clients run, {time.monotonic() - begun:.0f} s")
         if PARTS[0] in parts:
             figures += _cost(crowd, label, times, tell)
+            if against:
+                figures += _compare(crowd, label, times, tell, against)
         if PARTS[1] in parts:
             figures += _idle(crowd, label, 5 if quick else 60)
     return figures
@@ -301,12 +314,50 @@ def _cost(crowd: Crowd, label: str, times: int, tell: Callable[[str], None]) -> 
     ]
 
 
-def _idle_passes(crowd: Crowd, times: int) -> list[float]:
+def _compare(
+    crowd: Crowd, label: str, times: int, tell: Callable[[str], None], against: str
+) -> list[Figure]:
+    """Measure start and idle passes of two images by turns."""
+    names = {images.PRODUCT: "this tree", against: "the other tree"}
+    sidecars = {
+        image: crowd.created(f"turn{number}", "run", image=image)
+        for number, image in enumerate(names)
+    }
+    starts: dict[str, list[float]] = {image: [] for image in names}
+    firsts: dict[str, list[float]] = {image: [] for image in names}
+    for turn in range(2 * times):
+        for image, sidecar in sidecars.items():
+            crowd.clear()
+            taken, when = crowd.start_up(sidecar)
+            sidecar.stop()
+            starts[image].append(taken)
+            firsts[image].append(when["startup"] - when["daemon.started"])
+            tell(f"turn {turn + 1}, {names[image]}: {taken:.0f} ms")
+    passes = {image: _idle_passes(crowd, max(2 * times, 5), image) for image in names}
+    part = f"by turns with another tree, {label}, {len(crowd.commands) // 2} clients"
+    return [
+        Figure(
+            part,
+            f"{what}, {name}",
+            "ms",
+            values[image],
+            ratios={"the other": percentile(values[image], 50) / percentile(values[against], 50)},
+        )
+        for what, values in (
+            ("sidecar runs until all routes are there", starts),
+            ("from daemon.started to the end of the first pass", firsts),
+            ("pass with nothing to do", passes),
+        )
+        for image, name in names.items()
+    ]
+
+
+def _idle_passes(crowd: Crowd, times: int, image: str = images.PRODUCT) -> list[float]:
     """Milliseconds of each pass that found everything in place."""
     command = ("run", "--resync-interval", "1", "--log-level", "debug")
     sidecar = crowd.lab.container(
         "resync",
-        images.PRODUCT,
+        image,
         *PRIVILEGES,
         *("--network", f"container:{crowd.gateway.name}"),
         *("--label", f"wgroutemgr.network={crowd.network}"),
