@@ -71,7 +71,7 @@ def run(settings: Settings) -> NoReturn:
     health, state = Health(), State(settings, os.environ)
     # Those for early routes may be in use by their thread, and end with us.
     with closing(Shells(width=_WIDTH)) as shells:
-        early = EarlyRoutes(Shells(width=_EARLY_WIDTH), Engine)
+        early = EarlyRoutes(shells.others(_EARLY_WIDTH), Engine)
         try:
             lacking = "; ".join(finding.seen for finding in missing)
             kernel = Kernel(shells)

@@ -16,7 +16,7 @@ import select
 import signal
 import time
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -27,7 +27,7 @@ from lib.errors import ShellError
 from lib.kernel import libc
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
 LIMIT_SECONDS = 5.0
 """What one command may take before it is killed."""
@@ -65,6 +65,9 @@ class Outcome:
     duration_ms: float
 
 
+Start = Callable[[Sequence["_Process"]], None]
+"""Starts shells; raises ShellError if one cannot be started, and then none is."""
+
 Conversation = Generator[Sequence[str], Sequence[Outcome], None]
 """Yields command lines, is sent how all of them ended, and may yield more then."""
 
@@ -72,10 +75,13 @@ Conversation = Generator[Sequence[str], Sequence[Outcome], None]
 class Shells:
     """As many `sh` processes as are to work side by side. Not for use from several threads."""
 
-    def __init__(self, limit: float = LIMIT_SECONDS, width: int = 1) -> None:
+    def __init__(
+        self, limit: float = LIMIT_SECONDS, width: int = 1, start: Start | None = None
+    ) -> None:
         """Start the processes; do so before other threads exist.
 
-        A command gets `limit` seconds. Raises ShellError if no shell can be started.
+        A command gets `limit` seconds. `start` starts them, by a fork of ours if it is left out.
+        Raises ShellError if no shell can be started.
         """
         try:
             libc.adopt_orphans()
@@ -84,8 +90,11 @@ class Shells:
             raise ShellError(reason) from error
         self._starter = _Process(_START_SECONDS, _start_by_fork)
         self._processes = [_Process(limit, self._start) for _ in range(width)]
-        _start_by_fork([self._starter])
-        self._start(self._processes)
+        (start or _start_by_fork)([self._starter, *self._processes])
+
+    def others(self, width: int) -> Shells:
+        """Start others, for another thread, by the starter of these: a fork of ours costs more."""
+        return Shells(width=width, start=self._start)
 
     def run(self, commands: Sequence[str]) -> Iterator[Outcome]:
         """Run command lines and yield how each ended, in their order, as it ends.
@@ -181,7 +190,7 @@ class Service:
 class _Process:
     """One `sh` that reads commands from a pipe, and what it has to run."""
 
-    def __init__(self, limit: float, start: Callable[[Sequence[_Process]], None]) -> None:
+    def __init__(self, limit: float, start: Start) -> None:
         """`start` starts shells, also the one that comes after this one's end."""
         self._limit = limit
         self._start = start
@@ -352,26 +361,43 @@ def _start(processes: Sequence[_Process], ask: Callable[[str], str]) -> None:
     between it and who runs the line ends at once, so it is an orphan, which we adopt. Raises
     ShellError if one of them cannot be started.
     """
-    with ExitStack() as ours, ExitStack() as theirs:
-        try:
-            pipes = [(_pipe(theirs, ours), _pipe(ours, theirs)) for _ in processes]
-        except OSError as error:
-            raise _no_shell(error.strerror) from error
-        # `sh` hands down no file descriptors, and a shell knows those above 9 by no number.
-        files = f"/proc/{os.getpid()}/fd"
-        lines = [
-            f"(exec 3<{files}/{stdin} 4>{files}/{stdout}; "
-            f"setsid sh -c 'echo {place} $$; exec sh <&3 >&4 2>&1 3<&- 4>&-' &)"
-            for place, ((stdin, _), (_, stdout)) in enumerate(pipes)
-        ]
-        # `$()` ends when every shell has its files.
-        said = ask(f"echo $(exec 2>&1; {'; '.join(lines)})")
-        if not re.fullmatch(rf"(\d+ \d+\s*){{{len(pipes)}}}", said):
-            raise _no_shell(said)
-        groups = dict(re.findall(r"(\d+) (\d+)", said))
+    with ExitStack() as ours:
+        with ExitStack() as theirs:
+            try:
+                pipes = [(_pipe(theirs, ours), _pipe(ours, theirs)) for _ in processes]
+            except OSError as error:
+                raise _no_shell(error.strerror) from error
+            # `sh` hands down no file descriptors, and a shell knows those above 9 by no number.
+            files = f"/proc/{os.getpid()}/fd"
+            lines = [
+                f"exec 3<{files}/{stdin} 4>{files}/{stdout}; setsid sh <&3 >&4 2>&1 3<&- 4>&- & "
+                for (stdin, _), (_, stdout) in pipes
+            ]
+            # `$()` ends when every shell has its files.
+            if said := ask(f"echo $(exec 2>&1; {' '.join(lines)})").strip():
+                raise _no_shell(said)
+        ends = [(commands, answers) for (_, commands), (answers, _) in pipes]
+        groups = [_process_id(*two) for two in ends]
         ours.pop_all()
-        for place, ((_, commands), (answers, _)) in enumerate(pipes):
-            processes[place].begin(int(groups[str(place)]), commands, answers)
+    for process, group, two in zip(processes, groups, ends, strict=True):
+        process.begin(group, *two)
+
+
+def _process_id(commands: int, answers: int) -> int:
+    """Return the process id of a shell that has just been started, by its own word."""
+    with suppress(BrokenPipeError):  # The answers end then too, which is noticed.
+        os.write(commands, b"echo $$\n")
+    said = b""
+    poll, deadline = select.poll(), time.monotonic() + _START_SECONDS
+    poll.register(answers, select.POLLIN)
+    while not re.fullmatch(rb"\d+\n", said):
+        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            why = f"no answer within {_START_SECONDS:g} s"
+            raise _no_shell(why)
+        if not (chunk := os.read(answers, 1 << 16)):
+            raise _no_shell(said.decode(errors="replace").strip())
+        said += chunk
+    return int(said)
 
 
 def _pipe(reader: ExitStack, writer: ExitStack) -> tuple[int, int]:
