@@ -205,6 +205,10 @@ class Route:
     """The kernel's route type (`unicast`, `unreachable`, `blackhole` and so on), or `connected`
     for a unicast route that leads straight onto a device."""
 
+    def __hash__(self) -> int:
+        """Few routes have the same destination, and an address takes long to hash."""
+        return hash(self.dst)
+
 
 @dataclass(frozen=True, slots=True)
 class LocalAddress:

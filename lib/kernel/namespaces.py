@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,11 +57,18 @@ class NamespaceId:
 def identify(path: str) -> NamespaceId | None:
     """Return which namespace a file is; None if it is none now, as before the engine mounts it."""
     try:
-        found, device = os.stat(path), OWN.stat().st_dev  # noqa: PTH116 - often, and this is quicker
+        found = os.stat(path)  # noqa: PTH116 - often, and this is quicker
         born = process_start(Path(path).parents[1]) if is_at_process(path) else ""
     except OSError:
         return None
-    return NamespaceId(path, device, found.st_ino, born) if found.st_dev == device else None
+    is_namespace = found.st_dev == _device()
+    return NamespaceId(path, found.st_dev, found.st_ino, born) if is_namespace else None
+
+
+@cache
+def _device() -> int:
+    """Return the device on which all namespaces are, until the next boot."""
+    return OWN.stat().st_dev
 
 
 def confirm(identity: NamespaceId) -> None:
@@ -115,13 +123,22 @@ def entered(path: str) -> Iterator[None]:
     if not path:
         yield
         return
-    with Path(path).open("rb") as there, OWN.open("rb") as here:
-        libc.enter_network_namespace(here.fileno())  # Who may not come back must not go.
-        libc.enter_network_namespace(there.fileno())
+    with _opened(path) as there, _opened(str(OWN)) as here:
+        libc.enter_network_namespace(here)  # Who may not come back must not go.
+        libc.enter_network_namespace(there)
         try:
             yield
         finally:
-            libc.enter_network_namespace(here.fileno())
+            libc.enter_network_namespace(here)
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def is_own(path: str) -> bool:
@@ -154,7 +171,7 @@ def check(path: str) -> None:
             raise NetnsGoneError(reason) from error
         reason = f"there is no directory {file.parent}, where the engine keeps network namespaces"
         raise NetnsError(reason, advice.mount(file.parent)) from error
-    if found.st_dev != OWN.stat().st_dev:
+    if found.st_dev != _device():
         # Seen with a mount that does not follow the host's, and for a moment while the engine makes
         # or removes one.
         reason = f"{path} is no namespace: the directory's mount does not follow the host's"

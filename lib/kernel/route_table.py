@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 import struct
 import sys
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import TYPE_CHECKING
 
@@ -78,18 +79,23 @@ def is_in_main(message: Message) -> bool:
     return message.kind == _NEW_ROUTE and _ROUTE.unpack_from(message.body)[4] == _MAIN
 
 
+@lru_cache(maxsize=4096)  # Many namespaces have the same ones, and each pass reads them all.
+def _network(family: int, start: bytes | int, length: int) -> Network:
+    return _NETWORKS[family]((start, length))
+
+
 def _route(message: Message) -> Route | None:
     """Return the route that a message tells of; None if it is not of this table."""
-    if not is_in_main(message):
+    if message.kind != _NEW_ROUTE:
         return None
-    family, length, _, _, _, _, _, number, flags = _ROUTE.unpack_from(message.body)
-    if family not in _NETWORKS or flags & _CLONED:
+    family, length, _, _, table, _, _, number, flags = _ROUTE.unpack_from(message.body)
+    if table != _MAIN or family not in _NETWORKS or flags & _CLONED:
         return None
     values = dict(netlink.attributes(message.body[_ROUTE.size :]))
     gateway = values.get(_GATEWAY) or values.get(_VIA, b"")[_VIA_ADDRESS:]
     is_connected = number == _UNICAST and _DEVICE in values and not gateway
     return Route(
-        dst=_NETWORKS[family]((values.get(_DST, 0), length)),
+        dst=_network(family, values.get(_DST, 0), length),
         gateway=ip_address(gateway) if gateway else None,
         metric=int.from_bytes(values.get(_METRIC, b""), sys.byteorder),
         kind="connected" if is_connected else _KINDS.get(number, str(number)),

@@ -6,6 +6,7 @@ networks that the client is attached to is decided in `lib.routing.desired`.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from ipaddress import ip_interface, ip_network
 
 from lib.model import Network, Refusal
@@ -33,6 +34,7 @@ _NOT_UNICAST = {
 _SHOWN = 80
 
 
+@lru_cache(maxsize=256)  # Labels never change, and each pass asks for all.
 def parse(text: str) -> tuple[tuple[Network, ...], tuple[Refusal, ...]]:
     """Return the destinations of a `wgroutemgr.networks` label in order, and what was refused.
 

@@ -49,7 +49,7 @@ def directly_reached(wanted: Iterable[Route], actual: Iterable[Route]) -> frozen
 
 
 def _steps(wanted: Route, same_dst: list[Route]) -> Iterator[Step]:
-    if directly_reached([wanted], same_dst):
+    if any(route.kind == "connected" for route in same_dst):
         return
     others = [route for route in same_dst if route != wanted]
     if wanted not in same_dst:
