@@ -1,7 +1,7 @@
 """The vocabulary: frozen values that the other modules hand to each other.
 
 Raw engine answers end in `lib.engine`; from there on there are only these. No behaviour beyond
-reading a value.
+reading a value. What a pass makes for each route is a named tuple, which takes a third of the time.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ipaddress import (
     IPv6Interface,
     IPv6Network,
 )
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -194,8 +194,7 @@ class Gateway:
         return next((address for address in self.addresses if address.version == version), None)
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(NamedTuple):
     """One route: its identity in the kernel (`dst`, `metric`) and where it leads."""
 
     dst: Network
@@ -210,8 +209,7 @@ class Route:
         return hash(self.dst)
 
 
-@dataclass(frozen=True, slots=True)
-class LocalAddress:
+class LocalAddress(NamedTuple):
     """An address of a network namespace."""
 
     address: Address
@@ -221,8 +219,7 @@ class LocalAddress:
     """Whether somebody else has it on that link, so that the kernel does not use it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Inside:
+class Inside(NamedTuple):
     """What the kernel has in one network namespace, of both IP versions."""
 
     routes: tuple[Route, ...] = ()
@@ -241,8 +238,7 @@ class Step:
     """Why a route is deleted."""
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(NamedTuple):
     """One label entry with a remark: left out, or (`served`) applied although it may surprise."""
 
     entry: str

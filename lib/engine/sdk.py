@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import docker
 from docker.errors import APIError, DockerException, NotFound
-from docker.transport.unixconn import UnixHTTPAdapter, UnixHTTPConnectionPool
 from docker.utils import kwargs_from_env
 from requests.exceptions import ReadTimeout
 from urllib3.exceptions import HTTPError
@@ -27,23 +26,10 @@ def new_client(api_version: str) -> docker.APIClient:
     client = docker.APIClient(version=api_version, timeout=CALL_SECONDS, **kwargs_from_env())
     # Each call would look through the environment for a proxy, which no local socket has.
     client.trust_env = not client.base_url.startswith("http+docker:")
-    # The SDK would trip over a connection that a proxy has closed meanwhile.
+    # The SDK would keep a connection open for each of the last 25 URLs, and trip over one that a
+    # proxy has closed meanwhile.
     client.headers["Connection"] = "close"
-    adapter = client.get_adapter(client.base_url)
-    if isinstance(adapter, UnixHTTPAdapter):
-        client.mount("http+docker://", _OnePool(adapter.socket_path, CALL_SECONDS))
     return client
-
-
-class _OnePool(UnixHTTPAdapter):
-    """One pool of connections, where the SDK makes one for each URL: that takes a tenth of a call.
-
-    All are to the same socket.
-    """
-
-    def get_connection(self, url: object, proxies: object = None) -> UnixHTTPConnectionPool:
-        del url
-        return super().get_connection("http+docker://localhost", proxies)
 
 
 @contextmanager

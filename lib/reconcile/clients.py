@@ -14,7 +14,7 @@ from lib.model import NETWORKS_LABEL, Skipped, Snapshot
 from lib.reconcile.report import Failure
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from lib.engine.client import Engine
     from lib.kernel.access import Reader
@@ -72,6 +72,25 @@ class Clients:
             self.sharing = set()
         self.sharing |= {container.id for container in listed if container.shares_netns_of}
         return listed
+
+    def batches(self, listed: Sequence[Container]) -> Iterator[Sequence[Container]]:
+        """Yield all of them, those together whose namespaces may be the same.
+
+        Each that is known to have one of its own, and is to be inspected yet, comes alone: what is
+        found for one can be put to work while the engine is asked for the next.
+        """
+        joined = {one.shares_netns_of for one in listed} | self.sharing
+
+        def has_its_own(one: Container) -> bool:
+            return not (one.shares_netns_of or joined & {one.id, one.name})
+
+        # Podman 4.3 does not tell in a listing who shares a namespace.
+        is_told = all(one.network_mode for one in listed)
+        unknown = [one for one in listed if one.id not in self._known]
+        alone = {one.id: one for one in unknown if is_told and has_its_own(one)}
+        if together := [one for one in listed if one.id not in alone]:
+            yield together
+        yield from ([one] for one in alone.values())
 
     def locate(
         self, engine: Engine, listed: Sequence[Container], fresh: frozenset[str] = frozenset()

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from lib.kernel.namespaces import NamespaceId
     from lib.kernel.shells import Conversation, Outcome
     from lib.model import Inside, Network
-    from lib.reconcile.ledger import Ledger
+    from lib.reconcile.ledger import Given, Ledger
     from lib.reconcile.report import Failure
     from lib.reconcile.reporting import Reporting
 
@@ -69,6 +69,12 @@ class Namespace:
         """Take in what is there, and what that says of the routes by a gateway on the network."""
         self.actual = here.routes
         self.refusals = reach.refusals(self.wanted, here, network)
+
+    def take_before(self, entries: Iterable[tuple[NamespaceId, Given]]) -> None:
+        """Take in what was put where this one is: into this, not one that was there before."""
+        self.given = {
+            given.route: given.client for place, given in entries if place == self.identity
+        }
 
     @property
     def clients(self) -> tuple[Client, ...]:

@@ -7,6 +7,7 @@ triggers a pass.
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from lib.logs.progress import with_progress
@@ -20,13 +21,15 @@ from lib.reconcile.reporting import Reporting
 from lib.routing import desired
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from lib.engine.client import Engine
     from lib.kernel.access import Kernel
+    from lib.kernel.namespaces import NamespaceId
     from lib.model import Container, Desired, EarlyClient, Event, Gateway, Sidecar
     from lib.reconcile.clients import Located
+    from lib.reconcile.ledger import Given
     from lib.settings import Settings
 
 
@@ -71,20 +74,27 @@ class Reconciler:
             self._ledger.leave_all()
         listed = self._list(engine, scope)
         chosen = self._choose(listed, scope, is_news=state != before)
-        located = self._clients.locate(engine, chosen, scope.ids)
-        wanted = desired.compute(located.snapshot, state.gateway, state.served_by)
-        self._reporting.remarks(wanted)
-        names = {container.id: container.name for container in chosen}
-        self._note_located(wanted, located, names)
-        changed = self._visit_all(engine, scope, wanted, located, names)
-        self._ledger.finish(names, self._clock())
+        served: list[Desired] = []
+        visitor = Visitor(
+            engine,
+            self._kernel,
+            self._ledger,
+            self._reporting,
+            state.gateway.network,
+            scope.trigger,
+        )
+        found = self._namespaces(engine, scope, chosen, served)
+        visits = with_progress(found, len(chosen), "clients looked at")
+        self._kernel.serve(visitor.visit(namespace) for namespace in visits)
+        self._ledger.finish(_names(chosen), self._clock())
+        clients = [client for wanted in served for client in wanted.clients]
         return Report(
             scope,
             state,
-            clients=len(wanted.clients),
-            routes=sum(len(client.routes) for client in wanted.clients),
-            changed=changed,
-            refused=sum(not one.served for client in wanted.clients for one in client.refusals),
+            clients=len(clients),
+            routes=sum(len(client.routes) for client in clients),
+            changed=visitor.changed,
+            refused=sum(not one.served for client in clients for one in client.refusals),
             unfinished=self._ledger.unfinished,
             again_at=self._gateway.again_at,
             listed=listed,
@@ -136,65 +146,65 @@ class Reconciler:
     def _choose(
         self, listed: Sequence[Container], scope: Scope, *, is_news: bool
     ) -> list[Container]:
-        """Return whom a pass is for: of those that failed, only who is due or has changed.
+        """Return whom a pass is for, by name: of those that failed, who is due or has changed.
 
         A gateway that has changed is news for all.
         """
         now = self._clock()
-        return [
+        chosen = [
             container
             for container in listed
             if is_news
             or container.id in scope.ids
             or not self._ledger.is_put_off(container.id, now)
         ]
+        return sorted(chosen, key=lambda one: (one.name, one.id))
 
-    def _note_located(self, wanted: Desired, located: Located, names: Mapping[str, str]) -> None:
+    def _namespaces(
+        self, engine: Engine, scope: Scope, chosen: Sequence[Container], served: list[Desired]
+    ) -> Iterator[Namespace]:
+        """Yield the namespaces where something is wanted, or was put for these and may not be.
+
+        Each once, and as soon as it is known: while commands run in one, the engine is asked for
+        the next. What is wanted is added to `served` meanwhile.
+        """
+        state = self._gateway.state
+        assert isinstance(state, Found | Lost)  # noqa: S101 - else nobody is visited
+        before: dict[str, list[tuple[NamespaceId, Given]]] = defaultdict(list)
+        for place, given in self._ledger.put_before(_names(chosen)):
+            before[place.path].append((place, given))
+        for batch in self._clients.batches(chosen):
+            located = self._clients.locate(engine, batch, scope.ids)
+            wanted = desired.compute(located.snapshot, state.gateway, state.served_by)
+            served.append(wanted)
+            self._reporting.remarks(wanted)
+            self._note_located(wanted, located, batch)
+            namespaces = gather(wanted.clients)
+            for _, owner in located.snapshot.clients:
+                path = owner.sandbox_key
+                if path in before:
+                    namespaces.setdefault(path, Namespace(path))
+                if path in namespaces:
+                    namespaces[path].identity = located.identities.get(path)
+                    namespaces[path].attached = owner.attached
+            for path, namespace in namespaces.items():
+                namespace.take_before(before.pop(path, ()))
+                yield namespace
+        for path, entries in before.items():
+            namespace = Namespace(path, identity=entries[0][0])
+            namespace.take_before(entries)
+            yield namespace
+
+    def _note_located(self, wanted: Desired, located: Located, batch: Sequence[Container]) -> None:
         """Remember who could not be located, and that nothing can fail for who wants nothing."""
         visited = {client.container_id for client in wanted.clients if client.routes}
         failed = {failure.container_id for failure in located.failures}
-        for key in names.keys() - visited - failed:
+        for key in _names(batch).keys() - visited - failed:
             self._ledger.keep_failures(key, ())
         for failure in located.failures:
             if self._ledger.fail(failure):
                 failures.log_failure(failure)
 
-    def _visit_all(
-        self,
-        engine: Engine,
-        scope: Scope,
-        wanted: Desired,
-        located: Located,
-        names: Mapping[str, str],
-    ) -> int:
-        """Visit each namespace, and return how many routes were changed."""
-        state = self._gateway.state
-        assert isinstance(state, Found | Lost)  # noqa: S101 - else nobody is visited
-        visitor = Visitor(
-            engine,
-            self._kernel,
-            self._ledger,
-            self._reporting,
-            state.gateway.network,
-            scope.trigger,
-        )
-        namespaces = self._namespaces(wanted, located, names)
-        visits = with_progress(namespaces, len(namespaces), "namespaces visited")
-        self._kernel.serve(visitor.visit(namespace) for namespace in visits)
-        return visitor.changed
 
-    def _namespaces(
-        self, wanted: Desired, located: Located, names: Mapping[str, str]
-    ) -> list[Namespace]:
-        """Return the namespaces where something is wanted, or was put for these and may not be."""
-        found = gather(wanted.clients)
-        for path, namespace in found.items():
-            namespace.identity = located.identities.get(path)
-        for place, given in self._ledger.put_before(names):
-            namespace = found.setdefault(place.path, Namespace(place.path, place))
-            if namespace.identity == place:
-                namespace.given[given.route] = given.client
-        for _, owner in located.snapshot.clients:
-            if owner.sandbox_key in found:
-                found[owner.sandbox_key].attached = owner.attached
-        return list(found.values())
+def _names(containers: Iterable[Container]) -> dict[str, str]:
+    return {container.id: container.name for container in containers}

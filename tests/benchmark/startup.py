@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import docker
 
+from lib.model import ROLE_LABEL
 from tests.benchmark.stats import Figure, percentile
 from tests.benchmark.watch import Watch
 from tests.benchmark.world import ALL_ROUTES, GATEWAYS, SUBNETS, Wish, cpu_seconds
@@ -79,7 +80,10 @@ class Crowd:
                 for key in keys
                 for dst in self.wanted
             ]
-            self.helper = self._sidecar("helper", "--entrypoint", "sleep", command=(FOREVER,))
+            is_none = ("--label", f"{ROLE_LABEL}=")
+            self.helper = self._sidecar(
+                "helper", *is_none, "--entrypoint", "sleep", command=(FOREVER,)
+            )
             self.watch = Watch(self.engine)
         except BaseException:
             self.lab.__exit__(None, None, None)

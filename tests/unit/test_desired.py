@@ -334,15 +334,15 @@ def test_a_family_that_the_gateway_has_no_address_of_is_refused(
     ("lost", "label", "routes"),
     [
         pytest.param(
-            {4}, "198.51.100.0/24", [replace(V4, gateway=None, kind="unreachable")], id="IPv4"
+            {4}, "198.51.100.0/24", [V4._replace(gateway=None, kind="unreachable")], id="IPv4"
         ),
         pytest.param(
-            {6}, "2001:db8:1::/48", [replace(V6, gateway=None, kind="unreachable")], id="IPv6"
+            {6}, "2001:db8:1::/48", [V6._replace(gateway=None, kind="unreachable")], id="IPv6"
         ),
         pytest.param(
             {6},
             "198.51.100.0/24,2001:db8:1::/48",
-            [V4, replace(V6, gateway=None, kind="unreachable")],
+            [V4, V6._replace(gateway=None, kind="unreachable")],
             id="one of two",
         ),
     ],
