@@ -52,14 +52,6 @@ def _mounted_ids(mountinfo: str, points: set[str]) -> list[str]:
     return [ids[-1] for ids in found if ids]
 
 
-def first_start(stat: str, ticks_per_second: float) -> float:
-    """Return when a process began, in seconds since the boot, by its `/proc/PID/stat`.
-
-    The name, second of the fields, may hold spaces and parentheses (`proc_pid_stat(5)`).
-    """
-    return int(stat.rpartition(")")[2].split()[19]) / ticks_per_second
-
-
 def upper_dir(mountinfo: str) -> str:
     """Return the host path of our writable layer, or nothing where the root is not an overlay."""
     for line in mountinfo.splitlines():

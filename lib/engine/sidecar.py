@@ -31,7 +31,7 @@ log = structlog.get_logger()
 
 CGROUP = Path("/proc/self/cgroup")
 MOUNTINFO = Path("/proc/self/mountinfo")
-FIRST_STAT = Path("/proc/1/stat")
+FIRST_PROCESS = Path("/proc/1")
 
 _STEP_SECONDS, _NEAR_SECONDS, _APART_SECONDS = 0.5, 10, 2
 """The engine notes a start after the first process began, by so much at most; by how much the clock
@@ -195,7 +195,7 @@ def _joined(owner: Container, others: Sequence[Container]) -> list[Container]:
 def _started_with_us(containers: Sequence[Container]) -> Container | None:
     """Return the one that started when our first process did, if no other did so too."""
     try:
-        since_boot = identity.first_start(FIRST_STAT.read_text(), os.sysconf("SC_CLK_TCK"))
+        since_boot = int(namespaces.process_start(FIRST_PROCESS)) / os.sysconf("SC_CLK_TCK")
     except OSError:
         return None
     began = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + since_boot

@@ -110,7 +110,11 @@ def is_at_process(path: str) -> bool:
 
 
 def process_start(process: Path) -> str:
-    """Return when a process began (clock ticks since the boot, `proc_pid_stat(5)`)."""
+    """Return when a process began: clock ticks since the boot, of its directory in `/proc`.
+
+    The name, second of the fields, may hold spaces and parentheses (`proc_pid_stat(5)`). Raises
+    OSError if there is no such process.
+    """
     return (process / "stat").read_text().rpartition(")")[2].split()[19]
 
 

@@ -4,6 +4,7 @@ One process, started by `growth.py`: `standin.py SOCKET NAMESPACES CLIENTS`. Lin
 tell it what to do, each is answered by one line on standard output:
 
     events N    tell of the end and the start of N / 2 clients, one after the other
+    created N   tell of the creation and the removal of N other clients, one after the other
     asked       how many requests there were
 """
 
@@ -156,22 +157,34 @@ class World:
         """Send so many events to whoever listens, in small groups as a busy engine would."""
         keys = list(self.containers)
         for number in range(count // 2):
-            key = keys[number % len(keys)]
+            place = number % len(keys)
             for action in ("die", "start"):
-                moment = time.time_ns()
-                event = {
-                    "Type": "container",
-                    "Action": action,
-                    "Actor": {"ID": key, "Attributes": {"name": f"client{number % len(keys)}"}},
-                    "scope": "local",
-                    "time": moment // 1_000_000_000,
-                    "timeNano": moment,
-                }
-                data = json.dumps(event).encode() + b"\n"
-                for stream in self.streams:
-                    stream.sendall(b"%x\r\n%b\r\n" % (len(data), data))
+                self._send(action, keys[place], {"name": f"client{place}"})
             if number % 5 == 4:
                 time.sleep(0.02)
+
+    def tell_created(self, count: int) -> None:
+        """Tell of the creation and the removal of so many."""
+        label = {"wgroutemgr.networks": ",".join(WANTED)}
+        for number in range(count):
+            for action in ("create", "destroy"):
+                self._send(action, f"{number:064x}", {"name": f"new{number}", **label})
+            if number % 50 == 49:
+                time.sleep(0.02)
+
+    def _send(self, action: str, key: str, attributes: dict[str, str]) -> None:
+        moment = time.time_ns()
+        event = {
+            "Type": "container",
+            "Action": action,
+            "Actor": {"ID": key, "Attributes": attributes},
+            "scope": "local",
+            "time": moment // 1_000_000_000,
+            "timeNano": moment,
+        }
+        data = json.dumps(event).encode() + b"\n"
+        for stream in self.streams:
+            stream.sendall(b"%x\r\n%b\r\n" % (len(data), data))
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -257,6 +270,9 @@ def serve(path: str, namespaces: str, clients: int) -> None:
             match line.split():
                 case ["events", count]:
                     world.tell(int(count))
+                    print("told", flush=True)
+                case ["created", count]:
+                    world.tell_created(int(count))
                     print("told", flush=True)
                 case ["asked"]:
                     print(world.asked, flush=True)

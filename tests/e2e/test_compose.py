@@ -158,6 +158,23 @@ def test_an_example_works_as_it_is_written(
             project.run("down", "--volumes", "--timeout", "1")
 
 
+def test_a_command_of_its_own_beside_the_daemon_knows_its_label(
+    engine: Engine, tmp_path: Path, suite: str
+) -> None:
+    """All three are in one namespace, and containerd's image store tells of no writable layer."""
+    content = json.loads(json.dumps(example(SHARED)).replace('"wg-net"', '"vpn"'))
+    project = Project(engine, tmp_path / "site", content, suite)
+    try:
+        project.run("up", "--detach")
+        await_routes(Container(engine, "dovecot"), ROUTE)
+
+        (row,) = json.loads(project.run("run", "--rm", "wgroutemgr", "status", "--json"))["routes"]
+
+        assert (row["network"], row["state"]) == ("vpn", "ok")
+    finally:
+        project.run("down", "--timeout", "1")
+
+
 def test_who_waits_for_a_healthy_sidecar_has_its_route_when_it_is_up(
     engine: Engine, tmp_path: Path, suite: str
 ) -> None:

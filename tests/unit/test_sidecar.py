@@ -146,7 +146,7 @@ def began(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> float:
     ticks = int(since_boot * os.sysconf("SC_CLK_TCK"))
     first = tmp_path / "stat"
     first.write_text(f"1 (a (b) c) S {' 0' * 18} {ticks} 0 0\n")
-    monkeypatch.setattr(sidecar, "FIRST_STAT", first)
+    monkeypatch.setattr(sidecar, "FIRST_PROCESS", first.parent)
     return time.time() - STARTED
 
 
