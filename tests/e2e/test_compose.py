@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,8 @@ GATEWAY, CLIENT = example("two-sites/site1"), example("two-sites/site1/dovecot")
 SHARED = "as-in-the-seed"
 ROUTE = {"192.168.66.0/24": "192.168.67.129"}
 MIRRORED = {"192.168.67.0/24": "192.168.66.129"}
+APART = 2.5
+"""Seconds between starts by which one tells itself from another."""
 IMAGES = {
     "linuxserver/wireguard": images.CLIENT,
     "wgroutemgr": images.PRODUCT,
@@ -102,6 +105,12 @@ def healthy(engine: Engine) -> bool:
     return Container(engine, "wgroutemgr").inspect("{{.State.Health.Status}}") == "healthy"
 
 
+def age(container: Container) -> float:
+    """Return for how many seconds a container has run."""
+    started = datetime.fromisoformat(container.inspect("{{.State.StartedAt}}"))
+    return (datetime.now(UTC) - started).total_seconds()
+
+
 def states(engine: Engine) -> list[str]:
     status = Container(engine, "wgroutemgr").exec("wgroutemgr", "status", "--json")
     return [row["state"] for row in json.loads(status)["routes"]]
@@ -161,11 +170,15 @@ def test_an_example_works_as_it_is_written(
 def test_a_command_of_its_own_beside_the_daemon_knows_its_label(
     engine: Engine, tmp_path: Path, suite: str
 ) -> None:
-    """All three are in one namespace, and containerd's image store tells of no writable layer."""
+    """All are in one namespace, and containerd's image store tells of no writable layer."""
     content = json.loads(json.dumps(example(SHARED)).replace('"wg-net"', '"vpn"'))
+    other = {"container_name": "other", "labels": {"wgroutemgr.network": "lab"}}
+    content["services"]["other"] = content["services"]["wgroutemgr"] | other
     project = Project(engine, tmp_path / "site", content, suite)
     try:
-        project.run("up", "--detach")
+        for service in ("dovecot", "wgroutemgr", "other"):
+            project.run("up", "--detach", service)
+            assert poll(lambda name=service: age(Container(engine, name)) > APART, 10)
         await_routes(Container(engine, "dovecot"), ROUTE)
 
         (row,) = json.loads(project.run("run", "--rm", "wgroutemgr", "status", "--json"))["routes"]
