@@ -105,10 +105,14 @@ def healthy(engine: Engine) -> bool:
     return Container(engine, "wgroutemgr").inspect("{{.State.Health.Status}}") == "healthy"
 
 
-def age(container: Container) -> float:
-    """Return for how many seconds a container has run."""
-    started = datetime.fromisoformat(container.inspect("{{.State.StartedAt}}"))
-    return (datetime.now(UTC) - started).total_seconds()
+def await_age(container: Container) -> None:
+    """Wait until a container has run for long enough to be told from later ones."""
+
+    def is_old() -> bool:
+        started = datetime.fromisoformat(container.inspect("{{.State.StartedAt}}"))
+        return (datetime.now(UTC) - started).total_seconds() > APART
+
+    assert poll(is_old, 10)
 
 
 def states(engine: Engine) -> list[str]:
@@ -178,7 +182,7 @@ def test_a_command_of_its_own_beside_the_daemon_knows_its_label(
     try:
         for service in ("dovecot", "wgroutemgr", "other"):
             project.run("up", "--detach", service)
-            assert poll(lambda name=service: age(Container(engine, name)) > APART, 10)
+            await_age(Container(engine, service))
         await_routes(Container(engine, "dovecot"), ROUTE)
 
         (row,) = json.loads(project.run("run", "--rm", "wgroutemgr", "status", "--json"))["routes"]
