@@ -129,7 +129,7 @@ class World:
         if "running" not in filters.get("status", ["running"]):
             return []
         labels, ids = filters.get("label", []), filters.get("id", [])
-        found = [self.containers[key] for key in ids] if ids else None
+        found = [self.containers[key] for key in ids if key in self.containers] if ids else None
         chosen = self.listing if found is None else [self._listed(one) for one in found]
         return [
             one for one in chosen if all(label.split("=")[0] in one["Labels"] for label in labels)
