@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 
     from lib.kernel.namespaces import NamespaceId
-    from lib.model import Client, Network, Route
+    from lib.model import Client, EarlyClient, Thing
     from lib.reconcile.report import Failure
 
 _LOOK_AGAIN_SECONDS = 3.0
@@ -24,9 +24,9 @@ _EARLY_SECONDS = 30.0
 
 
 class Given(NamedTuple):
-    """A route that stands in a namespace because of us, and for whom."""
+    """A route or rule that stands in a namespace because of us, and for whom."""
 
-    route: Route
+    thing: Thing
     client: Client
 
 
@@ -36,7 +36,7 @@ class Ledger:
     def __init__(self, delay: Callable[[int], float]) -> None:
         """`delay` returns the seconds to wait after so many failed tries in a row."""
         self._delay = delay
-        self._given: dict[NamespaceId, dict[Network, Given]] = {}
+        self._given: dict[NamespaceId, dict[object, Given]] = {}
         self._unfinished: dict[str, Unfinished] = {}
         self._failures: dict[str, dict[str, str]] = {}
         """Reasons by container and by what failed, the oldest first."""
@@ -81,19 +81,19 @@ class Ledger:
 
     # --- what stands where ----------------------------------------------------------------------
 
-    def put(self, place: NamespaceId, route: Route, client: Client) -> None:
-        """Remember that a route stands in a namespace because of us."""
-        self._given.setdefault(place, {})[route.dst] = Given(route, client)
+    def put(self, place: NamespaceId, thing: Thing, client: Client) -> None:
+        """Remember that something stands in a namespace because of us."""
+        self._given.setdefault(place, {})[thing.place] = Given(thing, client)
 
-    def is_ours(self, place: NamespaceId, route: Route) -> bool:
-        """Tell whether that very route stands there because of us."""
-        given = self._given.get(place, {}).get(route.dst)
-        return bool(given and given.route == route)
+    def is_ours(self, place: NamespaceId, thing: Thing) -> bool:
+        """Tell whether that very thing stands there because of us."""
+        given = self._given.get(place, {}).get(thing.place)
+        return bool(given and given.thing == thing)
 
-    def drop(self, place: NamespaceId, route: Route) -> None:
+    def drop(self, place: NamespaceId, thing: Thing) -> None:
         """Remember that it does not any more; a like one would be somebody else's."""
-        if self.is_ours(place, route):
-            del self._given[place][route.dst]
+        if self.is_ours(place, thing):
+            del self._given[place][thing.place]
             if not self._given[place]:
                 del self._given[place]
 
@@ -108,10 +108,11 @@ class Ledger:
                 if key in scope or not (key in self._present or self._is_early(key)):
                     yield place, given
 
-    def put_early(self, place: NamespaceId, client: Client, now: float) -> None:
+    def put_early(self, place: NamespaceId, early: EarlyClient, now: float) -> None:
         """Take in what a client was given before it ran; a pass after its start verifies it."""
-        for route in client.routes:
-            self.put(place, route, client)
+        client = early.client
+        for thing in (*client.routes, *early.beside):
+            self.put(place, thing, client)
         self._unfinished[client.container_id] = Unfinished(
             client.container_id, client.container, Why.EARLY, now + _EARLY_SECONDS
         )

@@ -319,4 +319,8 @@ def test_a_network_that_cannot_be_asked_about_is_asked_about_again(
     site.engine.on = (replace(WG_NET, driver="ipvlan"),)
     site.update()
 
-    assert logged()[-2:] == ["debug answer.skipped", "warning network.warned"]
+    assert logged()[-3:] == [
+        "debug answer.skipped",
+        "info gateway.ready",
+        "warning network.warned",
+    ]
