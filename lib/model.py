@@ -231,7 +231,7 @@ class Route(NamedTuple):
 
     @property
     def place(self) -> object:
-        """What no two routes of ours share: in our table there is a guard beside each."""
+        """What no two routes of ours share: the destination; a guard has a place beside it."""
         return self.dst if self.table == MAIN else (self.dst, self.table, self.is_guard)
 
 

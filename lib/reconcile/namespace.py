@@ -102,7 +102,7 @@ class Namespace:
         refused = [route for route, remark in self.refusals.items() if not remark.served]
         wanted = [thing for thing in self.wanted if thing not in refused]
         kept = {*self.attached, *(route.dst for route in refused)}
-        returnable = dict.fromkeys((*self.given, *self.left_over()))
+        returnable = [*self.given, *(one for one in self.left_over() if one not in self.given)]
         planned = plan(wanted, self.actual, (one for one in returnable if not _is_in(one, kept)))
         return [self.task(step, self._whose(step.thing)) for step in planned]
 

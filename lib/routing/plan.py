@@ -47,12 +47,9 @@ def plan(
     """
     present: dict[object, list[Thing]] = defaultdict(list)
     for thing in actual:
-        present[_key(thing)].append(thing)
-    asked: dict[object, list[Thing]] = defaultdict(list)
-    for thing in wanted:
-        asked[_key(thing)].append(thing)
-    steps = [step for key, things in asked.items() for step in _steps(things, present.pop(key, []))]
-    unwanted = (thing for thing in given if thing in present.get(_key(thing), []))
+        present[thing.place].append(thing)
+    steps = [step for thing in wanted for step in _steps(thing, present.pop(thing.place, []))]
+    unwanted = (thing for thing in given if thing in present.get(thing.place, ()))
     steps += (Step("del", thing, _TAKEN_BACK) for thing in unwanted)
     return tuple(sorted(steps, key=stage))
 
@@ -87,39 +84,26 @@ def directly_reached(wanted: Iterable[Thing], actual: Iterable[Thing]) -> frozen
     The engine need not know it: a container can have bridges and tunnels of its own. The kernel
     would let us replace the connected route, and so cut the container off.
     """
-    connected = {
-        _key(thing) for thing in actual if isinstance(thing, Route) and thing.kind == "connected"
-    }
+    connected = {one.place for one in actual if isinstance(one, Route) and one.kind == "connected"}
     routes = (thing for thing in wanted if isinstance(thing, Route))
-    return frozenset(route for route in routes if _key(route) in connected)
+    return frozenset(route for route in routes if route.place in connected)
 
 
-def _key(thing: Thing) -> object:
-    """Return what decides together: a rule for itself, else all routes to a destination."""
-    if isinstance(thing, Rule):
-        return thing
-    return thing.dst if thing.table == MAIN else (thing.dst, thing.table)
-
-
-def _steps(wanted: list[Thing], there: list[Thing]) -> Iterator[Step]:
-    """Yield what makes all that there is to one destination what is wanted."""
-    routes = [thing for thing in there if isinstance(thing, Route)]
-    if any(route.kind == "connected" for route in routes):
+def _steps(wanted: Thing, there: list[Thing]) -> Iterator[Step]:
+    """Yield what makes all that is in one place what is wanted there."""
+    if isinstance(wanted, Rule):
+        if not there:
+            yield Step("add", wanted)
         return
-    others = [route for route in routes if route not in wanted]
-    for thing in wanted:
-        if thing in there:
-            continue
-        if isinstance(thing, Rule):
-            yield Step("add", thing)
-            continue
-        yield Step("replace", thing)
-        same_metric = [route for route in others if route.metric == thing.metric]
+    same_dst = [thing for thing in there if isinstance(thing, Route)]
+    if any(route.kind == "connected" for route in same_dst):
+        return
+    others = [route for route in same_dst if route != wanted]
+    if wanted not in same_dst:
+        yield Step("replace", wanted)
+        same_metric = [route for route in others if route.metric == wanted.metric]
         if same_metric:
             # Of several, IPv4 overwrites the first, IPv6 the first of the same kind if any is.
-            others.remove(_overwritten(thing, same_metric))
+            ipv6 = wanted.version == IPV6
+            others.remove(min(same_metric, key=lambda route: ipv6 and route.kind != wanted.kind))
     yield from (Step("del", route, _ANOTHER_WAY) for route in others)
-
-
-def _overwritten(new: Route, same_metric: list[Route]) -> Route:
-    return min(same_metric, key=lambda route: new.version == IPV6 and route.kind != new.kind)
