@@ -7,6 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from functools import partial
+from ipaddress import ip_network
 from typing import TYPE_CHECKING
 
 import pytest
@@ -278,3 +279,33 @@ def ruled(client: Container) -> bool:
     """Tell whether both rules are there for both IP versions."""
     shown = client.enter("ip", "rule") + client.enter("ip", "-6", "rule")
     return (shown.count("670:"), shown.count("671:")) == (2, 2)
+
+
+def test_no_start_fails_beside_the_network_that_the_engine_does_not_list(lab: Lab) -> None:
+    """On an overlay, the engine attaches a container to `docker_gwbridge` last."""
+    if not lab.engine.network_options:
+        pytest.skip("needs a swarm: only there is docker_gwbridge")
+    network = lab.network("wg-net", "192.168.67.0/24")
+    gateway = lab.gateway("wireguard", network)
+    sidecar = lab.sidecar("sidecar", gateway, network=network)
+    await_event(sidecar, "pass.finished", trigger="startup")
+    template = "{{(index .IPAM.Config 0).Subnet}}"
+    subnet = ip_network(
+        lab.engine.docker("network", "inspect", "--format", template, "docker_gwbridge")
+    )
+    wide, part = subnet.supernet(new_prefix=10), next(subnet.subnets(new_prefix=24))
+    label = f"0.0.0.0/0,{wide},{subnet},{part},{DST}"
+
+    clients = [created(lab, f"client{n}", label, network) for n in range(20)]
+    for client in clients:
+        client.start()  # Not one start fails.
+
+    via = f"via {gateway.address(network)}"
+    assert sum(via in client.logs() for client in clients) >= 10
+    for client in clients:
+        await_routes(client, {DST: gateway.address(network)})
+        table = client.enter("ip", "route", "show", "table", "671")
+        assert f"{wide} {via}" in table
+        assert f"default {via}" in table
+        refused = events(sidecar, "entry.refused", container=client.name)
+        assert [entry["entry"] for entry in refused] == [str(subnet), str(part)]
