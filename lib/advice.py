@@ -230,6 +230,12 @@ DNS = "give it one that is reached otherwise (dns:), unless names are to go thro
 PORTS = "publish on a reverse proxy without the label, or name narrower networks in the label"
 
 
+def both_versions(other: int) -> str:
+    """Return the label by which the other IP version does not go past the gateway either."""
+    line = f"labels: {{{NETWORKS_LABEL}: '0.0.0.0/0, ::/0'}}"
+    return f"{line}   # IPv{other} goes by the gateway too then, or nowhere"
+
+
 def runtime(container: str) -> str:
     """Return the line that runs a container so that it sees its namespace."""
     return f"runtime: runc   # in the service of {container}"

@@ -43,6 +43,13 @@ DEFAULT_METRIC = {IPV4: 0, IPV6: 1024}
 """The metric that the kernel gives a route without one, by IP version (1024 is
 IP6_RT_PRIO_USER)."""
 
+MAIN, TABLE = 254, 671
+"""Routing tables: the kernel's main one, which the engine works with, and our own, for what it
+would stumble over there."""
+
+GUARD_METRIC = 4000
+"""Of the route in our table that holds where the one through the gateway has gone with its link."""
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
@@ -188,6 +195,9 @@ class Gateway:
     addresses: tuple[Address, ...]
     lost: frozenset[int] = frozenset()
     """IP versions in which it has no address now, but had one or could have one."""
+    unlisted: tuple[Network, ...] = ()
+    """Subnets to which the engine attaches who is on that network without listing it among a
+    container's networks: `docker_gwbridge`'s, on an overlay."""
 
     def address(self, version: int) -> Address | None:
         """Return its address of that IP version on the network, or None."""
@@ -203,10 +213,48 @@ class Route(NamedTuple):
     kind: str = "unicast"
     """The kernel's route type (`unicast`, `unreachable`, `blackhole` and so on), or `connected`
     for a unicast route that leads straight onto a device."""
+    table: int = MAIN
 
     def __hash__(self) -> int:
         """Few routes have the same destination, and an address takes long to hash."""
         return hash(self.dst)
+
+    @property
+    def version(self) -> int:
+        """Its IP version."""
+        return self.dst.version
+
+    @property
+    def is_guard(self) -> bool:
+        """Whether it keeps a destination of our table from the main one."""
+        return self.table == TABLE and self.metric == GUARD_METRIC and self.kind == "unreachable"
+
+    @property
+    def place(self) -> object:
+        """What no two routes of ours share: the destination; a guard has a place beside it."""
+        return self.dst if self.table == MAIN else (self.dst, self.table, self.is_guard)
+
+
+class Rule(NamedTuple):
+    """One policy rule: which table is asked, and when."""
+
+    version: int
+    pref: int
+    """When: lower ones are asked before."""
+    table: int
+    suppress: int | None = None
+    """Routes with a prefix of that length or a shorter one are passed over there."""
+    source: Address | None = None
+    """Whose packets it is for; None for all."""
+
+    @property
+    def place(self) -> object:
+        """What no two rules of ours share."""
+        return self
+
+
+Thing = Route | Rule
+"""What can be set in a namespace."""
 
 
 class LocalAddress(NamedTuple):
@@ -223,19 +271,22 @@ class Inside(NamedTuple):
     """What the kernel has in one network namespace, of both IP versions."""
 
     routes: tuple[Route, ...] = ()
-    """The main table."""
+    """The main table, and our own."""
     addresses: tuple[LocalAddress, ...] = ()
     """Those that make neighbours beyond a link of its own."""
+    rules: tuple[Rule, ...] = ()
+    """As far as they are like ours can be, and if they were looked at."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
     """One change to one namespace."""
 
-    verb: Literal["replace", "del"]
-    route: Route
+    verb: Literal["replace", "add", "del"]
+    """A route is replaced, a rule is added, which the kernel refuses if an equal one is there."""
+    thing: Thing
     reason: str = field(default="", compare=False)
-    """Why a route is deleted."""
+    """Why it is deleted."""
 
 
 class Refusal(NamedTuple):
@@ -268,6 +319,8 @@ class EarlyClient:
     """With the routes that it got."""
     complete: bool
     """Whether these are all that it asks for: there is nothing left to do but to verify them."""
+    beside: tuple[Thing, ...] = ()
+    """What was set beside the routes: guards and rules."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,18 @@ from lib.errors import NetnsError, NetnsGoneError
 from lib.kernel.access import Kernel
 from lib.kernel.namespaces import NamespaceId
 from lib.kernel.shells import TIMED_OUT, Outcome, Service
-from lib.model import DEFAULT_METRIC, IPV4, IPV6, Address, Inside, LocalAddress, Route
+from lib.model import (
+    DEFAULT_METRIC,
+    IPV4,
+    IPV6,
+    MAIN,
+    Address,
+    Inside,
+    LocalAddress,
+    Route,
+    Rule,
+    Thing,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -101,10 +112,13 @@ class FakeKernel(Kernel):
         """Let an IPv6 address be one that somebody else has on the link."""
         self._spaces[path].duplicates.add(ip_address(address))
 
-    def give(self, path: str, *routes: Route) -> None:
-        """Append routes, as somebody else does who appends (`ip route append`)."""
-        for route in routes:
-            self._spaces[path].insert(route)
+    def give(self, path: str, *things: Thing) -> None:
+        """Append routes and rules, as somebody else does who appends (`ip route append`)."""
+        for thing in things:
+            if isinstance(thing, Rule):
+                self._spaces[path].insert_rule(thing)
+            else:
+                self._spaces[path].insert(thing)
 
     def remove(self, path: str) -> None:
         """End a namespace."""
@@ -164,7 +178,11 @@ class FakeKernel(Kernel):
         """Return the routes alone, for tests."""
         return self.read(path).routes
 
-    def read(self, path: str) -> Inside:
+    def rules(self, path: str) -> tuple[Rule, ...]:
+        """Return the rules alone, for tests."""
+        return self.read(path, rules=True).rules
+
+    def read(self, path: str, *, rules: bool = False) -> Inside:
         missing = "" if path in self._spaces else "No such file or directory"
         if why := self._unreadable.get(path, missing):
             reason = f"cannot read the routes in {path}: {why}"
@@ -174,7 +192,8 @@ class FakeKernel(Kernel):
             LocalAddress(one.ip, one.network, is_duplicate=one.ip in space.duplicates)
             for one in space.addresses
         )
-        return Inside(tuple(space.routes), tuple(addresses))
+        rules = rules or any(route.table != MAIN for route in space.routes)
+        return Inside(tuple(space.routes), tuple(addresses), tuple(space.rules) if rules else ())
 
     def serve(self, conversations: Iterable[Conversation]) -> None:
         service = Service(conversations)
@@ -185,7 +204,7 @@ class FakeKernel(Kernel):
         service.finish()
 
     def _execute(self, line: str) -> Outcome:
-        command = _Command.parse(line)
+        command = _parse(line)
         for hook in self._hooks:
             hook(line)
         self.commands.append(line)
@@ -196,7 +215,7 @@ class FakeKernel(Kernel):
         if not space:
             text = f"nsenter: can't open '{command.path}': No such file or directory"
             return Outcome(line, 1, text, _MILLISECONDS)
-        code, text = space.replace(command) if command.verb == "replace" else space.delete(command)
+        code, text = space.change(command)
         return Outcome(line, code, text, _MILLISECONDS)
 
 
@@ -226,7 +245,7 @@ class _Worker:
 
 @dataclass(frozen=True)
 class _Command:
-    """A command line, taken apart."""
+    """A command line about a route, taken apart."""
 
     path: str
     verb: str
@@ -235,55 +254,104 @@ class _Command:
     dst: Network
     gateway: Address | None
     metric: int | None
+    table: int
     source: Address | None
     on_loopback: bool
 
-    @classmethod
-    def parse(cls, line: str) -> _Command:
-        """Take a line apart; fail the test if it is any other than ours are."""
-        words = deque(shlex.split(line))
-        strange = f"the fake kernel does not understand: {line}"
-        assert shlex.join(words) == line, strange
-        assert words.popleft() == "nsenter", strange
-        enter = words.popleft()
-        assert enter.startswith("--net=/"), strange
-        assert words.popleft() == "ip", strange
-        version = IPV6 if words[0] == "-6" and words.popleft() else IPV4
-        assert words.popleft() == "route", strange
-        verb = words.popleft()
-        assert verb in {"replace", "del"}, strange
-        kind = words.popleft() if words[0] in _KINDS else ""
-        dst = ip_network(words.popleft())
-        said = {}
-        for name in ("via", "metric", "src", "dev"):
-            if words and words[0] == name:
-                words.popleft()
-                said[name] = words.popleft()
-        assert not words, strange
-        assert dst.version == version, strange
-        assert said.get("dev", "lo") == "lo", strange
-        assert verb == "replace" or not said.keys() & {"src"}, strange
-        assert verb == "del" or ("via" in said) != bool(kind), strange
-        assert verb == "replace" or version == IPV4 or "metric" in said, strange
-        return cls(
-            path=enter.removeprefix("--net="),
-            verb=verb,
-            kind=kind,
-            dst=dst,
-            gateway=ip_address(said["via"]) if "via" in said else None,
-            metric=int(said["metric"]) if "metric" in said else None,
-            source=ip_address(said["src"]) if "src" in said else None,
-            on_loopback="dev" in said,
-        )
+
+@dataclass(frozen=True)
+class _RuleCommand:
+    """One about a rule."""
+
+    path: str
+    verb: str
+    rule: Rule
+
+
+def _parse(line: str) -> _Command | _RuleCommand:
+    """Take a line apart; fail the test if it is any other than ours are."""
+    words = deque(shlex.split(line))
+    strange = f"the fake kernel does not understand: {line}"
+    assert shlex.join(words) == line, strange
+    assert words.popleft() == "nsenter", strange
+    enter = words.popleft()
+    assert enter.startswith("--net=/"), strange
+    assert words.popleft() == "ip", strange
+    version = IPV6 if words[0] == "-6" and words.popleft() else IPV4
+    about = words.popleft()
+    assert about in {"route", "rule"}, strange
+    path = enter.removeprefix("--net=")
+    if about == "route":
+        return _parse_route(path, version, words, strange)
+    return _parse_rule(path, version, words, strange)
+
+
+def _parse_route(path: str, version: int, words: deque[str], strange: str) -> _Command:
+    verb = words.popleft()
+    assert verb in {"replace", "del"}, strange
+    kind = words.popleft() if words[0] in _KINDS else ""
+    everything = {IPV4: "0.0.0.0/0", IPV6: "::/0"}[version]
+    dst = words.popleft()
+    assert dst != everything, strange
+    network = ip_network(everything if dst == "default" else dst)
+    said = _said(words, "via", "metric", "table", "src", "dev")
+    assert not words, strange
+    assert network.version == version, strange
+    assert said.get("dev", "lo") == "lo", strange
+    assert verb == "replace" or not said.keys() & {"src"}, strange
+    assert verb == "del" or ("via" in said) != bool(kind), strange
+    assert verb == "replace" or version == IPV4 or "metric" in said, strange
+    assert said.get("table") != str(MAIN), strange
+    return _Command(
+        path=path,
+        verb=verb,
+        kind=kind,
+        dst=network,
+        gateway=ip_address(said["via"]) if "via" in said else None,
+        metric=int(said["metric"]) if "metric" in said else None,
+        table=int(said.get("table", MAIN)),
+        source=ip_address(said["src"]) if "src" in said else None,
+        on_loopback="dev" in said,
+    )
+
+
+def _parse_rule(path: str, version: int, words: deque[str], strange: str) -> _RuleCommand:
+    verb = words.popleft()
+    assert verb in {"add", "del"}, strange
+    said = _said(words, "pref", "from", "lookup", "suppress_prefixlength")
+    assert not words, strange
+    # What is left out of a deletion matches anything.
+    assert {"pref", "lookup"} <= said.keys(), strange
+    table, suppress = said["lookup"], said.get("suppress_prefixlength")
+    rule = Rule(
+        version,
+        int(said["pref"]),
+        MAIN if table == "main" else int(table),
+        None if suppress is None else int(suppress),
+        ip_address(said["from"]) if "from" in said else None,
+    )
+    assert not rule.source or rule.source.version == version, strange
+    return _RuleCommand(path, verb, rule)
+
+
+def _said(words: deque[str], *names: str) -> dict[str, str]:
+    """Take what is said in the order of these names."""
+    said = {}
+    for name in names:
+        if words and words[0] == name:
+            words.popleft()
+            said[name] = words.popleft()
+    return said
 
 
 @dataclass
 class _Space:
-    """One namespace: its link, its addresses, and its main tables in the kernel's order."""
+    """One namespace: its link, its addresses, and its tables and rules in the kernel's order."""
 
     identity: NamespaceId
     is_up: bool
     routes: list[Route] = field(default_factory=list)
+    rules: list[Rule] = field(default_factory=list)
     addresses: list[Interface] = field(default_factory=list)
     duplicates: set[Address] = field(default_factory=set)
     networks: list[Network] = field(default_factory=list)
@@ -318,17 +386,40 @@ class _Space:
         places = [
             place
             for place, other in enumerate(self.routes)
-            if other.dst == route.dst and other.metric <= route.metric
+            if _where(other) == _where(route) and other.metric <= route.metric
         ]
         self.routes.insert(places[-1] + 1 if places else 0, route)
+
+    def insert_rule(self, rule: Rule) -> None:
+        """Put a rule behind those that are asked before it, or at the same time."""
+        self.rules.append(rule)
+        self.rules.sort(key=lambda one: (one.version, one.pref))
+
+    def change(self, command: _Command | _RuleCommand) -> Done:
+        """Do what a command says."""
+        if isinstance(command, _RuleCommand):
+            return self._change_rules(command)
+        return self.replace(command) if command.verb == "replace" else self.delete(command)
+
+    def _change_rules(self, command: _RuleCommand) -> Done:
+        is_there = command.rule in self.rules
+        if is_there == (command.verb == "add"):
+            return refused(17 if is_there else 2)
+        if is_there:
+            self.rules.remove(command.rule)
+        else:
+            self.insert_rule(command.rule)
+        return _OK
 
     def replace(self, command: _Command) -> Done:
         if error := self._refusal(command):
             return error
         version = command.dst.version
         metric = DEFAULT_METRIC[version] if command.metric is None else command.metric
-        new = Route(command.dst, command.gateway, metric, command.kind or "unicast")
-        same = [one for one in self.routes if (one.dst, one.metric) == (new.dst, new.metric)]
+        kind = command.kind or "unicast"
+        new = Route(command.dst, command.gateway, metric, kind, command.table)
+        same = [one for one in self.routes if _where(one) == _where(new)]
+        same = [one for one in same if one.metric == new.metric]
         if version == IPV6:
             # `fib6_add_rt2node`: of those with a gateway one with a gateway, if there is any.
             same = [one for one in same if bool(one.gateway) == bool(new.gateway)] or same
@@ -357,7 +448,8 @@ class _Space:
 
     def _reaches(self, gateway: Address) -> bool:
         """Tell whether it is a neighbour; IPv6 looks at the closest route alone."""
-        around = [route for route in self.routes if gateway in route.dst]
+        main = (route for route in self.routes if route.table == MAIN)
+        around = [route for route in main if gateway in route.dst]
         if gateway.version == IPV6:
             closest = max(around, key=lambda route: route.dst.prefixlen, default=None)
             around = [closest] if closest else []
@@ -366,7 +458,7 @@ class _Space:
     @staticmethod
     def _is_meant(command: _Command, route: Route) -> bool:
         """Tell whether a route is like what is said; IPv6 compares no type, but the device."""
-        alike = route.dst == command.dst
+        alike = _where(route) == (command.dst, command.table)
         alike &= command.gateway in {None, route.gateway}
         alike &= command.metric in {None, route.metric}
         if route.dst.version == IPV6:
@@ -376,3 +468,7 @@ class _Space:
     def _drop_ipv6_addresses(self) -> None:
         self.addresses = [address for address in self.addresses if address.version == IPV4]
         self.networks = [network for network in self.networks if network.version == IPV4]
+
+
+def _where(route: Route) -> tuple[Network, int]:
+    return route.dst, route.table

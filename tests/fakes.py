@@ -27,6 +27,7 @@ FACES = (ip_interface("192.0.2.7/24"), ip_interface("fd::7/64"))
 WG_NET = DockerNetwork(
     "n1", "wg-net", (ip_network("192.0.2.0/24"), ip_network("fd::/64")), {"c1": FACES}
 )
+GWBRIDGE = DockerNetwork("n8", "docker_gwbridge", (ip_network("172.18.0.0/16"),), {})
 OTHER = DockerNetwork("n2", "other", (ip_network("10.8.1.0/24"),), {})
 
 

@@ -18,7 +18,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
 _FORMS = {
     "timestamp": re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z"),
     "container_id": re.compile(r"[0-9a-f]{12}"),
-    "command": re.compile(r"nsenter --net=\S+ ip (-6 )?route .*"),
+    "command": re.compile(r"nsenter --net=\S+ ip (-6 )?(route|rule) .*"),
 }
 
 

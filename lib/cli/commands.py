@@ -17,14 +17,17 @@ from lib.engine.client import Engine
 from lib.health import OK, verdict
 from lib.kernel.access import Reader
 from lib.kernel.shells import Shells
-from lib.model import NETWORKS_LABEL, Step
+from lib.model import NETWORKS_LABEL
 from lib.reconcile import failures
 from lib.reconcile.look import look
+from lib.reconcile.namespace import by_stage
+from lib.routing.plan import chain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from lib.reconcile.look import Findings
+    from lib.reconcile.namespace import Namespace
     from lib.reconcile.report import Failure
     from lib.settings import Settings
 
@@ -72,23 +75,28 @@ def withdraw(settings: Settings) -> int:
     """Delete the routes that are there as this gateway's clients are given them."""
     with closing(Engine()) as engine, closing(Shells()) as shells:
         findings = look(engine, Reader(), settings)
-        tasks = [
-            (namespace.path, namespace.task(Step("del", route), client))
-            for namespace in findings.namespaces
-            for route, client in namespace.wanted.items()
-            if route in namespace.actual
-        ]
-        outcomes = shells.run([task.command for _, task in tasks])
-        for (path, task), outcome in zip(tasks, outcomes, strict=True):
-            if not outcome.exit_code or failures.is_vanished(outcome):
-                print(task.command)
-            elif failures.is_there(engine, task.client):
-                failed = failures.of_command(task.client, path, task.step.route, outcome)
-                findings.failures.append(failed)
-    if tasks:
+        given_back = [_give_back(engine, shells, one, findings) for one in findings.namespaces]
+    if any(given_back):
         complain(*_GIVEN_BACK)
     _complain_of(findings.failures)
     return _ERROR if findings.failures else _DONE
+
+
+def _give_back(engine: Engine, shells: Shells, namespace: Namespace, findings: Findings) -> bool:
+    """Delete what stands in a namespace because of us, and tell whether there was anything."""
+    tasks, failed = namespace.returns(), set[object]()
+    for due in by_stage(tasks):
+        left = [task for task in due if chain(task.step) not in failed]
+        outcomes = shells.run([task.command for task in left])
+        for task, outcome in zip(left, outcomes, strict=True):
+            if not outcome.exit_code or failures.is_vanished(task.step, outcome):
+                print(task.command)
+                continue
+            failed.add(chain(task.step))
+            if failures.is_there(engine, task.client):
+                failure = failures.of_command(task.client, namespace.path, task.step.thing, outcome)
+                findings.failures.append(failure)
+    return bool(tasks)
 
 
 def health(_: Settings) -> int:

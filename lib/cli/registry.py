@@ -98,7 +98,7 @@ carries the label wgroutemgr.networks: CONTAINER NETWORK NAMESPACE DESTINATION
 GATEWAY STATE REASON. States:
 
   ok           the route is there, and leads through the gateway
-  missing      no route to the destination is there
+  missing      no route to the destination is there, or not all that it takes
   wrong        a route leads elsewhere; the reason says where
   unreachable  the gateway is lost, and the route says so
   refused      the entry or the container is not served; the reason says why

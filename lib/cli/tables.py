@@ -10,13 +10,14 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from lib.cli.output import printable
-from lib.routing import iproute
+from lib.model import MAIN, Route, Rule
+from lib.routing import iproute, policy
 from lib.routing.plan import plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from lib.model import Client, Gateway, Route
+    from lib.model import Client, Gateway, Thing
     from lib.reconcile.look import Findings
     from lib.reconcile.namespace import Namespace
     from lib.reconcile.report import Failure
@@ -141,11 +142,28 @@ def _client(client: Client, findings: Findings) -> Iterator[Row]:
 def _state(route: Route, space: Namespace) -> dict[str, str]:
     if direct := space.direct([route]):
         return {"state": "refused", "reason": direct[0].reason, "hint": direct[0].hint}
-    there = [iproute.text(other) for other in space.actual if other.dst == route.dst]
-    if plan([route], space.actual):
-        if not there:
+    needed = policy.needs([route])
+    if plan(needed, space.actual):
+        there = [other for other in space.actual if _competes(other, route)]
+        if any(other not in needed for other in there):
+            words = ", ".join(iproute.text(other) for other in there)
+            return {"state": "wrong", "reason": f"there is {words}"}
+        if route.table == MAIN:
             return {"state": "missing"}
-        return {"state": "wrong", "reason": f"there is {', '.join(there)}"}
-    if route.kind == "unreachable":
+        lacking = ", ".join(_name(thing) for thing in needed if thing not in space.actual)
+        return {"state": "missing", "reason": f"not there: {lacking}"}
+    if route.kind == "unreachable" and not route.is_guard:
         return {"state": "unreachable", "reason": "the gateway is lost"}
     return {"state": "ok"}
+
+
+def _competes(other: Thing, route: Route) -> bool:
+    """Tell whether it leads to the same destination in the same table."""
+    return isinstance(other, Route) and (other.dst, other.table) == (route.dst, route.table)
+
+
+def _name(thing: Thing) -> str:
+    """Return what it is to who reads of its absence."""
+    if isinstance(thing, Rule):
+        return f"rule {thing.pref}"
+    return "guard" if thing.is_guard else "route"

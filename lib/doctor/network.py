@@ -13,7 +13,7 @@ from lib import advice
 from lib.doctor.findings import fail, ok, warn
 from lib.doctor.site import lacking
 from lib.errors import CallError, GoneError
-from lib.model import IPV6
+from lib.model import IPV6, MAIN
 from lib.routing.fitness import TRIED, unfit
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def _conflicts(
     client: AttachedClient, networks: Iterable[DockerNetwork]
 ) -> Iterator[tuple[Network, DockerNetwork]]:
     for other in networks:
-        for route in client.routes:
+        for route in (one for one in client.routes if one.table == MAIN):
             if client.networks.isdisjoint({other.id, other.name}) and any(
                 subnet.version == route.dst.version and subnet.overlaps(route.dst)
                 for subnet in other.subnets

@@ -14,8 +14,9 @@ from lib import advice
 from lib.doctor.findings import fail, ok, some, warn
 from lib.doctor.site import SkippedError, host_of, lacking
 from lib.kernel import netfilter, prerequisites, route_table
-from lib.model import IPV4, IPV6, Step
-from lib.routing import iproute
+from lib.model import IPV4, IPV6, MAIN
+from lib.routing import iproute, policy
+from lib.routing.plan import plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -41,13 +42,15 @@ def route(site: Site) -> Iterator[Finding]:
 
 def _routed(site: Site, client: AttachedClient, wanted: Route) -> Finding:
     found = site.look_up(client.netns, host_of(wanted.dst))
+    if wanted.is_guard and not found.gateway:
+        return ok(f"{client.name} sends {wanted.dst} nowhere: the gateway has no such address")
     if found.gateway and found.gateway == wanted.gateway:
         return ok(f"{client.name} sends {wanted.dst} to {found.gateway} by {found.device}")
     to = f"to {found.gateway or 'nobody'} by {found.device}" if found.device else "nowhere"
     return fail(
         f"{client.name} sends {wanted.dst} {to}, not to the gateway {wanted.gateway}",
         f"docker logs {site.own_name}   # why did it not set this:",
-        iproute.command(client.netns, Step("replace", wanted)),
+        *(iproute.command(client.netns, step) for step in plan(policy.needs([wanted]), ())),
     )
 
 
@@ -295,7 +298,7 @@ def _tunnels_by_version(site: Site) -> dict[int, set[str]]:
 
 def _default_gateways(site: Site) -> set[Address | None]:
     routes = route_table.read(site.gateway_netns)
-    return {route.gateway for route in routes if route.dst.prefixlen == 0}
+    return {route.gateway for route in routes if route.dst.prefixlen == 0 and route.table == MAIN}
 
 
 # --- and back -----------------------------------------------------------------------------------

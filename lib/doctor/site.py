@@ -10,6 +10,7 @@ import shlex
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Generic, NoReturn, Protocol, TypeVar
 
 from lib.doctor import counters, ip_output
@@ -25,7 +26,7 @@ from lib.errors import (
 )
 from lib.kernel import namespaces
 from lib.kernel.access import Reader
-from lib.model import NETWORKS_LABEL, Gateway, Skipped, Snapshot
+from lib.model import IPV4, IPV6, NETWORKS_LABEL, Gateway, Skipped, Snapshot
 from lib.reconcile.contest import Contest
 from lib.routing import desired, reach
 
@@ -372,6 +373,12 @@ def lacking(what: str) -> NoReturn:
     raise SkippedError(what)
 
 
+_ANYWHERE = {IPV4: ip_address("192.0.2.1"), IPV6: ip_address("2001:db8::1")}
+"""Addresses of nobody (RFC 5737, RFC 3849): the first of all are the kernel's own."""
+
+
 def host_of(dst: Network) -> Address:
     """Return an address in a network: its first host, as the network's own may be a broadcast."""
+    if dst.prefixlen == 0:
+        return _ANYWHERE[dst.version]
     return dst[min(1, dst.num_addresses - 1)]

@@ -9,20 +9,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from ipaddress import ip_interface
 from typing import TYPE_CHECKING
 
 import structlog
 
-from lib.model import Client, EarlyClient, Endpoint, Snapshot, Step
+from lib.model import MAIN, TABLE, Client, EarlyClient, Endpoint, Route, Rule, Snapshot, Step
+from lib.reconcile import failures
 from lib.reconcile.reporting import who
-from lib.routing import desired, iproute
+from lib.routing import desired, iproute, policy
+from lib.routing.plan import Stage, stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from lib.early.lookup import Answers, Reference
     from lib.kernel.shells import Outcome
-    from lib.model import Address, Container, Network, Route
+    from lib.model import Address, Container, Network, Thing
 
 log = structlog.get_logger()
 
@@ -78,49 +81,99 @@ class Grant:
         `leaves_out` if it asks for others beside.
         """
         self._client = replace(client, routes=())
+        self._asked = client.routes
         self._leaves_out = leaves_out
-        self.commands = {
-            route: iproute.command(client.netns, Step("replace", route), sources[route.dst.version])
+        self._things: tuple[Thing, ...] = ()
+        """What was set."""
+        self.commands: dict[Thing, str] = {
+            route: iproute.command(client.netns, _step(route), sources[route.version])
             for route in client.routes
+            if route.gateway
         }
-        """Those that did not succeed yet."""
+        """Those that did not succeed yet and may be tried: at first what proves the namespace."""
+        needed = policy.needs(client.routes)
+        self._waiting = [thing for thing in needed if thing not in self.commands]
+        """What may be tried when others have succeeded."""
+        self.goes_on = False
+        """Whether more may be tried since some have succeeded."""
         self._refusal: Outcome | None = None
 
     @property
     def given(self) -> EarlyClient:
-        """The client with the routes that it has by now."""
-        return EarlyClient(self._client, complete=not self.commands and not self._leaves_out)
+        """The client with what it has by now."""
+        lacks = self.commands or self._waiting or self._leaves_out
+        beside = tuple(thing for thing in self._things if thing not in self._client.routes)
+        return EarlyClient(self._client, complete=not lacks, beside=beside)
 
-    def take(self, ended: Mapping[Route, Outcome]) -> dict[Route, Outcome]:
+    def take(self, ended: Mapping[Thing, Outcome]) -> dict[Thing, Outcome]:
         """Take note of how commands ended, and return those that succeeded."""
-        new = {route: outcome for route, outcome in ended.items() if not outcome.exit_code}
-        for route in new:
-            del self.commands[route]
-        self._client = replace(self._client, routes=(*self._client.routes, *new))
-        self._refusal = next((one for one in ended.values() if one.exit_code), self._refusal)
+        new = {thing: outcome for thing, outcome in ended.items() if _is_done(thing, outcome)}
+        for thing in new:
+            del self.commands[thing]
+        self._things = (*self._things, *new)
+        routes = tuple(one for one in self._things if isinstance(one, Route) and one in self._asked)
+        self._client = replace(self._client, routes=routes)
+        refused = (one for thing, one in ended.items() if thing not in new)
+        self._refusal = next(refused, self._refusal)
+        due = [thing for thing in self._waiting if self._is_due(thing)]
+        self._waiting = [thing for thing in self._waiting if thing not in due]
+        self.commands |= {one: iproute.command(self._client.netns, _step(one)) for one in due}
+        self.goes_on = bool(due)
         return new
 
-    def tell(self, new: Mapping[Route, Outcome], network: str) -> None:
-        """Log what was given now."""
-        for route, outcome in new.items():
+    def _is_due(self, thing: Thing) -> bool:
+        """Tell whether what it takes is there: a proof, and what has to come before.
+
+        In our table that is a route through the gateway, if it is to have one. The rule by which it
+        is asked comes last.
+        """
+        if not self._things:
+            return False
+        if stage(_step(thing)) is Stage.TABLE_RULE:
+            before = {*policy.rules(thing.version)} - {thing}
+            guards = {one for one in self.commands if one.version == thing.version}
+            return before <= {*self._things} and not any(map(_is_guard, guards))
+        same = [one for one in self._asked if one.table == TABLE and one.version == thing.version]
+        if isinstance(thing, Route):
+            same = [one for one in same if one.dst == thing.dst]
+        return any(one in self._things or not one.gateway for one in same)
+
+    def tell(self, new: Mapping[Thing, Outcome], network: str) -> None:
+        """Log what was given now; the sum when nothing goes on."""
+        for thing, outcome in new.items():
+            values = {"network": network, "netns": self._client.netns, "command": outcome.command}
+            event = "rule.added"
+            if isinstance(thing, Route):
+                event = "route.replaced"
+                values |= {"dst": str(thing.dst), "gateway": str(thing.gateway or thing.kind)}
             log.info(
-                "route.replaced",
+                event,
                 **who(self._client),
-                network=network,
-                dst=str(route.dst),
-                netns=self._client.netns,
-                command=outcome.command,
-                gateway=str(route.gateway),
+                **values,
                 trigger="early",
                 duration_ms=round(outcome.duration_ms, 1),
             )
-        log.info("client.routed", **who(self._client), routes=len(self._client.routes))
+        if not self.goes_on:
+            log.info("client.routed", **who(self._client), routes=len(self._client.routes))
 
     def tell_missed(self) -> None:
         """Log what was refused until it was too late: too early each time, or wrong for good."""
         if self.commands and self._refusal:
             values = {"command": self._refusal.command, "reason": self._refusal.output}
             log.debug("start.missed", **who(self._client), netns=self._client.netns, **values)
+
+
+def _step(thing: Thing) -> Step:
+    return Step("add" if isinstance(thing, Rule) else "replace", thing)
+
+
+def _is_done(thing: Thing, outcome: Outcome) -> bool:
+    """Tell whether it is there now; the pass may have been faster."""
+    return not outcome.exit_code or failures.is_found(_step(thing), outcome)
+
+
+def _is_guard(thing: Thing) -> bool:
+    return isinstance(thing, Route) and thing.is_guard
 
 
 def next_state(arrival: Arrival, known: Answers, now: float) -> State:
@@ -164,32 +217,48 @@ def grant(arrival: Arrival, known: Answers) -> Grant | None:
         return None
     if known.subnets_asked < arrival.since:
         return None
-    wanted = _wanted(arrival.path, description.client, owner, known)
-    avoid = known.subnets if description.subnets is None else description.subnets
+    subnets = description.subnets
+    wanted = _wanted(arrival.path, description.client, owner, known, subnets or ())
+    avoid = known.subnets if subnets is None else subnets
     if avoid is None:
         return None
-    if description.subnets is None and any(_overlaps(route, avoid) for route in wanted.routes):
+    in_the_way = {route for route in wanted.routes if _overlaps(route, avoid)}
+    if subnets is None and in_the_way:
         return None  # Of which networks the client is to be on, it will have to be asked.
     sources: dict[int, Address] = {one.version: one.ip for one in known.addresses_of(owner)}
     early = tuple(
         route
         for route in wanted.routes
-        if route.gateway and route.dst.version in sources and not _overlaps(route, avoid)
+        if (route.version in sources if route.gateway else route.is_guard)
+        and route not in in_the_way
     )[:MOST_ROUTES]
+    if not any(route.gateway for route in early):
+        early = ()  # Nothing would prove whose namespace it is.
     return Grant(replace(wanted, routes=early), sources, leaves_out=early != wanted.routes)
 
 
-def _wanted(netns: str, container: Container, owner: Reference, known: Answers) -> Client:
-    """Return what a container asks for, as if it ran already and were on one network only."""
+def _wanted(
+    netns: str,
+    container: Container,
+    owner: Reference,
+    known: Answers,
+    subnets: Iterable[Network],
+) -> Client:
+    """Return what a container asks for, as if it ran already and were on its networks.
+
+    Those are the gateway's, and others with these subnets.
+    """
     gateway = known.gateway
     point = Endpoint(gateway.network, gateway.network_id, known.addresses_of(owner))
-    as_if = replace(container, running=True, sandbox_key=netns, endpoints=(point,))
+    others = Endpoint("", "", tuple(ip_interface(str(subnet)) for subnet in subnets))
+    as_if = replace(container, running=True, sandbox_key=netns, endpoints=(point, others))
     found = desired.compute(Snapshot(((as_if, as_if),)), gateway)
     nothing = Client(container.name, container.id, netns, ())
     return found.clients[0] if found.clients else nothing
 
 
 def _overlaps(route: Route, networks: Iterable[Network]) -> bool:
-    return any(
+    """Tell whether the engine would stumble over a route: it looks at the main table alone."""
+    return route.table == MAIN and any(
         network.version == route.dst.version and network.overlaps(route.dst) for network in networks
     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
 
+from lib.engine.gwbridge import with_unlisted
 from lib.errors import CallError, GoneError, WgRouteMgrError
 from lib.model import NETWORKS_LABEL, DockerNetwork
 
@@ -311,7 +312,7 @@ class Lookup:
         if not need.subnets:
             return Description(asked, found)
         networks = [engine.network(point.network) for point in found.endpoints]
-        return Description(asked, found, self._others(networks))
+        return Description(asked, found, self._others(with_unlisted(engine, networks)))
 
     def _all_subnets(self, engine: Engine) -> tuple[Network, ...] | None:
         try:

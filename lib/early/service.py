@@ -190,17 +190,25 @@ class EarlyRoutes:
                 lookup.ask(self._arrivals.questions(known, time.monotonic()))
 
     def _execute(self, due: Sequence[Grant], gateway: Gateway) -> None:
-        """Try what is due, a part at a time, while that is the gateway."""
-        lines = [(grant, route) for grant in due for route in grant.commands]
+        """Try what is due, and what may be tried after that, while that is the gateway."""
+        while due:
+            if not self._try(due, gateway):
+                return
+            due = [grant for grant in due if grant.goes_on]
+
+    def _try(self, due: Sequence[Grant], gateway: Gateway) -> bool:
+        """Try what is due once, a part at a time, and tell whether that still is the gateway."""
+        lines = [(grant, thing) for grant in due for thing in grant.commands]
         for start in range(0, len(lines), _MOST_COMMANDS):
             part = lines[start : start + _MOST_COMMANDS]
             with self._running_commands:
                 if self._gateway != gateway:
-                    return
-                outcomes = self._shells.run([grant.commands[route] for grant, route in part])
+                    return False
+                outcomes = self._shells.run([grant.commands[thing] for grant, thing in part])
                 ended = list(zip(part, outcomes, strict=True))
                 for grant in due:
-                    own = {route: outcome for (one, route), outcome in ended if one is grant}
-                    if new := grant.take(own):
+                    own = {thing: outcome for (one, thing), outcome in ended if one is grant}
+                    if own and (new := grant.take(own)):
                         self._given.append(grant.given)
                         grant.tell(new, gateway.network)
+        return True

@@ -6,7 +6,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from lib.kernel import addresses, namespaces, netlink, route_table
-from lib.model import Inside
+from lib.model import MAIN, Inside
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,13 +33,19 @@ class Reader:
         """Raise NetnsGoneError unless that namespace still is where it was found."""
         namespaces.confirm(identity)
 
-    def read(self, path: str) -> Inside:
-        """Return routes and addresses of a namespace; raise NetnsError if that fails."""
+    def read(self, path: str, *, rules: bool = False) -> Inside:
+        """Return routes and addresses of a namespace, and its rules if they are to be looked at.
+
+        So they are where our own table has routes. Raises NetnsError if that fails.
+        """
         with (
             namespaces.explained(f"read the routes in {path}"),
             netlink.connect(socket.NETLINK_ROUTE, path) as kernel,
         ):
-            return Inside(route_table.listed(kernel), addresses.listed(kernel))
+            routes = route_table.listed(kernel)
+            rules = rules or any(route.table != MAIN for route in routes)
+            found = route_table.rules(kernel) if rules else ()
+            return Inside(routes, addresses.listed(kernel), found)
 
 
 class Kernel(Reader):

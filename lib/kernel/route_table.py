@@ -1,4 +1,4 @@
-"""Reads the main routing table of a namespace, as rtnetlink(7) has it.
+"""Reads the routes and rules of a namespace, as rtnetlink(7) has them: the main table and our own.
 
 Through a socket in the namespace: that takes a tenth of a millisecond, `nsenter` and `ip` take one.
 And it says what BusyBox's `ip` does not, a gateway of the other IP version.
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from lib.kernel import netlink
 from lib.kernel.namespaces import explained
-from lib.model import Route
+from lib.model import MAIN, TABLE, Route, Rule
 
 if TYPE_CHECKING:
     from lib.kernel.netlink import Message
@@ -23,15 +23,27 @@ if TYPE_CHECKING:
 
 # linux/rtnetlink.h
 _NEW_ROUTE, _GET_ROUTE = 24, 26
+_NEW_RULE, _GET_RULE = 32, 34
 _ROUTE = struct.Struct("=BBBBBBBBI")
 """`rtmsg`: address family, prefix length, three that do not matter here, table, origin, scope,
 type and flags."""
-_MAIN = 254
+_IN_ATTRIBUTE = 252
+"""Instead of a table that the header has no room for (`RT_TABLE_COMPAT`)."""
 _CLONED = 0x200
 """`RTM_F_CLONED`: no route, but what the kernel has learnt of one, such as a smaller MTU."""
-_DST, _DEVICE, _GATEWAY, _METRIC, _VIA = 1, 4, 5, 6, 18
+_DST, _DEVICE, _GATEWAY, _METRIC, _TABLE, _VIA = 1, 4, 5, 6, 15, 18
 _VIA_ADDRESS = 2
 """Where the address is in `rtvia`, the gateway of a route of the other IP version."""
+
+# linux/fib_rules.h: the header is like that of a route, with an action in the place of the type.
+_SOURCE, _PREF, _SUPPRESS, _ORIGIN = 2, 6, 14, 21
+_OF_OURS = {_SOURCE, _PREF, _SUPPRESS, _TABLE, _ORIGIN}
+"""Attributes that rules of ours have; any other selects packets."""
+_TO_TABLE = 1
+"""`FR_ACT_TO_TBL`."""
+_BY_KERNEL = bytes([2])
+"""`RTPROT_KERNEL`: one that each namespace has."""
+_NONE = 0xFFFFFFFF
 
 _NETWORKS: dict[int, type[Network]] = {
     socket.AF_INET: IPv4Network,
@@ -74,9 +86,18 @@ def listed(kernel: socket.socket) -> tuple[Route, ...]:
     return tuple(route for message in said if (route := _route(message)))
 
 
+def rules(kernel: socket.socket) -> tuple[Rule, ...]:
+    """Return the rules that were added where a socket is; OSError if the kernel does not tell.
+
+    Those by which a table is asked for all packets, or for those of one address.
+    """
+    said = netlink.dump(kernel, _GET_RULE, bytes(_ROUTE.size))
+    return tuple(rule for message in said if (rule := _rule(message)))
+
+
 def is_in_main(message: Message) -> bool:
     """Tell whether a message tells of a route in the main table."""
-    return message.kind == _NEW_ROUTE and _ROUTE.unpack_from(message.body)[4] == _MAIN
+    return message.kind == _NEW_ROUTE and _ROUTE.unpack_from(message.body)[4] == MAIN
 
 
 @lru_cache(maxsize=4096)  # Many namespaces have the same ones, and each pass reads them all.
@@ -85,18 +106,49 @@ def _network(family: int, start: bytes | int, length: int) -> Network:
 
 
 def _route(message: Message) -> Route | None:
-    """Return the route that a message tells of; None if it is not of this table."""
+    """Return the route that a message tells of; None if it is not of these tables."""
     if message.kind != _NEW_ROUTE:
         return None
     family, length, _, _, table, _, _, number, flags = _ROUTE.unpack_from(message.body)
-    if table != _MAIN or family not in _NETWORKS or flags & _CLONED:
+    if table not in {MAIN, _IN_ATTRIBUTE} or family not in _NETWORKS or flags & _CLONED:
         return None
     values = dict(netlink.attributes(message.body[_ROUTE.size :]))
+    if table == _IN_ATTRIBUTE and (table := _number(values[_TABLE])) != TABLE:
+        return None
     gateway = values.get(_GATEWAY) or values.get(_VIA, b"")[_VIA_ADDRESS:]
     is_connected = number == _UNICAST and _DEVICE in values and not gateway
     return Route(
         dst=_network(family, values.get(_DST, 0), length),
         gateway=ip_address(gateway) if gateway else None,
-        metric=int.from_bytes(values.get(_METRIC, b""), sys.byteorder),
+        metric=_number(values.get(_METRIC, b"")),
         kind="connected" if is_connected else _KINDS.get(number, str(number)),
+        table=table,
     )
+
+
+def _rule(message: Message) -> Rule | None:
+    """Return the rule that a message tells of; None if it is like none of ours."""
+    if message.kind != _NEW_RULE:
+        return None
+    family, of_dst, of_src, service, table, _, _, action, flags = _ROUTE.unpack_from(message.body)
+    values = dict(netlink.attributes(message.body[_ROUTE.size :]))
+    if values.get(_ORIGIN) == _BY_KERNEL:
+        return None
+    is_alike = action == _TO_TABLE and not (of_dst or service or flags) and _PREF in values
+    if family not in _NETWORKS or not is_alike or values.keys() - _OF_OURS:
+        return None
+    source = ip_address(values[_SOURCE]) if _SOURCE in values else None
+    if source and of_src != source.max_prefixlen:
+        return None
+    suppress = _number(values[_SUPPRESS]) if _SUPPRESS in values else _NONE
+    return Rule(
+        version=4 if family == socket.AF_INET else 6,
+        pref=_number(values[_PREF]),
+        table=_number(values[_TABLE]) if _TABLE in values else table,
+        suppress=None if suppress == _NONE else suppress,
+        source=source,
+    )
+
+
+def _number(value: bytes) -> int:
+    return int.from_bytes(value, sys.byteorder)

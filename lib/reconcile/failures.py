@@ -8,6 +8,7 @@ import structlog
 
 from lib.errors import EngineError, GoneError
 from lib.kernel import prerequisites
+from lib.model import Rule
 from lib.reconcile.report import Failure
 from lib.reconcile.reporting import hint
 
@@ -15,17 +16,27 @@ if TYPE_CHECKING:
     from lib.engine.client import Engine
     from lib.errors import NetnsError
     from lib.kernel.shells import Outcome
-    from lib.model import Client, Route
+    from lib.model import Client, Step, Thing
 
 log = structlog.get_logger()
 
-_VANISHED = "No such process"
-"""What the kernel says to the deletion of a route that is gone already (ESRCH)."""
+_SAYS = "RTNETLINK answers: "
+_NO_ROUTE = "No such process"
+_NO_RULE = f"{_SAYS}No such file or directory"
+_SAME_RULE = f"{_SAYS}File exists"
+"""What the kernel says to the deletion of what is gone already (ESRCH, ENOENT), and to a rule that
+is there already (EEXIST)."""
 
 
-def is_vanished(outcome: Outcome) -> bool:
-    """Tell whether a deletion failed because the route was gone already."""
-    return _VANISHED in outcome.output
+def is_vanished(step: Step, outcome: Outcome) -> bool:
+    """Tell whether a deletion failed because that was gone already."""
+    text = _NO_RULE if isinstance(step.thing, Rule) else _NO_ROUTE
+    return step.verb == "del" and text in outcome.output
+
+
+def is_found(step: Step, outcome: Outcome) -> bool:
+    """Tell whether a rule could not be added because it is there already."""
+    return step.verb == "add" and _SAME_RULE in outcome.output
 
 
 def is_there(engine: Engine, client: Client) -> bool:
@@ -43,10 +54,11 @@ def is_there(engine: Engine, client: Client) -> bool:
     return container.running and container.sandbox_key in {"", client.netns}
 
 
-def of_command(client: Client, netns: str, route: Route, outcome: Outcome) -> Failure:
+def of_command(client: Client, netns: str, thing: Thing, outcome: Outcome) -> Failure:
     """Return the failure of a command."""
+    dst = {} if isinstance(thing, Rule) else {"dst": str(thing.dst)}
     values: dict[str, str | int] = {
-        "dst": str(route.dst),
+        **dst,
         "netns": netns,
         "command": outcome.command,
         "exit_code": outcome.exit_code,
@@ -54,7 +66,8 @@ def of_command(client: Client, netns: str, route: Route, outcome: Outcome) -> Fa
         **hint(prerequisites.on_output(outcome.output)),
     }
     reason = f"the command ended with exit code {outcome.exit_code}"
-    return _failure("route.failed", client, outcome.command, reason, values)
+    event = "rule.failed" if isinstance(thing, Rule) else "route.failed"
+    return _failure(event, client, outcome.command, reason, values)
 
 
 def of_entry(client: Client, netns: str, error: NetnsError) -> Failure:

@@ -15,6 +15,7 @@ import structlog
 
 from lib import advice
 from lib.engine import gateways, sidecar
+from lib.engine.gwbridge import with_unlisted
 from lib.errors import CallError, GoneError, HostNetworkError, NotReadyError
 from lib.kernel.namespaces import is_at_process
 from lib.model import Gateway
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from lib.engine.client import Engine
-    from lib.model import Container, Event, Sidecar
+    from lib.model import Container, DockerNetwork, Event, Network, Sidecar
     from lib.reconcile.report import GatewayState
     from lib.routing.contest import Verdict
     from lib.settings import Settings
@@ -63,8 +64,12 @@ class GatewayTracker:
         """The one whose network namespace that uses, mostly its own."""
         self._last: Gateway | None = None
         """As it was when it was last found or lost."""
-        self._served = ""
-        """Id of the network that was looked at last."""
+        self._network: DockerNetwork | None = None
+        """The one that was looked at last."""
+        self._unlisted: tuple[Network, ...] = ()
+        """What who is attached to that is attached to besides."""
+        self._judged_network = ""
+        """Id of the one that was last found fit or not."""
         self.network = ""
         """Name of the network that is served, once the gateway was found or lost there."""
         self.state: GatewayState = Unknown("the gateway has not been looked for yet")
@@ -93,7 +98,7 @@ class GatewayTracker:
         serves = isinstance(state, Found) and not state.served_by
         self._announce(self._last if serves else None, directory)
         if isinstance(state, Found):
-            self._look_at_network(engine, state.gateway)
+            self._judge_network()
         return state
 
     @property
@@ -123,7 +128,9 @@ class GatewayTracker:
     def _find(self, engine: Engine, place: Sidecar) -> GatewayState:
         try:
             self._follow(engine, place)
-            return Found(self._with_losses(self._reach(place.network)))
+            gateway = self._with_losses(self._reach(place.network))
+            self._look_at_network(engine, gateway)
+            return Found(replace(gateway, unlisted=self._unlisted))
         except CallError as error:
             # The engine is well but silent about the gateway, as in a long start or stop.
             is_first = isinstance(self.state, Unknown)
@@ -151,15 +158,25 @@ class GatewayTracker:
         return frozenset(own | self._contest.ids)
 
     def _look_at_network(self, engine: Engine, gateway: Gateway) -> None:
-        """Warn, once, of a network on which no container can be a gateway."""
-        if gateway.network_id == self._served:
+        """Ask for the network, once."""
+        if self._network and gateway.network_id == self._network.id:
             return
+        self._network, self._unlisted = None, ()
         try:
             network = engine.network(gateway.network_id)
+            others = with_unlisted(engine, [network])[1:]
         except (CallError, GoneError) as error:
             log.debug("answer.skipped", kind="network", reason=error.reason)
             return
-        self._served = gateway.network_id
+        self._network = network
+        self._unlisted = tuple(subnet for one in others for subnet in one.subnets)
+
+    def _judge_network(self) -> None:
+        """Warn, once, of a network on which no container can be a gateway."""
+        network = self._network
+        if not network or network.id == self._judged_network:
+            return
+        self._judged_network = network.id
         if reason := unfit(network):
             values = {"network": network.name, "reason": reason}
             log.warning("network.warned", **values, hint=advice.driver(network.name))

@@ -6,24 +6,34 @@ kernel says what of it is there.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import structlog
 
 from lib import advice
 from lib.errors import NetnsError, NetnsGoneError
-from lib.model import Step
+from lib.model import Route
 from lib.reconcile import failures
-from lib.reconcile.namespace import MAX_STEPS, Namespace, log_done, values_of
-from lib.routing.plan import plan
+from lib.reconcile.namespace import (
+    MAX_STEPS,
+    VANISHED,
+    Namespace,
+    by_stage,
+    is_in,
+    log_done,
+    values_of,
+)
+from lib.routing.plan import chain, plan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping
+    from typing import TypeGuard
 
     from lib.kernel.access import Kernel
     from lib.kernel.namespaces import NamespaceId
     from lib.kernel.shells import Conversation, Outcome
-    from lib.model import Client, Inside, Network, Route
+    from lib.model import Client, Inside, Thing
     from lib.reconcile.namespace import Task
 
 log = structlog.get_logger()
@@ -40,7 +50,7 @@ class Leaving:
     def __init__(
         self,
         kernel: Kernel,
-        given: Iterable[tuple[NamespaceId, Mapping[Route, Client]]],
+        given: Iterable[tuple[NamespaceId, Mapping[Thing, Client]]],
         *,
         network: str,
         withdraws: bool,
@@ -50,9 +60,8 @@ class Leaving:
         self._given = dict(given)
         self._network = network
         self._withdraws = withdraws
-        self._left: dict[NamespaceId, dict[Network, Client]] = {
-            place: {route.dst: client for route, client in there.items()}
-            for place, there in self._given.items()
+        self._left: dict[NamespaceId, dict[Thing, Client]] = {
+            place: dict(there) for place, there in self._given.items()
         }
 
     def visits(self) -> Iterator[Conversation]:
@@ -68,7 +77,7 @@ class Leaving:
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         log.warning(
             "routes.left",
-            routes=sum(map(len, self._left.values())),
+            routes=sum(isinstance(thing, Route) for left in self._left.values() for thing in left),
             clients=len(names),
             reason=f"still as they were: those of {', '.join(names[:_SHOWN])}{more}",
             hint=advice.WITHDRAW,
@@ -79,12 +88,15 @@ class Leaving:
         try:
             self._kernel.confirm(place)  # While the engine removes it, there still is a file.
             self._kernel.check(place.path)
-            tasks = self._tasks(namespace, place, self._kernel.read(place.path))
-            for start in range(0, len(tasks), MAX_STEPS):
-                part = tasks[start : start + MAX_STEPS]
-                self._kernel.confirm(place)
-                outcomes = yield [task.command for task in part]
-                self._record(namespace, place, list(zip(part, outcomes, strict=True)))
+            here = self._kernel.read(place.path, rules=namespace.has_rules)
+            failed: set[object] = set()
+            for tasks in by_stage(self._tasks(namespace, place, here)):
+                due = [task for task in tasks if chain(task.step) not in failed]
+                for start in range(0, len(due), MAX_STEPS):
+                    part = due[start : start + MAX_STEPS]
+                    self._kernel.confirm(place)
+                    outcomes = yield [task.command for task in part]
+                    failed |= self._record(namespace, place, list(zip(part, outcomes, strict=True)))
         except NetnsGoneError:
             del self._left[place]
         except NetnsError as error:
@@ -92,36 +104,49 @@ class Leaving:
                 failures.log_failure(failures.of_entry(client, place.path, error))
 
     def _tasks(self, namespace: Namespace, place: NamespaceId, here: Inside) -> list[Task]:
-        """Return what is to be done with that of the given routes that is there.
+        """Return what is to be done with that of the given things that is there.
 
-        Without the one to a network of its own the container would have no way there: it stays.
+        Without the route to a network of its own the container would have no way there: it stays.
         """
+        actual: tuple[Thing, ...] = (*here.routes, *here.rules)
         connected = {address.network for address in here.addresses}
-        there = {route: who for route, who in namespace.given.items() if route in here.routes}
+        there = {thing: who for thing, who in namespace.given.items() if thing in actual}
         if not self._withdraws:
-            there = {route: who for route, who in there.items() if route.kind != "unreachable"}
-        whose = {route.dst: client for route, client in there.items()}
-        self._left[place] = dict(whose)
-        due = [route for route in there if route.dst not in connected]
-        steps: Sequence[Step] = [Step("del", route, _REASON) for route in due]
-        if not self._withdraws:
-            lost = [route._replace(gateway=None, kind="unreachable") for route in due]
-            steps = plan(lost, here.routes)
-        return [namespace.task(step, whose[step.route.dst]) for step in steps]
+            there = {thing: who for thing, who in there.items() if _leads(thing)}
+        self._left[place] = dict(there)
+        due = [thing for thing in there if not is_in(thing, connected)]
+        if self._withdraws:
+            steps = [replace(step, reason=_REASON) for step in plan((), actual, due)]
+            return [namespace.task(step, there[step.thing]) for step in steps]
+        whose = {thing.place: client for thing, client in there.items()}
+        shut = [one._replace(gateway=None, kind="unreachable") for one in due if _leads(one)]
+        return [namespace.task(step, whose[step.thing.place]) for step in plan(shut, actual)]
 
     def _record(
         self, namespace: Namespace, place: NamespaceId, ended: Iterable[tuple[Task, Outcome]]
-    ) -> None:
-        """Log how commands ended, and remember what is left."""
+    ) -> set[object]:
+        """Log how commands ended, remember what is left, and return the chains where one failed."""
+        failed: set[object] = set()
         for task, outcome in ended:
+            step = task.step
             if not outcome.exit_code:
                 log_done(namespace, task, outcome, network=self._network, trigger=TRIGGER)
-            elif task.step.verb == "del" and failures.is_vanished(outcome):
-                log.debug("route.vanished", **values_of(namespace, task))
+            elif failures.is_vanished(step, outcome):
+                log.debug(VANISHED[type(step.thing)], **values_of(namespace, task))
             else:
                 self._kernel.confirm(place)  # Else it ended under the command.
                 failures.log_failure(
-                    failures.of_command(task.client, place.path, task.step.route, outcome)
+                    failures.of_command(task.client, place.path, step.thing, outcome)
                 )
+                failed.add(chain(step))
                 continue
-            self._left[place].pop(task.step.route.dst, None)
+            left = self._left[place]
+            self._left[place] = {
+                one: who for one, who in left.items() if one.place != step.thing.place
+            }
+        return failed
+
+
+def _leads(thing: Thing) -> TypeGuard[Route]:
+    """Tell whether it is a route that leads anywhere."""
+    return isinstance(thing, Route) and thing.kind != "unreachable"

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 
     from lib.kernel.namespaces import NamespaceId
-    from lib.model import Client, Network, Route
+    from lib.model import Client, EarlyClient, Thing
     from lib.reconcile.report import Failure
 
 _LOOK_AGAIN_SECONDS = 3.0
@@ -24,9 +24,9 @@ _EARLY_SECONDS = 30.0
 
 
 class Given(NamedTuple):
-    """A route that stands in a namespace because of us, and for whom."""
+    """A route or rule that stands in a namespace because of us, and for whom."""
 
-    route: Route
+    thing: Thing
     client: Client
 
 
@@ -36,7 +36,7 @@ class Ledger:
     def __init__(self, delay: Callable[[int], float]) -> None:
         """`delay` returns the seconds to wait after so many failed tries in a row."""
         self._delay = delay
-        self._given: dict[NamespaceId, dict[Network, Given]] = {}
+        self._given: dict[NamespaceId, dict[object, Given]] = {}
         self._under_way: dict[NamespaceId, tuple[Given, ...]] = {}
         """What is just being put there: an end may come before the commands tell how they ended."""
         self._unfinished: dict[str, Unfinished] = {}
@@ -83,19 +83,19 @@ class Ledger:
 
     # --- what stands where ----------------------------------------------------------------------
 
-    def put(self, place: NamespaceId, route: Route, client: Client) -> None:
-        """Remember that a route stands in a namespace because of us."""
-        self._given.setdefault(place, {})[route.dst] = Given(route, client)
+    def put(self, place: NamespaceId, thing: Thing, client: Client) -> None:
+        """Remember that something stands in a namespace because of us."""
+        self._given.setdefault(place, {})[thing.place] = Given(thing, client)
 
-    def is_ours(self, place: NamespaceId, route: Route) -> bool:
-        """Tell whether that very route stands there because of us."""
-        given = self._given.get(place, {}).get(route.dst)
-        return bool(given and given.route == route)
+    def is_ours(self, place: NamespaceId, thing: Thing) -> bool:
+        """Tell whether that very thing stands there because of us."""
+        given = self._given.get(place, {}).get(thing.place)
+        return bool(given and given.thing == thing)
 
-    def drop(self, place: NamespaceId, route: Route) -> None:
+    def drop(self, place: NamespaceId, thing: Thing) -> None:
         """Remember that it does not any more; a like one would be somebody else's."""
-        if self.is_ours(place, route):
-            del self._given[place][route.dst]
+        if self.is_ours(place, thing):
+            del self._given[place][thing.place]
             if not self._given[place]:
                 del self._given[place]
 
@@ -110,24 +110,25 @@ class Ledger:
                 if key in scope or not (key in self._present or self._is_early(key)):
                     yield place, given
 
-    def begin(self, place: NamespaceId, routes: Iterable[Given]) -> None:
+    def begin(self, place: NamespaceId, things: Iterable[Given]) -> None:
         """Remember, until `end`, that these may stand there soon."""
-        self._under_way[place] = tuple(routes)
+        self._under_way[place] = tuple(things)
 
     def end(self, place: NamespaceId) -> None:
         """Take note that it is known how all commands ended."""
         del self._under_way[place]
 
-    def may_stand(self) -> Iterator[tuple[NamespaceId, Mapping[Route, Client]]]:
-        """Yield, for each namespace, the routes that may stand there because of us."""
+    def may_stand(self) -> Iterator[tuple[NamespaceId, Mapping[Thing, Client]]]:
+        """Yield, for each namespace, what may stand there because of us."""
         for place in dict.fromkeys((*self._given, *self._under_way)):
             put = self._given.get(place, {}).values()
             yield place, dict((*put, *self._under_way.get(place, ())))
 
-    def put_early(self, place: NamespaceId, client: Client, now: float) -> None:
+    def put_early(self, place: NamespaceId, early: EarlyClient, now: float) -> None:
         """Take in what a client was given before it ran; a pass after its start verifies it."""
-        for route in client.routes:
-            self.put(place, route, client)
+        client = early.client
+        for thing in (*client.routes, *early.beside):
+            self.put(place, thing, client)
         self._unfinished[client.container_id] = Unfinished(
             client.container_id, client.container, Why.EARLY, now + _EARLY_SECONDS
         )

@@ -54,7 +54,7 @@ def look(engine: Engine, kernel: Reader, settings: Settings) -> Findings:
     for namespace in gather(wanted.clients).values():
         try:
             kernel.check(namespace.path)
-            seen[namespace.path] = here = kernel.read(namespace.path)
+            seen[namespace.path] = here = kernel.read(namespace.path, rules=namespace.has_rules)
         except NetnsError as error:
             there = (client for client in namespace.clients if failures.is_there(engine, client))
             found.failures.extend(

@@ -7,29 +7,29 @@ ran is remembered and logged before anything else can fail.
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import structlog
 
 from lib import advice
 from lib.errors import NetnsError, NetnsGoneError
-from lib.model import Client, Refusal, Route, Step
+from lib.model import MAIN, Client, Refusal, Route, Rule, Step
 from lib.reconcile import failures
 from lib.reconcile.ledger import Given
 from lib.reconcile.report import Why
 from lib.reconcile.reporting import who
-from lib.routing import iproute, reach
-from lib.routing.plan import directly_reached, plan
+from lib.routing import iproute, policy, reach
+from lib.routing.plan import Stage, chain, directly_reached, plan, stage
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Mapping, Sequence
+    from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
     from lib.engine.client import Engine
     from lib.kernel.access import Kernel
     from lib.kernel.namespaces import NamespaceId
     from lib.kernel.shells import Conversation, Outcome
-    from lib.model import Inside, Network
+    from lib.model import Inside, Network, Thing
     from lib.reconcile.ledger import Ledger
     from lib.reconcile.report import Failure
     from lib.reconcile.reporting import Reporting
@@ -39,7 +39,11 @@ log = structlog.get_logger()
 MAX_STEPS = 100
 """Commands in one namespace in one pass, so that no client waits long for another's."""
 
-_DONE = {"replace": "route.replaced", "del": "route.deleted"}
+_DONE = {
+    Route: {"replace": "route.replaced", "del": "route.deleted"},
+    Rule: {"add": "rule.added", "del": "rule.deleted"},
+}
+VANISHED = {Route: "route.vanished", Rule: "rule.vanished"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +62,9 @@ class Namespace:
     path: str
     identity: NamespaceId | None = None
     """What it was when its container was located; None if it was not there."""
-    wanted: dict[Route, Client] = field(default_factory=dict)
-    given: dict[Route, Client] = field(default_factory=dict)
-    actual: tuple[Route, ...] = ()
+    wanted: dict[Thing, Client] = field(default_factory=dict)
+    given: dict[Thing, Client] = field(default_factory=dict)
+    actual: tuple[Thing, ...] = ()
     refusals: Mapping[Route, Refusal] = field(default_factory=dict)
     """Remarks on what is wanted, by what the container's own addresses can reach."""
     attached: tuple[Network, ...] = ()
@@ -68,14 +72,20 @@ class Namespace:
 
     def take(self, here: Inside, network: str) -> None:
         """Take in what is there, and what that says of the routes by a gateway on the network."""
-        self.actual = here.routes
-        self.refusals = reach.refusals(self.wanted, here, network)
+        self.actual = (*here.routes, *here.rules)
+        routes = (thing for thing in self.wanted if isinstance(thing, Route))
+        self.refusals = reach.refusals(routes, here, network)
 
     def take_before(self, entries: Iterable[tuple[NamespaceId, Given]]) -> None:
         """Take in what was put where this one is: into this, not one that was there before."""
         self.given = {
-            given.route: given.client for place, given in entries if place == self.identity
+            given.thing: given.client for place, given in entries if place == self.identity
         }
+
+    @property
+    def has_rules(self) -> bool:
+        """Whether rules are to be there, or were put there."""
+        return any(isinstance(thing, Rule) for thing in (*self.wanted, *self.given))
 
     @property
     def clients(self) -> tuple[Client, ...]:
@@ -83,21 +93,34 @@ class Namespace:
         everyone = [*self.given.values(), *self.wanted.values()]
         return tuple({client.container_id: client for client in everyone}.values())
 
-    def wanted_by(self, client: Client) -> list[Route]:
-        """Return the routes that are to be there for a client."""
+    def wanted_by(self, client: Client) -> list[Thing]:
+        """Return what is to be there for a client."""
         whose = self.wanted.items()
-        return [route for route, one in whose if one.container_id == client.container_id]
+        return [thing for thing, one in whose if one.container_id == client.container_id]
 
     def tasks(self) -> list[Task]:
-        """Return what makes it right, in the order in which it is done: replacements first."""
-        whose = self.given | self.wanted
-        refused = {route.dst for route, remark in self.refusals.items() if not remark.served}
-        wanted = [route for route in self.wanted if route.dst not in refused]
-        kept = {*self.attached, *refused}
-        returnable = [route for route in self.given if route.dst not in kept]
-        planned = plan(wanted, self.actual, returnable)
-        steps = sorted(planned, key=lambda step: step.verb == "del")
-        return [self.task(step, whose.get(step.route) or self.clients[0]) for step in steps]
+        """Return what makes it right, by stage."""
+        refused = [route for route, remark in self.refusals.items() if not remark.served]
+        wanted = [thing for thing in self.wanted if thing not in refused]
+        kept = {*self.attached, *(route.dst for route in refused)}
+        returnable = [*self.given, *(one for one in self.left_over() if one not in self.given)]
+        planned = plan(wanted, self.actual, (one for one in returnable if not is_in(one, kept)))
+        return [self.task(step, self._whose(step.thing)) for step in planned]
+
+    def returns(self) -> list[Task]:
+        """Return what takes back all that is there as it is wanted, or can only be ours."""
+        there = [thing for thing in self.wanted if thing in self.actual]
+        steps = plan((), self.actual, dict.fromkeys((*there, *self.left_over())))
+        return [self.task(replace(step, reason=""), self._whose(step.thing)) for step in steps]
+
+    def left_over(self) -> list[Thing]:
+        """Return what nobody wants and can only be ours, be it that we do not remember it."""
+        return [
+            thing for thing in self.actual if policy.is_ours(thing) and thing not in self.wanted
+        ]
+
+    def _whose(self, thing: Thing) -> Client:
+        return self.wanted.get(thing) or self.given.get(thing) or self.clients[0]
 
     def task(self, step: Step, client: Client) -> Task:
         """Return what a step means here."""
@@ -113,11 +136,12 @@ class Namespace:
             Refusal(str(route.dst), reason, advice.CONNECT_AGAIN, served=True)
             for route, whose in self.given.items()
             if whose.container_id == client.container_id
-            and route.dst in self.attached
+            and isinstance(route, Route)
+            and is_in(route, self.attached)
             and route in self.actual
         )
 
-    def direct(self, routes: Iterable[Route]) -> tuple[Refusal, ...]:
+    def direct(self, routes: Iterable[Thing]) -> tuple[Refusal, ...]:
         """Tell which of the routes are refused because they would replace a connected network."""
         reason = "is a network to which the container is connected by itself"
         found = sorted(str(route.dst) for route in directly_reached(routes, self.actual))
@@ -128,33 +152,53 @@ def gather(clients: Iterable[Client]) -> dict[str, Namespace]:
     """Gather what is wanted by namespace."""
     namespaces: dict[str, Namespace] = {}
     for client in clients:
-        for route in client.routes:
+        for thing in policy.needs(client.routes):
             namespace = namespaces.setdefault(client.netns, Namespace(client.netns))
-            namespace.wanted.setdefault(route, client)
+            namespace.wanted.setdefault(thing, client)
     return namespaces
 
 
 def values_of(namespace: Namespace, task: Task) -> dict[str, str]:
     """Return the values that tell of a task in a log line."""
-    route = task.step.route
-    values = {"dst": str(route.dst), "netns": namespace.path, "command": task.command}
-    return who(task.client) | values
+    thing = task.step.thing
+    dst = {"dst": str(thing.dst)} if isinstance(thing, Route) else {}
+    return who(task.client) | dst | {"netns": namespace.path, "command": task.command}
 
 
 def log_done(
     namespace: Namespace, task: Task, outcome: Outcome, *, network: str, trigger: str
 ) -> None:
     """Log a change that was made."""
+    thing = task.step.thing
     values = values_of(namespace, task) | {"network": network}
     if task.step.reason:
         values["reason"] = task.step.reason
+    if isinstance(thing, Route):
+        values["gateway"] = str(thing.gateway or thing.kind)
     log.info(
-        _DONE[task.step.verb],
+        _DONE[type(thing)][task.step.verb],
         **values,
-        gateway=str(task.step.route.gateway or task.step.route.kind),
         trigger=trigger,
         duration_ms=round(outcome.duration_ms, 1),
     )
+
+
+def by_stage(tasks: Iterable[Task]) -> Iterator[list[Task]]:
+    """Yield the tasks of each stage for which there are any."""
+    found = [*tasks]
+    for each in Stage:
+        if due := [task for task in found if stage(task.step) is each]:
+            yield due
+
+
+def _is_a_loss(thing: Thing) -> bool:
+    """Tell whether it says that the gateway is lost."""
+    return isinstance(thing, Route) and thing.kind == "unreachable" and not thing.is_guard
+
+
+def is_in(thing: Thing, networks: Container[Network]) -> bool:
+    """Tell whether it is a route in the main table to one of these networks."""
+    return isinstance(thing, Route) and thing.table == MAIN and thing.dst in networks
 
 
 @dataclass(slots=True)
@@ -175,12 +219,14 @@ class Visitor:
             place = self._enter(namespace)
             self._take_stock(namespace, place)
             changed: set[str] = set()
-            failed: set[Network] = set()
-            for tasks in filter(None, self._choose(namespace)):
-                due = [task for task in tasks if task.step.route.dst not in failed]
+            failed: set[object] = set()
+            for tasks in by_stage(self._choose(namespace)):
+                due = [task for task in tasks if chain(task.step) not in failed]
+                if not due:
+                    continue
                 self.kernel.confirm(place)
-                coming = (task for task in due if task.step.verb == "replace")
-                self.ledger.begin(place, (Given(one.step.route, one.client) for one in coming))
+                coming = (task for task in due if task.step.verb != "del")
+                self.ledger.begin(place, (Given(one.step.thing, one.client) for one in coming))
                 outcomes = yield [task.command for task in due]
                 ended = list(zip(due, outcomes, strict=True))
                 failed |= self._record(namespace, place, ended)
@@ -199,7 +245,8 @@ class Visitor:
         if place is None:
             reason = f"{namespace.path} has just ended"
             raise NetnsGoneError(reason)
-        namespace.take(self.kernel.read(namespace.path), self.network)
+        here = self.kernel.read(namespace.path, rules=namespace.has_rules)
+        namespace.take(here, self.network)
         return place
 
     # --- before the commands --------------------------------------------------------------------
@@ -207,22 +254,22 @@ class Visitor:
     def _take_stock(self, namespace: Namespace, place: NamespaceId) -> None:
         """Compare what we remember with what is there."""
         actual = set(namespace.actual)
-        for route in namespace.given.keys() - actual:
-            self.ledger.drop(place, route)
-        for route, client in namespace.wanted.items():
-            if route in actual:
-                if route.kind == "unreachable" and not self.ledger.is_ours(place, route):
+        for thing in namespace.given.keys() - actual:
+            self.ledger.drop(place, thing)
+        for thing, client in namespace.wanted.items():
+            if thing in actual:
+                if _is_a_loss(thing) and not self.ledger.is_ours(place, thing):
                     self.ledger.note(client.container_id, Why.LOOK_AGAIN)
-                self.ledger.put(place, route, client)
+                self.ledger.put(place, thing, client)
         for client in namespace.clients:
             wanted = namespace.wanted_by(client)
-            beyond = [namespace.refusals[one] for one in wanted if one in namespace.refusals]
+            beyond = [remark for one, remark in namespace.refusals.items() if one in wanted]
             said = (*namespace.direct(wanted), *namespace.kept(client), *beyond)
             if self.reporting.inside(client, said) and beyond:
                 self.ledger.note(client.container_id, Why.LOOK_AGAIN)
 
-    def _choose(self, namespace: Namespace) -> tuple[list[Task], list[Task]]:
-        """Return the replacements and deletions of this pass.
+    def _choose(self, namespace: Namespace) -> list[Task]:
+        """Return what is done in this pass.
 
         What has failed before comes last, and not at all while there is more that was never tried:
         so each entry that can work is reached, and what fails waits for its time.
@@ -237,20 +284,19 @@ class Visitor:
         chosen = [*fresh, *again][:MAX_STEPS]
         for task in fresh[MAX_STEPS:]:
             self.ledger.note(task.client.container_id, Why.MORE)
-        replacements = [task for task in chosen if task.step.verb == "replace"]
-        return replacements, [task for task in chosen if task.step.verb == "del"]
+        return chosen
 
     def _by_failure(self, tasks: Sequence[Task]) -> tuple[list[Task], list[Task]]:
         """Return the tasks to destinations without a failure, and the others that are due.
 
         The latter in the order in which they failed. A destination stays in one piece.
         """
-        by_dst: dict[Network, list[Task]] = defaultdict(list)
+        chains: dict[object, list[Task]] = defaultdict(list)
         for task in tasks:
-            by_dst[task.step.route.dst].append(task)
+            chains[chain(task.step)].append(task)
         fresh: list[Task] = []
         failed: list[tuple[int, list[Task]]] = []
-        for group in by_dst.values():
+        for group in chains.values():
             known = list(self.ledger.failures(group[0].client.container_id))
             ranks = [known.index(task.command) for task in group if task.command in known]
             if not ranks:
@@ -264,30 +310,35 @@ class Visitor:
 
     def _record(
         self, namespace: Namespace, place: NamespaceId, ended: Sequence[tuple[Task, Outcome]]
-    ) -> set[Network]:
-        """Remember and log how commands ended; return the destinations where one failed."""
+    ) -> set[object]:
+        """Remember and log how commands ended; return the chains in which one failed."""
         failed: list[tuple[Task, Outcome]] = []
         for task, outcome in ended:
             if not outcome.exit_code:
                 self._note_done(namespace, place, task)
                 log_done(namespace, task, outcome, network=self.network, trigger=self.trigger)
-            elif task.step.verb == "del" and failures.is_vanished(outcome):
-                self.ledger.drop(place, task.step.route)
-                log.debug("route.vanished", **values_of(namespace, task))
+            elif failures.is_vanished(task.step, outcome):
+                self.ledger.drop(place, task.step.thing)
+                log.debug(VANISHED[type(task.step.thing)], **values_of(namespace, task))
+            elif failures.is_found(task.step, outcome):
+                self._note_there(namespace, place, task)
+                log.debug("rule.found", **values_of(namespace, task))
             else:
                 failed.append((task, outcome))
         self._fail_commands(namespace, failed)
-        return {task.step.route.dst for task, _ in failed}
+        return {chain(task.step) for task, _ in failed}
 
     def _note_done(self, namespace: Namespace, place: NamespaceId, task: Task) -> None:
-        route = task.step.route
-        if task.step.verb == "replace":
-            self.ledger.put(place, route, task.client)
-            namespace.actual = (*namespace.actual, route)
+        if task.step.verb == "del":
+            self.ledger.drop(place, task.step.thing)
         else:
-            self.ledger.drop(place, route)
+            self._note_there(namespace, place, task)
         self.ledger.succeed(task.client.container_id, task.command)
         self.changed += 1
+
+    def _note_there(self, namespace: Namespace, place: NamespaceId, task: Task) -> None:
+        self.ledger.put(place, task.step.thing, task.client)
+        namespace.actual = (*namespace.actual, task.step.thing)
 
     def _log_clients(self, namespace: Namespace, changed: Container[str]) -> None:
         """Sum up whose routes changed: how many of those that they ask for are there."""
@@ -305,7 +356,7 @@ class Visitor:
             if client.container_id not in is_there:
                 is_there[client.container_id] = self._is_there(namespace, client)
             if is_there[client.container_id]:
-                self._fail(failures.of_command(client, namespace.path, task.step.route, outcome))
+                self._fail(failures.of_command(client, namespace.path, task.step.thing, outcome))
             else:
                 log.debug("client.gone", **values_of(namespace, task), reason=outcome.output)
 

@@ -120,7 +120,7 @@ class Reconciler:
     def take_early(self, early: EarlyClient) -> None:
         """Take in what a client was given before it ran."""
         if place := self._kernel.identify(early.client.netns):
-            self._ledger.put_early(place, early.client, self._clock())
+            self._ledger.put_early(place, early, self._clock())
             if early.complete:
                 self._complete.add(early.client.container_id)
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from lib import advice
 from lib.model import DEFAULT_METRIC, NETWORKS_LABEL, Client, Desired, Refusal, Route, Skipped
-from lib.routing import labels
+from lib.routing import labels, policy
 from lib.routing.surprises import surprises
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from lib.model import Container, Endpoint, Gateway, Network, Snapshot
 
@@ -74,22 +74,38 @@ def _routes(
     label: str, gateway: Gateway, owner: Container, point: Endpoint
 ) -> tuple[tuple[Route, ...], tuple[Refusal, ...]]:
     destinations, refusals = labels.parse(label)
+    attached = (*owner.attached, *gateway.unlisted)
+    versions: set[int] = {network.version for network in attached}
     routes = []
     remarks = list(refusals)
     for dst in destinations:
-        remark = _lacking(dst, gateway, point) or _attached(dst, owner.attached)
-        if remark:
+        remark = _lacking(dst, gateway, point) or _attached(dst, attached)
+        is_served = not remark or remark.served
+        if is_served:
+            routes.append(_route(dst, gateway, attached))
+        # Who has no address of an IP version lacks nothing where that is unreachable.
+        if remark and (dst.version in versions or not is_served):
             remarks.append(remark)
-        if not remark or remark.served:
-            kind = "unreachable" if dst.version in gateway.lost else "unicast"
-            address = gateway.address(dst.version)
-            routes.append(Route(dst, address, DEFAULT_METRIC[dst.version], kind))
+    remarks += _open(destinations, versions)
     remarks += surprises(owner, [route.dst for route in routes])
     return tuple(routes), tuple(remarks)
 
 
+def _route(dst: Network, gateway: Gateway, attached: Iterable[Network]) -> Route:
+    """Return what leads to a destination, or what keeps packets from any other way there."""
+    table = policy.table_of(dst, attached)
+    if dst.version in gateway.lost:
+        return Route(dst, None, DEFAULT_METRIC[dst.version], "unreachable", table)
+    if address := gateway.address(dst.version):
+        return Route(dst, address, DEFAULT_METRIC[dst.version], table=table)
+    return policy.guard(dst)
+
+
 def _lacking(dst: Network, gateway: Gateway, point: Endpoint) -> Refusal | None:
-    """Refuse an IP version in which there is no next hop, nor was."""
+    """Refuse an IP version in which there is no next hop, nor was.
+
+    All of that version is another matter: it is not to leave by another way, and fails at once.
+    """
     if gateway.address(dst.version) or dst.version in gateway.lost:
         return None
     family = f"IPv{dst.version}"
@@ -97,19 +113,25 @@ def _lacking(dst: Network, gateway: Gateway, point: Endpoint) -> Refusal | None:
     hint = f"give the network {gateway.network} an {family} subnet"
     if any(interface.version == dst.version for interface in point.interfaces):
         hint = f"the network has {family}: see the sysctls of {gateway.container}"
+    if dst.prefixlen == 0:
+        reason = f"is unreachable: the gateway has no {family} address on {gateway.network}"
+        return Refusal(str(dst), reason, hint, served=True)
     return Refusal(str(dst), reason, hint)
 
 
+def _open(destinations: Iterable[Network], versions: set[int]) -> Iterator[Refusal]:
+    """Yield a remark on an IP version that goes its own way where all of the other is asked for."""
+    everything = {dst.version: dst for dst in destinations if dst.prefixlen == 0}
+    for dst in everything.values():
+        for other in versions - everything.keys():
+            reason = f"is served, but IPv{other} goes on by the engine's default route"
+            yield Refusal(str(dst), reason, advice.both_versions(other), served=True)
+
+
 def _attached(dst: Network, attached: Iterable[Network]) -> Refusal | None:
-    same_version = [network for network in attached if network.version == dst.version]
-    for network in same_version:
-        if dst.subnet_of(network):  # type: ignore[arg-type]
+    for network in attached:
+        if network.version == dst.version and dst.subnet_of(network):  # type: ignore[arg-type]
             reason = f"is equal to or inside {network}, to which the container is attached"
             hint = "remove it: the container reaches that network directly"
             return Refusal(str(dst), reason, hint)
-    for network in same_version:
-        if network.subnet_of(dst):  # type: ignore[arg-type]
-            reason = f"is served, but contains {network}, to which the container is attached"
-            hint = "while it stands, the engine attaches the container to no other network inside"
-            return Refusal(str(dst), reason, hint, served=True)
     return None

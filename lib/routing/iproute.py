@@ -9,12 +9,12 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
-from lib.model import DEFAULT_METRIC, IPV4, IPV6
+from lib.model import DEFAULT_METRIC, IPV4, IPV6, MAIN, Rule
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from lib.model import Address, Route, Step
+    from lib.model import Address, Route, Step, Thing
 
 _REJECTING = {"unreachable", "blackhole", "prohibit", "throw"}
 _IP = {IPV4: ("ip",), IPV6: ("ip", "-6")}
@@ -25,30 +25,46 @@ def command(netns: str, step: Step, source: Address | None = None) -> str:
 
     With a source address the kernel refuses it in any namespace that does not hold that address.
     """
-    version = step.route.dst.version
-    words = [*_IP[version], "route", step.verb, *_route(step.route)]
+    thing, verb = step.thing, step.verb
+    ip = _IP[thing.version]
+    if isinstance(thing, Rule):
+        return shlex.join((*_enter(netns), *ip, "rule", verb, *_rule(thing)))
+    # IPv6's kernel deletes the first route that is like it in what is said.
+    is_exact = verb == "del" and thing.version == IPV6
+    words = [*_enter(netns), *ip, "route", verb, *_route(thing, with_metric=is_exact)]
     if source:
         words += ["src", str(source)]
-    if step.verb == "del" and version == IPV6:
-        # The kernel deletes the first route that is like it in what is said.
-        if "metric" not in words:
-            words += ["metric", str(step.route.metric)]
-        if step.route.kind in _REJECTING:  # It does not compare the type.
-            words += ["dev", "lo"]
-    return shlex.join(("nsenter", f"--net={netns}", *words))
+    if is_exact and thing.kind in _REJECTING:  # It does not compare the type.
+        words += ["dev", "lo"]
+    return shlex.join(words)
 
 
-def text(route: Route) -> str:
-    """Return a route in the words of a command."""
-    return " ".join(_route(route))
+def text(thing: Thing) -> str:
+    """Return a route or a rule in the words of a command."""
+    return " ".join(_rule(thing) if isinstance(thing, Rule) else _route(thing))
 
 
-def _route(route: Route) -> Iterator[str]:
+def _enter(netns: str) -> tuple[str, str]:
+    return "nsenter", f"--net={netns}"
+
+
+def _rule(rule: Rule) -> Iterator[str]:
+    yield from ("pref", str(rule.pref))
+    if rule.source:
+        yield from ("from", str(rule.source))
+    yield from ("lookup", "main" if rule.table == MAIN else str(rule.table))
+    if rule.suppress is not None:
+        yield from ("suppress_prefixlength", str(rule.suppress))
+
+
+def _route(route: Route, *, with_metric: bool = False) -> Iterator[str]:
     if route.kind not in {"unicast", "connected"}:
         yield route.kind
-    yield str(route.dst)
+    yield str(route.dst) if route.dst.prefixlen else "default"
     # iproute2 takes no gateway of the other IP version without a keyword that BusyBox lacks.
     if route.gateway and route.gateway.version == route.dst.version:
         yield from ("via", str(route.gateway))
-    if route.metric != DEFAULT_METRIC[route.dst.version]:
+    if with_metric or route.metric != DEFAULT_METRIC[route.dst.version]:
         yield from ("metric", str(route.metric))
+    if route.table != MAIN:
+        yield from ("table", str(route.table))

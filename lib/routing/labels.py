@@ -72,9 +72,6 @@ def _destination(entry: str) -> Network | Refusal:
         return _refusal(entry, "has no prefix length", f"write {address}/{network.prefixlen}")
     if interface.ip != network.network_address:
         return _refusal(entry, "has host bits set", f"write {network}")
-    if network.prefixlen == 0:
-        hint = "name the networks behind the gateway instead"
-        return _refusal(entry, "would replace the default route, which belongs to the engine", hint)
     for text, (special, name) in _NOT_UNICAST.items():
         if network.version == special.version and network.subnet_of(special):  # type: ignore[arg-type]
             return _refusal(entry, f"is not unicast: {name}, {text}", "no gateway leads there")

@@ -6,21 +6,36 @@ Pure. A route that is wanted by nobody is never touched: containers have routes 
 from __future__ import annotations
 
 from collections import defaultdict
+from enum import IntEnum
 from typing import TYPE_CHECKING
 
-from lib.model import IPV6, Step
+from lib.model import IPV6, MAIN, Route, Rule, Step
+from lib.routing.policy import TABLE_PREF
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from lib.model import Network, Route
+    from lib.model import Thing
 
 _TAKEN_BACK = "nobody asks for it any more"
 _ANOTHER_WAY = "another way to the same destination"
 
 
+class Stage(IntEnum):
+    """When a step is due: all of one stage is over before the next begins."""
+
+    ROUTES = 0
+    RULES = 1
+    TABLE_RULE = 2
+    """Our table is asked from here on."""
+    NO_TABLE_RULE = 3
+    NO_RULES = 4
+    NO_ROUTES = 5
+    NO_GUARDS = 6
+
+
 def plan(
-    wanted: Iterable[Route], actual: Iterable[Route], given: Iterable[Route] = ()
+    wanted: Iterable[Thing], actual: Iterable[Thing], given: Iterable[Thing] = ()
 ) -> tuple[Step, ...]:
     """Return what makes each wanted destination lead where it should, and nowhere else.
 
@@ -28,27 +43,59 @@ def plan(
     another metric would stay beside ours and may win over it, so it is deleted, after ours stands:
     the destination is never without a route. Routes that were `given` before and are there, but
     whose destination is not wanted any more, are deleted too. What `directly_reached` tells of is
-    left alone.
+    left alone. The steps come by stage.
     """
-    present: dict[Network, list[Route]] = defaultdict(list)
-    for route in actual:
-        present[route.dst].append(route)
-    steps = [step for route in wanted for step in _steps(route, present.pop(route.dst, []))]
-    unwanted = (route for route in given if route in present.get(route.dst, []))
-    return (*steps, *(Step("del", route, _TAKEN_BACK) for route in unwanted))
+    present: dict[object, list[Thing]] = defaultdict(list)
+    for thing in actual:
+        present[thing.place].append(thing)
+    steps = [step for thing in wanted for step in _steps(thing, present.pop(thing.place, []))]
+    unwanted = (thing for thing in given if thing in present.get(thing.place, ()))
+    steps += (Step("del", thing, _TAKEN_BACK) for thing in unwanted)
+    return tuple(sorted(steps, key=stage))
 
 
-def directly_reached(wanted: Iterable[Route], actual: Iterable[Route]) -> frozenset[Route]:
+def stage(step: Step) -> Stage:
+    """Return when a step is due."""
+    is_deleted = step.verb == "del"
+    if isinstance(step.thing, Rule):
+        if step.thing.pref == TABLE_PREF:
+            return Stage.NO_TABLE_RULE if is_deleted else Stage.TABLE_RULE
+        return Stage.NO_RULES if is_deleted else Stage.RULES
+    if not is_deleted:
+        return Stage.ROUTES
+    return Stage.NO_GUARDS if step.thing.is_guard else Stage.NO_ROUTES
+
+
+def chain(step: Step) -> object:
+    """Return to what a step belongs of which nothing more is done in a pass once a part failed.
+
+    Those are the steps to one destination; and the rules of an IP version, with what may only go
+    from our table after them.
+    """
+    thing = step.thing
+    if isinstance(thing, Rule):
+        return thing.version
+    return thing.dst if thing.table == MAIN or step.verb == "replace" else thing.version
+
+
+def directly_reached(wanted: Iterable[Thing], actual: Iterable[Thing]) -> frozenset[Route]:
     """Return the wanted routes whose destination is a connected network of the namespace.
 
     The engine need not know it: a container can have bridges and tunnels of its own. The kernel
     would let us replace the connected route, and so cut the container off.
     """
-    connected = {route.dst for route in actual if route.kind == "connected"}
-    return frozenset(route for route in wanted if route.dst in connected)
+    connected = {one.place for one in actual if isinstance(one, Route) and one.kind == "connected"}
+    routes = (thing for thing in wanted if isinstance(thing, Route))
+    return frozenset(route for route in routes if route.place in connected)
 
 
-def _steps(wanted: Route, same_dst: list[Route]) -> Iterator[Step]:
+def _steps(wanted: Thing, there: list[Thing]) -> Iterator[Step]:
+    """Yield what makes all that is in one place what is wanted there."""
+    if isinstance(wanted, Rule):
+        if not there:
+            yield Step("add", wanted)
+        return
+    same_dst = [thing for thing in there if isinstance(thing, Route)]
     if any(route.kind == "connected" for route in same_dst):
         return
     others = [route for route in same_dst if route != wanted]
@@ -57,6 +104,6 @@ def _steps(wanted: Route, same_dst: list[Route]) -> Iterator[Step]:
         same_metric = [route for route in others if route.metric == wanted.metric]
         if same_metric:
             # Of several, IPv4 overwrites the first, IPv6 the first of the same kind if any is.
-            ipv6 = wanted.dst.version == IPV6
+            ipv6 = wanted.version == IPV6
             others.remove(min(same_metric, key=lambda route: ipv6 and route.kind != wanted.kind))
     yield from (Step("del", route, _ANOTHER_WAY) for route in others)

@@ -28,6 +28,9 @@ def has_own_stack(container: Container) -> bool:
 def surprises(owner: Container, destinations: Sequence[Network]) -> Iterator[Refusal]:
     """Yield remarks on destinations of a namespace's owner, which are served all the same."""
     for dst in destinations:
+        # With everything, names are to go through the gateway too.
+        if not dst.prefixlen:
+            continue
         if servers := [str(server) for server in owner.dns if server in dst]:
             reason = f"is served, but holds its DNS server {', '.join(servers)}"
             yield Refusal(str(dst), reason, advice.DNS, served=True)

@@ -6,6 +6,8 @@ import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from functools import partial
+from ipaddress import ip_network
 from typing import TYPE_CHECKING
 
 import pytest
@@ -153,15 +155,14 @@ def assert_early(lab: Lab, network: str, gateway: Container) -> None:
     assert sum(DST in client.logs() for client in clients) >= 3
 
 
-@pytest.mark.parametrize("what", ["more than are given early", "overlaps another network"])
-def test_what_cannot_be_early_follows_the_start_at_once(lab: Lab, what: str) -> None:
+def test_what_cannot_be_early_follows_the_start_at_once(lab: Lab) -> None:
+    """More than are given early."""
     network = lab.network("a-wg-net", "192.168.67.0/24")
-    second = lab.network("b-second", "10.99.1.0/24")
     gateway = lab.gateway("wireguard", network)
     sidecar = lab.sidecar("sidecar", gateway, network=network)
     await_event(sidecar, "pass.finished", trigger="startup")
     late = "10.99.0.0/16"
-    few = 32 if what.startswith("more") else 1
+    few = 32
     wanted = [*(f"198.51.{n}.0/24" for n in range(few)), late]
 
     def delay(number: int) -> float:
@@ -172,8 +173,6 @@ def test_what_cannot_be_early_follows_the_start_at_once(lab: Lab, what: str) -> 
             *("create", "--pull", "never", "--name", name, "--network", network),
             *("--label", f"{LABEL}={lab.token}", *label, images.client(lab.engine), *LOOK),
         )
-        if few == 1:
-            lab.engine.docker("network", "connect", second, name)
         client = Container(lab.engine, name)
         client.start()
         await_routes(client, dict.fromkeys(wanted, gateway.address(network)))
@@ -214,3 +213,99 @@ def test_subnet_with_host_bits(lab: Lab, *, is_served: bool) -> None:
     # The lab's gateway has no tunnel, and the sidecar is in its network.
     found = [check for check, _ in ask(sidecar).levels("warn", "skip", "fail")]
     assert found == ["reboot", "tunnel", "nat"]
+
+
+LOOK_UP = """
+ip route get 203.0.113.80; ip -6 route get 2001:db8:80::80; ip rule show; ip -6 rule show
+trap 'exit 0' TERM; sleep 1000 & wait
+"""
+
+
+def ready(lab: Lab) -> tuple[str, Container, Container]:
+    """Make a network, its gateway and a sidecar that serves it."""
+    network = lab.network("m-wg-net", "192.168.67.0/24", "fd00:67::/64")
+    gateway = lab.gateway("wireguard", network)
+    sidecar = lab.sidecar("sidecar", gateway, network=network)
+    await_event(sidecar, "pass.finished", trigger="startup")
+    return network, gateway, sidecar
+
+
+def created(lab: Lab, what: str, label: str, *networks: str) -> Container:
+    """Create a container on these networks; its first act is to look where it would send."""
+    name = lab.name(what)
+    lab.engine.docker(
+        *("create", "--pull", "never", "--name", name, "--network", networks[0]),
+        *("--label", f"{LABEL}={lab.token}", "--label", f"wgroutemgr.networks={label}"),
+        *(images.client(lab.engine), "sh", "-c", LOOK_UP),
+    )
+    for network in networks[1:]:
+        lab.engine.docker("network", "connect", network, name)
+    return Container(lab.engine, name)
+
+
+@pytest.mark.parametrize("several", [False, True], ids=["one network", "three networks"])
+def test_everything_goes_by_the_gateway_at_the_first_instruction(
+    lab: Lab, *, several: bool
+) -> None:
+    network, gateway, sidecar = ready(lab)
+    others = (
+        [
+            lab.network("z-other", "10.9.0.0/24"),
+            lab.network("a-first", "10.8.0.0/24", "fd00:8::/64"),
+        ]
+        if several
+        else []
+    )
+    via = [f"via {gateway.address(network, ipv6=ipv6)}" for ipv6 in (False, True)]
+
+    clients = [
+        created(lab, f"client{n}", "0.0.0.0/0, ::/0, 10.0.0.0/8", network, *others)
+        for n in range(20)
+    ]
+    for client in clients:
+        client.start()  # Not one start fails.
+
+    # On a busy machine some may be late.
+    in_time = [client.logs() for client in clients]
+    assert sum(all(way in log for way in via) for log in in_time) >= 17
+    for client in clients:
+        assert poll(partial(ruled, client), PATIENCE_SECONDS)
+    early = events(sidecar, "route.replaced", trigger="early", dst="0.0.0.0/0")
+    assert len(early) >= 2 * 17
+    assert events(sidecar, "rule.failed") == events(sidecar, "route.failed") == []
+
+
+def ruled(client: Container) -> bool:
+    """Tell whether both rules are there for both IP versions."""
+    shown = client.enter("ip", "rule") + client.enter("ip", "-6", "rule")
+    return (shown.count("670:"), shown.count("671:")) == (2, 2)
+
+
+def test_no_start_fails_beside_the_network_that_the_engine_does_not_list(lab: Lab) -> None:
+    """On an overlay, the engine attaches a container to `docker_gwbridge` last."""
+    if not lab.engine.network_options:
+        pytest.skip("needs a swarm: only there is docker_gwbridge")
+    network = lab.network("wg-net", "192.168.67.0/24")
+    gateway = lab.gateway("wireguard", network)
+    sidecar = lab.sidecar("sidecar", gateway, network=network)
+    await_event(sidecar, "pass.finished", trigger="startup")
+    template = "{{(index .IPAM.Config 0).Subnet}}"
+    subnet = ip_network(
+        lab.engine.docker("network", "inspect", "--format", template, "docker_gwbridge")
+    )
+    wide, part = subnet.supernet(new_prefix=10), next(subnet.subnets(new_prefix=24))
+    label = f"0.0.0.0/0,{wide},{subnet},{part},{DST}"
+
+    clients = [created(lab, f"client{n}", label, network) for n in range(20)]
+    for client in clients:
+        client.start()  # Not one start fails.
+
+    via = f"via {gateway.address(network)}"
+    assert sum(via in client.logs() for client in clients) >= 10
+    for client in clients:
+        await_routes(client, {DST: gateway.address(network)})
+        table = client.enter("ip", "route", "show", "table", "671")
+        assert f"{wide} {via}" in table
+        assert f"default {via}" in table
+        refused = events(sidecar, "entry.refused", container=client.name)
+        assert [entry["entry"] for entry in refused] == [str(subnet), str(part)]

@@ -163,7 +163,6 @@ def test_own_container_is_told_from_another_in_the_same_namespace(
         pytest.param("198.51.100.7/24", id="host bits"),
         pytest.param("fe80::%eth0/64", id="scope id"),
         pytest.param("224.0.0.0/24", id="multicast"),
-        pytest.param("0.0.0.0/0", id="default route"),
         pytest.param(SUBNET, id="own subnet"),
         pytest.param("192.168.67.128/25", id="inside own subnet"),
         pytest.param("$(reboot)", id="shell text"),
@@ -183,12 +182,17 @@ def test_bad_entry_is_refused_by_itself(
     assert client.exec("ping", "-c", "1", "-w", "5", v4)
 
 
-def test_wider_network_is_served_with_a_warning(lab: Lab, network: str, gateway: Container) -> None:
+def test_wider_network_is_served_beside_the_main_table(
+    lab: Lab, network: str, gateway: Container
+) -> None:
     sidecar = lab.sidecar("sidecar", gateway, network=network)
-    client = lab.client("client", network, networks="192.168.0.0/16")
+    client = lab.client("client", network, networks=f"192.168.0.0/16,{DST}")
 
-    await_routes(client, {"192.168.0.0/16": gateway.address(network)})
-    assert await_event(sidecar, "entry.warned")["entry"] == "192.168.0.0/16"
+    await_routes(client, {DST: gateway.address(network)})
+    await_event(sidecar, "rule.added")
+    table = client.enter("ip", "route", "show", "table", "671").split()
+    assert table[:3] == ["192.168.0.0/16", "via", gateway.address(network)]
+    assert events(sidecar, "entry.warned") == []
 
 
 def test_family_that_the_gateway_lacks_is_refused(lab: Lab) -> None:

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lib.kernel import route_table
+from lib.kernel.access import Reader
 from lib.kernel.shells import Shells
 from lib.model import NETWORKS_LABEL, Client, Container, Endpoint, Gateway, Snapshot
-from lib.routing import desired, iproute
+from lib.routing import desired, iproute, policy
 from lib.routing.plan import plan
 from tests.integration.kernel import (
     CLIENT,
@@ -32,6 +32,7 @@ from tests.integration.kernel import (
     ROUTER6,
     SECOND,
     SECOND6,
+    SH,
     Entry,
     Namespace,
     route,
@@ -50,6 +51,13 @@ ATTACHED = tuple(address.network for address in (CLIENT, CLIENT6, SECOND, SECOND
 def served(dst: str) -> Entry:
     version = ip_network(dst).version
     return GOOD._replace(dst=dst) if version == 4 else GOOD6._replace(dst=dst)
+
+
+def in_our_table(dst: str) -> list[Entry]:
+    """Return the route to a wide destination, and its guard."""
+    found = served(dst)._replace(table="671")
+    lo = "lo" if ip_network(dst).version == 6 else ""
+    return [found, Entry("671", "unreachable", dst, "", lo, 4000)]
 
 
 def gateway(addresses: tuple[str, ...] = BOTH) -> Gateway:
@@ -81,7 +89,8 @@ def serve(
 ) -> Client:
     """Do what a pass does for one client: read, plan, run."""
     decided = wanted(client.path, label, addresses)
-    steps = plan(decided.routes, route_table.read(decided.netns))
+    here = Reader().read(decided.netns, rules=True)
+    steps = plan(policy.needs(decided.routes), (*here.routes, *here.rules))
     for outcome in shell.run([iproute.command(decided.netns, step) for step in steps]):
         assert (outcome.exit_code, outcome.output) == (0, ""), outcome.command
     return decided
@@ -159,7 +168,6 @@ REFUSED = {
         "ff00::/8",
         "ff02::1/128",
     ],
-    "would replace the default route": ["0.0.0.0/0", "::/0", "0::0/0"],
     "is equal to or inside": [
         str(CLIENT.network),
         str(CLIENT6.network),
@@ -198,40 +206,50 @@ def test_bad_entry_is_refused_alone_and_the_client_stays_connected(
 
 
 @pytest.mark.parametrize(
-    ("entry", "contained"),
+    "entry",
     [
-        ("198.51.0.0/16", "198.51.100.0/24"),
-        ("198.51.100.0/23", "198.51.100.0/24"),
-        ("203.0.113.0/24", "203.0.113.0/25"),
-        ("128.0.0.0/1", "198.51.100.0/24"),
-        ("2001:db8::/32", "2001:db8:67::/64"),
-        ("2000::/3", "2001:db8:67::/64"),
+        "198.51.0.0/16",
+        "198.51.100.0/23",
+        "203.0.113.0/24",
+        "128.0.0.0/1",
+        "2001:db8::/32",
+        "2000::/3",
     ],
 )
-def test_wider_network_is_served_with_a_remark_and_the_client_stays_connected(
-    shell: Shells, client: Namespace, entry: str, contained: str
+def test_wider_network_is_served_in_our_own_table_and_the_client_stays_connected(
+    shell: Shells, client: Namespace, entry: str
 ) -> None:
     before = client.entries()
 
     decided = serve(shell, client, f"{DST},{entry},{DST6}")
 
-    assert client.entries() == sorted([*before, GOOD, GOOD6, served(entry)])
-    (remark,) = decided.refusals
-    assert (remark.entry, remark.served) == (entry, True)
-    assert remark.reason.startswith(f"is served, but contains {contained},")
+    assert client.entries() == sorted([*before, GOOD, GOOD6, *in_our_table(entry)])
+    assert decided.refusals == ()
     assert_connected(client)
+    serve(shell, client, f"{DST},{entry},{DST6}")
+    assert client.entries() == sorted([*before, GOOD, GOOD6, *in_our_table(entry)])
 
 
-def test_both_halves_of_everything_leave_connected_networks_and_default_routes(
-    shell: Shells, client: Namespace
+@pytest.mark.parametrize(
+    "label",
+    [
+        pytest.param("0.0.0.0/1,128.0.0.0/1,::/1,8000::/1", id="both halves"),
+        pytest.param("0.0.0.0/0,0::0/0", id="at once"),
+    ],
+)
+def test_everything_leaves_connected_networks_and_default_routes(
+    shell: Shells, client: Namespace, label: str
 ) -> None:
     before = client.entries()
-    halves = ["0.0.0.0/1", "128.0.0.0/1", "::/1", "8000::/1"]
 
-    serve(shell, client, ",".join(halves))
+    decided = serve(shell, client, label)
 
-    assert client.entries() == sorted([*before, *map(served, halves)])
+    wanted_ = [one for route_ in decided.routes for one in in_our_table(str(route_.dst))]
+    assert len(wanted_) == 2 * (label.count(",") + 1)
+    assert client.entries() == sorted([*before, *wanted_])
     assert_connected(client)
+    for program, address, via in (("ip", "192.0.2.1", GATEWAY), ("ip -6", "2001::1", GATEWAY6)):
+        assert f"via {via}" in client.run(SH, "-c", f"{program} route get {address}")
 
 
 @pytest.mark.parametrize(
@@ -338,7 +356,8 @@ LABELS = st.one_of(st.lists(ENTRIES, max_size=8).map(",".join), st.text(max_size
 def rivals(route_: Route) -> list[Route]:
     """Return routes to the same destination that are in the way, so that some are deleted."""
     dst, other = str(route_.dst), OTHER if route_.dst.version == 4 else OTHER6
-    return [route(dst, other, 50), route(dst, None, 4278198272, "unreachable")]
+    found = [route(dst, other, 50), route(dst, None, 4278198272, "unreachable")]
+    return [one._replace(table=route_.table) for one in found]
 
 
 def assert_intended(command: str, netns: Path) -> None:
@@ -352,21 +371,25 @@ def assert_intended(command: str, netns: Path) -> None:
     if verb == "del" and rest[0] == "unreachable":
         rest.pop(0)
     dst, *attributes = rest
-    network = ip_network(dst)
-    assert str(network) == dst
+    network = ip_network({4: "0.0.0.0/0", 6: "::/0"}[version] if dst == "default" else dst)
+    assert dst in {str(network), "default"}
     assert network.version == version
-    assert network.prefixlen > 0
+    is_wide = network.prefixlen <= 1 or any(
+        network.version == own.version and own.subnet_of(network)  # type: ignore[arg-type]
+        for own in ATTACHED
+    )
+    table = ["table", "671"] if is_wide else []
     assert not any(
         network.version == own.version and network.subnet_of(own)  # type: ignore[arg-type]
         for own in ATTACHED
     )
     through, other = (GATEWAY, OTHER) if version == 4 else (GATEWAY6, OTHER6)
     allowed = {
-        "replace": [["via", through]],
+        "replace": [["via", through, *table]],
         # The device: else the kernel deletes any IPv6 route of that metric, whatever its type.
         "del": [
-            ["via", other, "metric", "50"],
-            ["metric", "4278198272", *(["dev", "lo"] if version == 6 else [])],
+            ["via", other, "metric", "50", *table],
+            ["metric", "4278198272", *table, *(["dev", "lo"] if version == 6 else [])],
         ],
     }
     assert attributes in allowed[verb]
@@ -433,7 +456,8 @@ def test_commands_of_any_label_run_nothing_else(
     new = [entry for entry in after if entry not in before]
     assert {entry.gateway for entry in new} == set(BOTH)
     assert {(entry.table, entry.kind, entry.device) for entry in new} == {
-        ("main", "unicast", "eth0")
+        ("main", "unicast", "eth0"),
+        ("671", "unicast", "eth0"),
     }
     assert_connected(client)
 

@@ -12,8 +12,8 @@ import pytest
 from lib.errors import NetnsError, NetnsGoneError
 from lib.kernel.access import Kernel
 from lib.kernel.shells import Shells
-from lib.model import Step
-from lib.routing import iproute
+from lib.model import GUARD_METRIC, TABLE, Rule, Step
+from lib.routing import iproute, policy
 from tests.fake_kernel import FakeKernel
 from tests.integration import kernel
 from tests.integration.kernel import route
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from lib.kernel.shells import Conversation, Outcome
-    from lib.model import Route
+    from lib.model import Route, Thing
 
 ADDRESSES = ("192.0.2.7/24", "2001:db8::7/64")
 NEIGHBOUR, OTHER = {4: "192.0.2.1", 6: "2001:db8::1"}, {4: "192.0.2.2", 6: "2001:db8::2"}
@@ -86,11 +86,14 @@ class RealSite:
         command = "echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6"
         self._spaces[path][0].run(kernel.SH, "-c", command)
 
-    def give(self, path: str, *routes: Route) -> None:
-        for one in routes:
+    def give(self, path: str, *things: Thing) -> None:
+        for one in things:
+            if isinstance(one, Rule):
+                self._spaces[path][0].ip(f"rule add {iproute.text(one)}", version=one.version)
+                continue
             kind = "" if one.kind in {"unicast", "connected"} else one.kind
             where = f"via {one.gateway}" if one.gateway else "" if kind else "dev eth0"
-            line = f"route append {kind} {one.dst} {where} metric {one.metric}"
+            line = f"route append {kind} {one.dst} {where} metric {one.metric} table {one.table}"
             self._spaces[path][0].ip(line, version=one.dst.version)
 
     def remove(self, path: str) -> None:
@@ -117,9 +120,9 @@ class Seam:
         self.other = f"{folder}/5f4e3d2c1b0a"
         self._dialect = dialect
 
-    def step(self, verb: str, one: Route, source: str | None = None) -> Outcome:
+    def step(self, verb: str, one: Thing, source: str | None = None) -> Outcome:
         """Run the command of one step."""
-        assert verb in {"replace", "del"}
+        assert verb in {"replace", "add", "del"}
         step = Step(verb, one)  # type: ignore[arg-type]
         held = ip_address(source) if source else None
         (outcome,) = self.outcomes([iproute.command(self.path, step, held)])
@@ -135,8 +138,11 @@ class Seam:
         return got
 
     def to(self, dst: str) -> list[Route]:
-        """Return the routes to a destination, in the kernel's order."""
-        return [one for one in self.kernel.read(self.path).routes if one.dst == ip_network(dst)]
+        """Return the routes to a destination, in the kernel's order, main table first."""
+        found = self.kernel.read(self.path).routes
+        return sorted(
+            (one for one in found if one.dst == ip_network(dst)), key=lambda one: one.table
+        )
 
     def assert_ended(self, outcome: Outcome, exit_code: int, text: str = "") -> None:
         """Look at the text where it is BusyBox's: iproute2 has other words for some errors."""
@@ -470,6 +476,132 @@ def test_del_of_an_unreachable_one_spares_a_gateway(attached: Seam) -> None:
 
         attached.assert_ended(outcome, 2, NOT_THERE)
         assert attached.to(DST[version]) == [there]
+
+
+# --- our own table ------------------------------------------------------------------------------
+
+DEFAULT = {4: "0.0.0.0/0", 6: "::/0"}
+
+
+def in_table(version: int, gateway: str | None = None, **values: object) -> Route:
+    """Return the default route in our table."""
+    kind = "unicast" if gateway else "unreachable"
+    return route(DEFAULT[version], gateway, kind=kind)._replace(table=TABLE, **values)  # type: ignore[arg-type]
+
+
+@VERSIONS
+def test_routes_of_our_table_are_read_and_those_of_others_are_not(
+    attached: Seam, version: int
+) -> None:
+    guard = policy.guard(ip_network(DEFAULT[version]))
+    main, ours = route(DST[version], NEIGHBOUR[version]), in_table(version, NEIGHBOUR[version])
+    same = main._replace(table=TABLE)
+    for one in (guard, main, ours, same):
+        attached.assert_ended(attached.step("replace", one), 0)
+
+    assert attached.to(DEFAULT[version]) == [ours, guard]
+    assert attached.to(DST[version]) == [main, same]
+    if isinstance(attached.site, RealSite):
+        attached.site.give(attached.path, ours._replace(table=670), ours._replace(table=1000))
+        assert attached.to(DEFAULT[version]) == [ours, guard]
+
+
+@VERSIONS
+def test_replace_in_our_table_with_a_guard_and_both_rules(attached: Seam, version: int) -> None:
+    guard = policy.guard(ip_network(DEFAULT[version]))
+    first, other = in_table(version, NEIGHBOUR[version]), in_table(version, OTHER[version])
+    attached.assert_ended(attached.step("replace", first, OWN[version]), 0)
+    for one in (guard, *policy.rules(version)):
+        verb = "add" if isinstance(one, Rule) else "replace"
+        attached.assert_ended(attached.step(verb, one), 0)
+
+    for wanted in (first, first, other, in_table(version), first):
+        attached.assert_ended(attached.step("replace", wanted), 0)
+        assert attached.to(DEFAULT[version]) == [wanted, guard]
+    attached.assert_ended(attached.step("replace", first, FOREIGN[version]), 2, INVALID)
+
+
+@VERSIONS
+def test_guard_outlives_the_link(attached: Seam, version: int) -> None:
+    guard = policy.guard(ip_network(DEFAULT[version]))
+    attached.step("replace", in_table(version, NEIGHBOUR[version]))
+    attached.step("replace", guard)
+
+    attached.site.set_link(attached.path, up=False)
+
+    assert attached.to(DEFAULT[version]) == [guard]
+
+
+@VERSIONS
+def test_del_in_our_table_deletes_exactly_that(attached: Seam, version: int) -> None:
+    guard, ours = policy.guard(ip_network(DEFAULT[version])), in_table(version, NEIGHBOUR[version])
+    for one in (ours, guard):
+        attached.step("replace", one)
+    assert guard.metric == GUARD_METRIC
+
+    attached.assert_ended(attached.step("del", ours._replace(table=254)), 2, NOT_THERE)
+    attached.assert_ended(attached.step("del", ours), 0)
+    assert attached.to(DEFAULT[version]) == [guard]
+    attached.assert_ended(attached.step("del", ours), 2, NOT_THERE)
+    attached.assert_ended(attached.step("del", guard), 0)
+    assert attached.to(DEFAULT[version]) == []
+    attached.assert_ended(attached.step("del", guard), 2, NOT_THERE)
+
+
+@VERSIONS
+def test_rules_are_added_read_and_deleted_once(attached: Seam, version: int) -> None:
+    of_source = Rule(version, 669, 254, source=ip_address(OWN[version]))
+    wanted = (of_source, *policy.rules(version))
+    assert attached.kernel.read(attached.path, rules=True).rules == ()
+    for one in reversed(wanted):
+        attached.assert_ended(attached.step("add", one), 0)
+        attached.assert_ended(attached.step("add", one), 2, "File exists")
+
+    assert attached.kernel.read(attached.path, rules=True).rules == wanted
+    for number, one in enumerate(wanted, 1):
+        attached.assert_ended(attached.step("del", one), 0)
+        attached.assert_ended(attached.step("del", one), 2, GONE)
+        assert attached.kernel.read(attached.path, rules=True).rules == wanted[number:]
+
+
+def test_rules_are_looked_at_if_wanted_or_if_our_table_has_routes(attached: Seam) -> None:
+    for one in policy.rules(4):
+        attached.step("add", one)
+    assert attached.kernel.read(attached.path).rules == ()
+
+    attached.step("replace", in_table(6))
+
+    assert attached.kernel.read(attached.path).rules == policy.rules(4)
+
+
+@VERSIONS
+def test_rule_of_the_same_preference_for_another_table_is_another(
+    attached: Seam, version: int
+) -> None:
+    theirs = Rule(version, 671, 100)
+    attached.site.give(attached.path, theirs)
+    ours = policy.rules(version)[1]
+
+    attached.assert_ended(attached.step("add", ours), 0)
+    assert attached.kernel.read(attached.path, rules=True).rules == (theirs, ours)
+    attached.assert_ended(attached.step("del", ours), 0)
+
+    assert attached.kernel.read(attached.path, rules=True).rules == (theirs,)
+
+
+def test_rules_that_select_packets_are_not_taken_for_ours(tmp_path: Path) -> None:
+    with kernel.namespace(tmp_path / "n") as space:
+        space.ip(
+            "rule add pref 671 fwmark 1 lookup 671",
+            "rule add pref 671 iif lo lookup 671",
+            "rule add pref 671 to 10.0.0.0/8 lookup 671",
+            "rule add pref 671 from 10.0.0.0/8 lookup 671",
+            "rule add pref 671 not from 10.0.0.1 lookup 671",
+            "rule add pref 671 ipproto tcp lookup 671",
+            "rule add pref 671 unreachable",
+            "rule add pref 671 goto 32766",
+        )
+        assert Kernel.read(Kernel.__new__(Kernel), str(space.path), rules=True).rules == ()
 
 
 # --- conversations ------------------------------------------------------------------------------

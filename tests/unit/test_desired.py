@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib.model import (
+    MAIN,
+    TABLE,
     Client,
     Container,
     Desired,
@@ -270,24 +272,114 @@ def test_what_the_client_is_attached_to_is_refused(entry: str, network: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("entry", "network", "gateway"),
+    ("entry", "gateway", "table"),
     [
-        pytest.param("192.0.0.0/16", "192.0.2.0/24", "192.0.2.129", id="around the network"),
-        pytest.param("203.0.112.0/20", "203.0.113.0/25", "192.0.2.129", id="around another"),
-        pytest.param("2001:db8::/32", "2001:db8::/64", "2001:db8::129", id="IPv6"),
+        pytest.param("192.0.0.0/16", "192.0.2.129", TABLE, id="around the network"),
+        pytest.param("203.0.112.0/20", "192.0.2.129", TABLE, id="around another"),
+        pytest.param("2001:db8::/32", "2001:db8::129", TABLE, id="IPv6"),
+        pytest.param("10.0.0.0/8", "192.0.2.129", TABLE, id="around what is not listed"),
+        pytest.param("0.0.0.0/1", "192.0.2.129", TABLE, id="a half, in which there is none"),
+        pytest.param("128.0.0.0/1", "192.0.2.129", TABLE, id="a half"),
+        pytest.param("8000::/1", "2001:db8::129", TABLE, id="an IPv6 half"),
+        pytest.param("172.16.0.0/12", "192.0.2.129", MAIN, id="in which there is none"),
+        pytest.param("192.0.3.0/24", "192.0.2.129", MAIN, id="beside it"),
     ],
 )
-def test_what_merely_contains_an_attached_network_is_served_with_a_remark(
-    entry: str, network: str, gateway: str
+def test_what_contains_an_attached_network_goes_to_our_own_table(
+    entry: str, gateway: str, table: int
 ) -> None:
     other = endpoint("203.0.113.5/25", network="other", network_id="net-other")
+    served = replace(GATEWAY, unlisted=(ip_network("10.255.0.0/16"),))
 
-    client = asking(entry, ON_WG_NET, other)
+    client = asking(entry, ON_WG_NET, other, gateway=served)
 
-    assert [(str(route.dst), str(route.gateway)) for route in client.routes] == [(entry, gateway)]
-    assert [(remark.entry, remark.reason, remark.served) for remark in client.refusals] == [
-        (entry, f"is served, but contains {network}, to which the container is attached", True)
+    assert client.refusals == ()
+    assert [(str(one.dst), str(one.gateway), one.table) for one in client.routes] == [
+        (entry, gateway, table)
     ]
+
+
+def test_what_is_inside_a_network_that_is_not_listed_is_refused() -> None:
+    gateway = replace(GATEWAY, unlisted=(ip_network("10.255.0.0/16"),))
+
+    assert asking("10.255.3.0/24", gateway=gateway).routes == ()
+
+
+# --- everything ---------------------------------------------------------------------------------
+
+EVERYTHING4 = Route(ip_network("0.0.0.0/0"), ip_address("192.0.2.129"), 0, table=TABLE)
+EVERYTHING6 = Route(ip_network("::/0"), ip_address("2001:db8::129"), 1024, table=TABLE)
+GUARD4 = Route(ip_network("0.0.0.0/0"), None, 4000, "unreachable", TABLE)
+GUARD6 = Route(ip_network("::/0"), None, 4000, "unreachable", TABLE)
+
+
+def test_everything_goes_to_our_own_table() -> None:
+    client = asking("0.0.0.0/0, ::/0, 198.51.100.0/24")
+
+    assert client.routes == (EVERYTHING4, EVERYTHING6, V4)
+    assert client.refusals == ()
+
+
+def test_everything_is_unreachable_there_while_the_gateway_is_lost() -> None:
+    client = asking(
+        "0.0.0.0/0,::/0", gateway=replace(GATEWAY, addresses=(), lost=frozenset({4, 6}))
+    )
+
+    assert client.routes == tuple(
+        one._replace(gateway=None, kind="unreachable") for one in (EVERYTHING4, EVERYTHING6)
+    )
+
+
+@pytest.mark.parametrize(
+    ("label", "other"),
+    [
+        pytest.param("0.0.0.0/0", 6, id="IPv4 alone"),
+        pytest.param("::/0", 4, id="IPv6 alone"),
+        pytest.param("0.0.0.0/0,2001:db8:1::/48", 6, id="IPv4, and some of IPv6"),
+    ],
+)
+def test_one_ip_version_alone_is_told(label: str, other: int) -> None:
+    client = asking(label)
+
+    assert client.refusals == (
+        Refusal(
+            label.partition(",")[0],
+            f"is served, but IPv{other} goes on by the engine's default route",
+            "labels: {wgroutemgr.networks: '0.0.0.0/0, ::/0'}   "
+            f"# IPv{other} goes by the gateway too then, or nowhere",
+            served=True,
+        ),
+    )
+
+
+def test_one_ip_version_is_all_where_there_is_no_other() -> None:
+    client = asking("0.0.0.0/0", endpoint("192.0.2.10/24"))
+
+    assert (client.routes, client.refusals) == ((EVERYTHING4,), ())
+
+
+def test_all_of_an_ip_version_that_the_gateway_lacks_is_unreachable() -> None:
+    client = asking("0.0.0.0/0,::/0", gateway=IPV4_GATEWAY)
+
+    assert client.routes == (EVERYTHING4, GUARD6)
+    assert client.refusals == (
+        Refusal(
+            "::/0",
+            "is unreachable: the gateway has no IPv6 address on wg-net",
+            "the network has IPv6: see the sysctls of wireguard",
+            served=True,
+        ),
+    )
+
+
+def test_that_is_no_news_for_who_lacks_it_too() -> None:
+    client = asking("0.0.0.0/0,::/0", endpoint("192.0.2.10/24"), gateway=IPV4_GATEWAY)
+
+    assert (client.routes, client.refusals) == ((EVERYTHING4, GUARD6), ())
+
+
+def test_a_part_of_an_ip_version_that_the_gateway_lacks_is_refused_however_wide() -> None:
+    assert asking("2001:db8::/32,8000::/1", gateway=IPV4_GATEWAY).routes == ()
 
 
 def test_what_is_inside_one_network_and_around_another_is_refused() -> None:
@@ -427,6 +519,10 @@ def test_a_name_server_in_a_destination_is_told(servers: tuple[str, ...], held: 
     assert remarks("198.51.100.0/24", dns=tuple(map(ip_address, servers))) == (
         [("198.51.100.0/24", reason)] if held else []
     )
+
+
+def test_a_name_server_is_to_be_reached_through_the_gateway_where_everything_is() -> None:
+    assert remarks("0.0.0.0/0,::/0", dns=(ip_address("203.0.113.53"),)) == []
 
 
 CALLERS = "is served, but callers of the published {} in it are answered through the gateway"

@@ -21,7 +21,17 @@ from lib.early.arrival import (
 from lib.early.known import KnownContainers
 from lib.early.lookup import Answers, Description, Reference
 from lib.kernel.shells import Outcome
-from lib.model import NETWORKS_LABEL, Client, Container, DockerNetwork, Endpoint, Event, Route
+from lib.model import (
+    NETWORKS_LABEL,
+    Client,
+    Container,
+    DockerNetwork,
+    Endpoint,
+    Event,
+    Route,
+    Rule,
+)
+from lib.routing import policy
 from tests.fakes import CREATED, FACES, GATEWAY, OTHER, WG_NET
 
 if TYPE_CHECKING:
@@ -35,6 +45,7 @@ BY_ID, BY_NAME = Reference("c1"), Reference("dovecot", is_name=True)
 ATTACHING = replace(WG_NET, interfaces={}, attaching={"dovecot": FACES})
 TWO_NETWORKS = replace(CREATED, endpoints=(*CREATED.endpoints, Endpoint("other", "", ())))
 DESTINATION = Route(ip_network("10.8.0.0/16"), GATEWAY.addresses[0], 0)
+INSIDE_OTHER = {NETWORKS_LABEL: "10.8.1.0/25,fd00:8::/64"}
 SOURCES = {4: ip_address("192.0.2.7"), 6: ip_address("fd::7")}
 
 
@@ -279,7 +290,7 @@ def outcome(code: int) -> Outcome:
 
 
 def destinations(found: Grant) -> list[str]:
-    return [str(route.dst) for route in found.commands]
+    return [str(one.dst) for one in found.commands if isinstance(one, Route)]
 
 
 @pytest.mark.parametrize(
@@ -293,10 +304,10 @@ def destinations(found: Grant) -> list[str]:
             id="no address of the IP version",
         ),
         pytest.param(
-            Knowledge(described={BY_ID: description(TWO_NETWORKS)}),
+            Knowledge(described={BY_ID: description(replace(TWO_NETWORKS, labels=INSIDE_OTHER))}),
             ["fd00:8::/64"],
-            False,
-            id="overlaps a network still to come",
+            True,
+            id="inside a network still to come",
         ),
         pytest.param(
             Knowledge(
@@ -397,3 +408,179 @@ def test_what_was_given_is_told() -> None:
 
     assert [entry["event"] for entry in logged] == ["route.replaced"] * 2 + ["client.routed"]
     assert {entry.get("trigger") for entry in logged} == {"early", None}
+
+
+# --- our own table ------------------------------------------------------------------------------
+
+INSIDE = f"nsenter --net={PATH} ip"
+
+
+def asking(label: str, known: Knowledge | None = None, **values: object) -> Grant:
+    """Return what a client with a label gets."""
+    one = replace(CREATED, labels={NETWORKS_LABEL: label})
+    whole = replace(known or Knowledge(), described={BY_ID: description(one)})
+    return given(replace(whole, **values))  # type: ignore[arg-type]
+
+
+def rounds(found: Grant, *refused: str) -> list[list[str]]:
+    """Try it until nothing goes on, and return what is tried each time; some is refused."""
+    tried = []
+    while True:
+        tried.append(list(found.commands.values()))
+        ended = {
+            thing: outcome(2 if any(text in line for text in refused) else 0)
+            for thing, line in found.commands.items()
+        }
+        found.take(ended)
+        if not found.goes_on:
+            return tried
+
+
+def test_the_kernels_proof_comes_before_what_has_no_source_address() -> None:
+    found = asking("0.0.0.0/0, ::/0")
+
+    assert rounds(found) == [
+        [
+            f"{INSIDE} route replace default via 192.0.2.1 table 671 src 192.0.2.7",
+            f"{INSIDE} -6 route replace default via fd::1 table 671 src fd::7",
+        ],
+        [
+            f"{INSIDE} route replace unreachable default metric 4000 table 671",
+            f"{INSIDE} -6 route replace unreachable default metric 4000 table 671",
+            f"{INSIDE} rule add pref 670 lookup main suppress_prefixlength 0",
+            f"{INSIDE} -6 rule add pref 670 lookup main suppress_prefixlength 0",
+        ],
+        [f"{INSIDE} rule add pref 671 lookup 671", f"{INSIDE} -6 rule add pref 671 lookup 671"],
+    ]
+    assert found.given.complete
+    assert [str(route.dst) for route in found.given.client.routes] == ["0.0.0.0/0", "::/0"]
+    assert set(found.given.beside) == set(policy.needs(found.given.client.routes)) - set(
+        found.given.client.routes
+    )
+
+
+def test_nothing_follows_what_is_refused() -> None:
+    found = asking("0.0.0.0/0, ::/0, 10.9.0.0/16")
+
+    assert rounds(found, "src") == [list(found.commands.values())]
+    assert len(found.commands) == 3
+    assert (found.given.client.routes, found.given.beside) == ((), ())
+    assert not found.given.complete
+
+
+def test_what_is_refused_in_one_ip_version_does_not_keep_the_other_waiting() -> None:
+    found = asking("0.0.0.0/0, ::/0")
+
+    tried = rounds(found, "src fd::7")
+
+    assert [len(one) for one in tried] == [2, 3, 2]
+    assert not any(" -6 " in line for line in tried[1][1:] + tried[2][1:])
+    assert list(found.commands.values()) == [tried[0][1]]
+    assert not found.given.complete
+    assert rounds(found)[1:] == [
+        [
+            f"{INSIDE} -6 route replace unreachable default metric 4000 table 671",
+            f"{INSIDE} -6 rule add pref 670 lookup main suppress_prefixlength 0",
+        ],
+        [f"{INSIDE} -6 rule add pref 671 lookup 671"],
+    ]
+    assert found.given.complete
+
+
+@pytest.mark.parametrize("refused", ["metric 4000", "pref 670"])
+def test_our_table_is_not_asked_without_guard_and_the_rule_before(refused: str) -> None:
+    found = asking("0.0.0.0/0")
+
+    tried = rounds(found, refused)
+
+    assert not any("pref 671" in line for lines in tried for line in lines)
+    assert rounds(found)[-1] == [f"{INSIDE} rule add pref 671 lookup 671"]
+
+
+def test_a_rule_that_is_there_already_is_no_refusal() -> None:
+    found = asking("0.0.0.0/0")
+    found.take({thing: outcome(0) for thing in found.commands})
+    exists = Outcome("", 2, "ip: RTNETLINK answers: File exists", 1.0)
+    new = found.take(
+        {one: exists if isinstance(one, Rule) else outcome(0) for one in found.commands}
+    )
+
+    assert len(new) == 2
+    assert list(found.commands.values()) == [f"{INSIDE} rule add pref 671 lookup 671"]
+
+
+def test_what_the_gateway_cannot_carry_is_unreachable_once_anything_proves_the_namespace() -> None:
+    one = replace(CREATED, labels={NETWORKS_LABEL: "::/0,10.9.0.0/16"})
+    known = Knowledge(described={BY_ID: description(one)}).answers()
+    v4 = replace(GATEWAY, addresses=GATEWAY.addresses[:1])
+    found = grant(arrival(*CLIENT), replace(known, gateway=v4))
+    assert found
+
+    assert rounds(found) == [
+        [f"{INSIDE} route replace 10.9.0.0/16 via 192.0.2.1 src 192.0.2.7"],
+        [
+            f"{INSIDE} -6 route replace unreachable default metric 4000 table 671",
+            f"{INSIDE} -6 rule add pref 670 lookup main suppress_prefixlength 0",
+        ],
+        [f"{INSIDE} -6 rule add pref 671 lookup 671"],
+    ]
+    assert found.given.complete
+
+
+def test_what_the_gateway_cannot_carry_has_to_wait_where_nothing_proves_the_namespace() -> None:
+    one = replace(CREATED, labels={NETWORKS_LABEL: "::/0"})
+    known = Knowledge(described={BY_ID: description(one)}).answers()
+    v4 = replace(GATEWAY, addresses=GATEWAY.addresses[:1])
+    found = grant(arrival(*CLIENT), replace(known, gateway=v4))
+
+    assert found
+    assert found.commands == {}
+    assert not found.given.complete
+
+
+def test_everything_may_be_early_whatever_networks_are_still_to_come() -> None:
+    everything = replace(CREATED, labels={NETWORKS_LABEL: "0.0.0.0/0"})
+    knowledge = replace(UNDESCRIBED, remembered=everything)
+
+    assert destinations(given(knowledge)) == ["0.0.0.0/0"]
+
+
+def test_what_contains_a_network_still_to_come_is_early_in_our_own_table() -> None:
+    found = given(Knowledge(described={BY_ID: description(TWO_NETWORKS)}))
+
+    assert list(found.commands.values()) == [
+        f"{INSIDE} route replace 10.8.0.0/16 via 192.0.2.1 table 671 src 192.0.2.7",
+        f"{INSIDE} -6 route replace fd00:8::/64 via fd::1 src fd::7",
+    ]
+    rounds(found)
+    assert found.given.complete
+
+
+def test_the_sum_is_told_when_nothing_goes_on() -> None:
+    found = asking("0.0.0.0/0")
+    told: list[list[str]] = []
+
+    with structlog.testing.capture_logs() as logged:
+        for _ in range(3):
+            before = len(logged)
+            found.tell(found.take({one: outcome(0) for one in found.commands}), "wg-net")
+            told.append([entry["event"] for entry in logged[before:]])
+
+    assert told == [
+        ["route.replaced"],
+        ["route.replaced", "rule.added"],
+        ["rule.added", "client.routed"],
+    ]
+    assert logged[1]["gateway"] == "unreachable"
+    assert logged[2] == {
+        "event": "rule.added",
+        "log_level": "info",
+        "container": "dovecot",
+        "container_id": "c1",
+        "network": "wg-net",
+        "netns": PATH,
+        "command": "",
+        "trigger": "early",
+        "duration_ms": 1.0,
+    }
+    assert logged[-1]["routes"] == 1

@@ -15,7 +15,7 @@ from lib.early.known import KnownContainers
 from lib.early.lookup import Connections, Lookup, Need, Questions, Reference
 from lib.errors import CallError, EngineError, StaleSocketError, WgRouteMgrError
 from lib.model import Endpoint
-from tests.fakes import CREATED, GATEWAY, OTHER, WG_NET, StandInEngine
+from tests.fakes import CREATED, GATEWAY, GWBRIDGE, OTHER, WG_NET, StandInEngine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -275,6 +275,17 @@ def test_networks_of_a_client_are_asked_for_where_their_list_is_refused() -> Non
     assert answers.subnets is None
     assert answers.described[BY_ID].subnets == OTHER.subnets
     assert {entry["event"] for entry in logged} == {"lookup.failed"}
+
+
+def test_the_network_that_no_container_lists_counts_among_those_of_who_is_on_an_overlay() -> None:
+    both = replace(CREATED, endpoints=(*CREATED.endpoints, Endpoint("other", "", ())))
+    overlay = replace(OTHER, driver="overlay")
+    site = Site(Counting((both,), on=(WG_NET, overlay, GWBRIDGE)))
+    who = replace(WHO, containers={BY_ID: Need(0.1, subnets=True)})
+    with site.looking(who) as lookup:
+        answers = site.await_answer(lookup, everything)
+
+    assert answers.described[BY_ID].subnets == (*OTHER.subnets, *GWBRIDGE.subnets)
 
 
 def lookups() -> list[str]:

@@ -168,6 +168,25 @@ def test_a_client_gets_its_routes_once(tmp_path: Path) -> None:
     assert list(site.early.taken()) == []
 
 
+def test_everything_goes_on_at_once_until_our_table_is_asked(tmp_path: Path) -> None:
+    site = Site()
+    site.engine.known = (replace(CLIENT, labels={NETWORKS_LABEL: "0.0.0.0/0"}),)
+    site.early.lead_to(GATEWAY, tmp_path)
+
+    site.watch.appear()
+
+    found = site.taken()
+    while not found[-1].complete:
+        found += site.taken()
+    assert [str(route.dst) for route in found[-1].client.routes] == ["0.0.0.0/0"]
+    assert [line.partition(" ip ")[2] for line in site.runner.ran] == [
+        "route replace default via 192.0.2.1 table 671 src 192.0.2.7",
+        "route replace unreachable default metric 4000 table 671",
+        "rule add pref 670 lookup main suppress_prefixlength 0",
+        "rule add pref 671 lookup 671",
+    ]
+
+
 @pytest.mark.parametrize(
     "error", [EngineError("it went away"), StaleSocketError("its socket was deleted")]
 )

@@ -11,11 +11,11 @@ import pytest
 import structlog
 
 from lib.engine import sidecar
-from lib.model import Container, DockerNetwork, Endpoint, Gateway, Sidecar
+from lib.model import Container, DockerNetwork, Endpoint, Gateway, Network, Sidecar
 from lib.reconcile.gateway import GatewayTracker
 from lib.reconcile.report import Found, Lost, Unknown
 from lib.settings import Settings
-from tests.fakes import GATEWAY, OTHER, WG_NET, StandInEngine
+from tests.fakes import GATEWAY, GWBRIDGE, OTHER, WG_NET, StandInEngine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -309,6 +309,28 @@ def test_a_network_without_gateways_is_told_once(logged: Callable[[], list[str]]
     assert site.engine.calls.count("network n1") == 1
 
 
+@pytest.mark.parametrize(
+    ("driver", "internal", "networks", "unlisted"),
+    [
+        pytest.param("overlay", False, [GWBRIDGE], GWBRIDGE.subnets, id="an overlay"),
+        pytest.param("overlay", True, [GWBRIDGE], (), id="an internal overlay"),
+        pytest.param("overlay", False, [], (), id="an overlay, and there is no such network"),
+        pytest.param("bridge", False, [GWBRIDGE], (), id="a bridge"),
+    ],
+)
+def test_what_the_engine_attaches_to_without_a_word(
+    driver: str, networks: list[DockerNetwork], unlisted: tuple[Network, ...], *, internal: bool
+) -> None:
+    site = Site(RUNNING)
+    site.engine.on = (replace(WG_NET, driver=driver, internal=internal), *networks)
+
+    assert site.update() == Found(replace(GATEWAY, unlisted=unlisted))
+    assert site.announced[-1][0] == replace(GATEWAY, unlisted=unlisted)
+    del site.engine.calls[:]
+    assert site.update() == Found(replace(GATEWAY, unlisted=unlisted))
+    assert not [call for call in site.engine.calls if call.startswith("network")]
+
+
 def test_a_network_that_cannot_be_asked_about_is_asked_about_again(
     logged: Callable[[], list[str]],
 ) -> None:
@@ -319,4 +341,8 @@ def test_a_network_that_cannot_be_asked_about_is_asked_about_again(
     site.engine.on = (replace(WG_NET, driver="ipvlan"),)
     site.update()
 
-    assert logged()[-2:] == ["debug answer.skipped", "warning network.warned"]
+    assert logged()[-3:] == [
+        "debug answer.skipped",
+        "info gateway.ready",
+        "warning network.warned",
+    ]

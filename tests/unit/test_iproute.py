@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.model import Route, Step
-from lib.routing import iproute
+from lib.model import TABLE, Route, Rule, Step
+from lib.routing import iproute, policy
 
 NETNS = "/var/run/docker/netns/0a1b2c3d4e5f"
 
@@ -97,6 +97,57 @@ def test_a_step_renders_to_exactly_this_line(
     assert iproute.command(NETNS, Step(verb, subject)) == f"nsenter --net={NETNS} {expected}"
 
 
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [
+        (
+            Step("replace", route("0.0.0.0/0", "198.51.100.1", 0)._replace(table=TABLE)),
+            "ip route replace default via 198.51.100.1 table 671",
+        ),
+        (
+            Step("replace", route("::/0", None, 1024, "unreachable")._replace(table=TABLE)),
+            "ip -6 route replace unreachable default table 671",
+        ),
+        (
+            Step("replace", policy.guard(ip_network("10.0.0.0/8"))),
+            "ip route replace unreachable 10.0.0.0/8 metric 4000 table 671",
+        ),
+        (
+            Step("add", policy.rules(4)[0]),
+            "ip rule add pref 670 lookup main suppress_prefixlength 0",
+        ),
+        (Step("add", policy.rules(6)[1]), "ip -6 rule add pref 671 lookup 671"),
+        (
+            Step("add", Rule(4, 669, 254, source=ip_address("192.0.2.7"))),
+            "ip rule add pref 669 from 192.0.2.7 lookup main",
+        ),
+        (
+            Step("del", policy.rules(6)[0]),
+            "ip -6 rule del pref 670 lookup main suppress_prefixlength 0",
+        ),
+        (Step("del", policy.rules(4)[1]), "ip rule del pref 671 lookup 671"),
+        (
+            Step("del", route("0.0.0.0/0", "198.51.100.1", 0)._replace(table=TABLE)),
+            "ip route del default via 198.51.100.1 table 671",
+        ),
+        (
+            Step("del", route("::/0", "2001:db8::1", 1024)._replace(table=TABLE)),
+            "ip -6 route del default via 2001:db8::1 metric 1024 table 671",
+        ),
+        (
+            Step("del", policy.guard(ip_network("0.0.0.0/0"))),
+            "ip route del unreachable default metric 4000 table 671",
+        ),
+        (
+            Step("del", policy.guard(ip_network("::/0"))),
+            "ip -6 route del unreachable default metric 4000 table 671 dev lo",
+        ),
+    ],
+)
+def test_a_step_in_our_own_table_renders_to_exactly_this_line(step: Step, expected: str) -> None:
+    assert iproute.command(NETNS, step) == f"nsenter --net={NETNS} {expected}"
+
+
 @given(st.text(min_size=1))
 def test_any_namespace_path_stays_one_word_of_the_shell(path: str) -> None:
     step = Step("replace", route("192.0.2.0/24", "198.51.100.1", 0))
@@ -113,4 +164,9 @@ def test_a_source_address_is_the_last_word_of_a_command() -> None:
 
     assert iproute.command("/n", step, ip_address("192.0.2.7")) == (
         "nsenter --net=/n ip route replace 198.51.100.0/24 via 192.0.2.129 src 192.0.2.7"
+    )
+    step = Step("replace", route("0.0.0.0/0", "192.0.2.129", 0)._replace(table=TABLE))
+
+    assert iproute.command("/n", step, ip_address("192.0.2.7")) == (
+        "nsenter --net=/n ip route replace default via 192.0.2.129 table 671 src 192.0.2.7"
     )

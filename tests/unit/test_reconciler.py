@@ -16,6 +16,7 @@ from lib.model import (
     NETWORK_LABEL,
     NETWORKS_LABEL,
     ROLE_LABEL,
+    TABLE,
     Client,
     Container,
     EarlyClient,
@@ -28,6 +29,7 @@ from lib.model import (
 from lib.reconcile.namespace import MAX_STEPS
 from lib.reconcile.reconciler import Reconciler
 from lib.reconcile.report import Found, Lost, Report, Scope, Unknown, Why
+from lib.routing import iproute, policy
 from lib.schedule import Schedule
 from lib.settings import Settings
 from tests.fake_kernel import FakeKernel
@@ -35,6 +37,8 @@ from tests.fakes import WG_NET, StandInEngine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from lib.kernel.shells import Conversation
 
 ROOT = "/run/docker/netns"
 DENIED = "RTNETLINK answers: Operation not permitted"
@@ -66,10 +70,18 @@ class Kernel(FakeKernel):
         self.checked.append(path)
         super().check(path)
 
-    def read(self, path: str) -> Inside:
-        found = super().read(path)
+    def read(self, path: str, *, rules: bool = False) -> Inside:
+        found = super().read(path, rules=rules)
         self.after_read(path)
         return found
+
+    def run(self, line: str) -> None:
+        """Run a line as somebody else does."""
+
+        def conversation() -> Conversation:
+            yield [line]
+
+        self.serve([conversation()])
 
     def put(self, one: Container, gateway: str | None, metric: int = 0) -> None:
         """Put a route to what the client asks for into its namespace, as somebody else."""
@@ -1289,3 +1301,314 @@ def test_an_event_of_another_sidecar_is_known_by_its_label() -> None:
     assert site.reconciler.concerns(event)
     assert site.on("start", PEER).scope.is_full
     assert site.reconciler.concerns(replace(event, action="die", labels={}))
+
+
+# --- our own table ------------------------------------------------------------------------------
+
+EVERYTHING = replace(CLIENT, labels={NETWORKS_LABEL: "0.0.0.0/0"})
+VIA = "default via 192.0.2.1 table 671"
+GUARD = "unreachable default metric 4000 table 671"
+MAIN_RULE, TABLE_RULE = "pref 670 lookup main suppress_prefixlength 0", "pref 671 lookup 671"
+ALL = [VIA, GUARD, MAIN_RULE, TABLE_RULE]
+
+
+def ours(site: Site, one: Container = EVERYTHING) -> list[str]:
+    """Return what is in our own table, and the rules."""
+    there = site.kernel.read(one.sandbox_key, rules=True)
+    routes = [iproute.text(route) for route in there.routes if route.table == TABLE]
+    return routes + [iproute.text(rule) for rule in there.rules]
+
+
+def set_up(*clients: Container, label: str = "0.0.0.0/0") -> Site:
+    one = replace(EVERYTHING, labels={NETWORKS_LABEL: label})
+    site = Site(*(clients or (one,)))
+    site.kernel.give(EVERYTHING.sandbox_key, ENGINES_DEFAULT)
+    return site
+
+
+ENGINES_DEFAULT = Route(ip_network("0.0.0.0/0"), ip_address("192.0.2.254"), 0)
+
+
+def ran(site: Site) -> list[str]:
+    return [line.partition(" ip ")[2] for line in site.kernel.commands]
+
+
+def test_everything_is_set_in_its_order_and_beside_the_engines_default(
+    logged: list[dict[str, Any]],
+) -> None:
+    site = set_up(label="0.0.0.0/0,::/0,10.8.0.0/16")
+    report = site.run()
+
+    assert ran(site) == [
+        f"route replace {VIA}",
+        f"route replace {GUARD}",
+        "-6 route replace default via fd::1 table 671",
+        f"-6 route replace {GUARD}",
+        "route replace 10.8.0.0/16 via 192.0.2.1",
+        f"rule add {MAIN_RULE}",
+        f"-6 rule add {MAIN_RULE}",
+        f"rule add {TABLE_RULE}",
+        f"-6 rule add {TABLE_RULE}",
+    ]
+    assert ENGINES_DEFAULT in site.kernel.routes(EVERYTHING.sandbox_key)
+    assert (report.routes, report.changed, report.unfinished) == (3, 9, ())
+    rule = next(entry for entry in logged if entry["event"] == "rule.added")
+    assert rule == {
+        "event": "rule.added",
+        "log_level": "info",
+        "container": "dovecot",
+        "container_id": "dovecot-id",
+        "network": "wg-net",
+        "netns": f"{ROOT}/dovecot",
+        "command": f"nsenter --net={ROOT}/dovecot ip rule add {MAIN_RULE}",
+        "trigger": "startup",
+        "duration_ms": rule["duration_ms"],
+    }
+    assert [entry["routes"] for entry in logged if entry["event"] == "client.routed"] == [3]
+
+
+def test_a_steady_state_of_everything_runs_nothing_either(logged: list[dict[str, Any]]) -> None:
+    site = set_up()
+    site.run()
+    del site.kernel.commands[:], logged[:]
+    report = site.run(Scope("resync", is_full=True))
+
+    assert (site.kernel.commands, logged, report.changed) == ([], [], 0)
+
+
+def test_a_new_daemon_finds_everything_as_it_is(logged: list[dict[str, Any]]) -> None:
+    site = set_up()
+    site.run()
+    del site.kernel.commands[:], logged[:]
+    other = Site()
+    other.kernel, other.engine = site.kernel, site.engine
+    reconciler = Reconciler(
+        site.kernel, Settings(gateway="wireguard", network="wg-net"), lambda _: 0.5
+    )
+    report = reconciler.run(site.engine, STARTUP)  # type: ignore[arg-type]
+
+    assert (site.kernel.commands, report.unfinished) == ([], ())
+
+
+def test_without_anything_in_our_table_rules_are_not_read() -> None:
+    site = Site(CLIENT)
+    for rule in policy.rules(4):
+        site.kernel.give(CLIENT.sandbox_key, rule)
+    seen: list[Inside] = []
+    site.kernel.after_read = lambda path: seen.append(FakeKernel.read(site.kernel, path))
+    site.run()
+
+    assert [one.rules for one in seen] == [()]
+
+
+@pytest.mark.parametrize("lost", ALL)
+def test_what_somebody_deletes_is_set_again_alone(lost: str) -> None:
+    site = set_up()
+    site.run()
+    about, verb = ("rule", "add") if lost.startswith("pref") else ("route", "replace")
+    site.kernel.run(f"nsenter --net={EVERYTHING.sandbox_key} ip {about} del {lost}")
+    del site.kernel.commands[:]
+    site.run(Scope("resync", is_full=True))
+
+    assert ran(site) == [f"{about} {verb} {lost}"]
+    assert sorted(ours(site)) == sorted(ALL)
+
+
+def test_a_lost_gateway_makes_everything_unreachable_and_rules_stay() -> None:
+    site = set_up()
+    site.run()
+    del site.kernel.commands[:]
+    site.change(replace(GATEWAY, running=False))
+    site.on("die", GATEWAY)
+
+    assert ran(site) == ["route replace unreachable default table 671"]
+    assert sorted(ours(site)) == sorted(["unreachable default table 671", *ALL[1:]])
+    site.change(GATEWAY)
+    site.on("start", GATEWAY)
+    assert sorted(ours(site)) == sorted(ALL)
+
+
+def test_a_link_that_went_leaves_the_guard_and_the_route_is_set_again() -> None:
+    site = set_up()
+    site.run()
+    site.kernel.set_link(EVERYTHING.sandbox_key, up=False)
+    assert sorted(ours(site)) == sorted(ALL[1:])
+    site.kernel.set_link(EVERYTHING.sandbox_key, up=True)
+    del site.kernel.commands[:]
+    site.run(Scope("resync", is_full=True))
+
+    assert ran(site) == [f"route replace {VIA}"]
+
+
+def test_our_table_is_not_asked_where_the_rule_before_is_refused() -> None:
+    site = set_up()
+    site.kernel.fail(EVERYTHING.sandbox_key, DENIED, only="pref 670")
+    report = site.run()
+
+    assert sorted(ours(site)) == sorted([VIA, GUARD])
+    assert report.failing == ("dovecot",)
+    site.kernel.heal(EVERYTHING.sandbox_key)
+    site.drive(5)
+    assert sorted(ours(site)) == sorted(ALL)
+    assert site.reports[-1].unfinished == ()
+
+
+def test_a_rule_that_fails_is_told_without_a_destination(logged: list[dict[str, Any]]) -> None:
+    site = set_up()
+    site.kernel.fail(EVERYTHING.sandbox_key, DENIED, only="pref 670")
+    site.run()
+
+    (entry,) = (entry for entry in logged if entry["event"] == "rule.failed")
+    assert (entry["stderr"], entry["exit_code"]) == (DENIED, 2)
+    assert entry["command"].endswith(f"rule add {MAIN_RULE}")
+    assert "dst" not in entry
+
+
+def test_a_route_that_fails_leaves_everything_unreachable() -> None:
+    site = set_up()
+    site.kernel.fail(EVERYTHING.sandbox_key, DENIED, only="via")
+    site.run()
+
+    assert sorted(ours(site)) == sorted(ALL[1:])
+
+
+def test_a_rule_that_came_meanwhile_is_an_answer(logged: list[dict[str, Any]]) -> None:
+    site = set_up()
+    first = policy.rules(4)[0]
+    site.kernel.before_command(
+        lambda line: (
+            site.kernel.give(EVERYTHING.sandbox_key, first)
+            if line.endswith(f"add {MAIN_RULE}")
+            else None
+        )
+    )
+    report = site.run()
+
+    assert sorted(ours(site)) == sorted(ALL)
+    assert (report.failing, report.changed) == ((), 3)
+    assert "rule.found" in [entry["event"] for entry in logged]
+
+
+def test_who_leaves_the_network_gives_all_back_in_reverse(logged: list[dict[str, Any]]) -> None:
+    site = set_up()
+    site.run()
+    del site.kernel.commands[:], logged[:]
+    site.change(replace(EVERYTHING, endpoints=()))
+    site.on("disconnect", EVERYTHING)
+
+    assert ran(site) == [
+        f"rule del {TABLE_RULE}",
+        f"rule del {MAIN_RULE}",
+        f"route del {VIA}",
+        f"route del {GUARD}",
+    ]
+    assert ours(site) == []
+    (entry, _) = (entry for entry in logged if entry["event"] == "rule.deleted")
+    assert entry["reason"] == "nobody asks for it any more"
+
+
+def test_what_is_asked_by_rules_that_cannot_be_deleted_stays() -> None:
+    site = set_up()
+    site.run()
+    site.kernel.fail(EVERYTHING.sandbox_key, DENIED, only="rule del")
+    site.change(replace(EVERYTHING, endpoints=()))
+    site.on("disconnect", EVERYTHING)
+
+    assert sorted(ours(site)) == sorted(ALL)
+    site.kernel.heal(EVERYTHING.sandbox_key)
+    site.drive(5)
+    assert ours(site) == []
+
+
+def test_rules_that_went_meanwhile_are_an_answer() -> None:
+    site = set_up()
+    site.run()
+    site.kernel.fail(
+        EVERYTHING.sandbox_key, "ip: RTNETLINK answers: No such file or directory", only="rule del"
+    )
+    site.change(replace(EVERYTHING, endpoints=()))
+    report = site.on("disconnect", EVERYTHING)
+
+    assert report.failing == ()
+
+
+def test_what_an_earlier_daemon_left_in_our_table_is_taken_back() -> None:
+    """It was for a wide network, which contained another one then."""
+    site = set_up(label="10.0.0.0/8")
+    wide = Route(ip_network("10.0.0.0/8"), ip_address("192.0.2.1"), 0, table=671)
+    site.kernel.give(EVERYTHING.sandbox_key, *policy.needs([wide]))
+    site.run()
+
+    assert ran(site) == [
+        "route replace 10.0.0.0/8 via 192.0.2.1",
+        f"rule del {TABLE_RULE}",
+        f"rule del {MAIN_RULE}",
+        "route del 10.0.0.0/8 via 192.0.2.1 table 671",
+        "route del unreachable 10.0.0.0/8 metric 4000 table 671",
+    ]
+
+
+def test_a_wide_network_changes_its_table_with_what_the_client_is_attached_to() -> None:
+    site = set_up(label="10.0.0.0/8")
+    one = site.engine.known[1]
+    site.run()
+    assert site.routes(one)[1:] == ["10.0.0.0/8 192.0.2.1"]
+    inner = Endpoint("inner", "n9", (ip_interface("10.9.0.7/24"),))
+    site.change(replace(one, endpoints=(*one.endpoints, inner)))
+    del site.kernel.commands[:]
+    site.on("connect", one)
+
+    assert ran(site) == [
+        "route replace 10.0.0.0/8 via 192.0.2.1 table 671",
+        "route replace unreachable 10.0.0.0/8 metric 4000 table 671",
+        f"rule add {MAIN_RULE}",
+        f"rule add {TABLE_RULE}",
+        "route del 10.0.0.0/8 via 192.0.2.1",
+    ]
+
+
+def test_two_clients_in_one_namespace_share_what_goes_with_their_routes() -> None:
+    guest = replace(
+        EVERYTHING,
+        id="guest-id",
+        name="guest",
+        network_mode="container:dovecot",
+        sandbox_key="",
+        endpoints=(),
+    )
+    site = set_up(replace(EVERYTHING, labels={NETWORKS_LABEL: "128.0.0.0/1"}), guest)
+    site.run()
+    assert len(ran(site)) == 6
+    del site.kernel.commands[:]
+    site.remove(guest)
+    site.on("die", guest)
+
+    assert ran(site) == [f"route del {VIA}", f"route del {GUARD}"]
+
+
+def test_who_has_no_ipv6_address_gets_guard_and_rules_for_it() -> None:
+    one = container("dovecot", "192.0.2.7/24", label="::/0")
+    site = Site(one)
+    site.run()
+
+    assert ran(site) == [
+        f"-6 route replace {GUARD}",
+        f"-6 rule add {MAIN_RULE}",
+        f"-6 rule add {TABLE_RULE}",
+    ]
+
+
+def test_early_guards_and_rules_are_taken_back_from_who_never_ran() -> None:
+    site = Site()
+    site.run()
+    one = starting(site)
+    via = Route(ip_network("0.0.0.0/0"), ip_address("192.0.2.1"), 0, table=671)
+    client = Client(one.name, one.id, one.sandbox_key, (via,))
+    site.kernel.give(one.sandbox_key, *policy.needs([via]))
+    beside = tuple(thing for thing in policy.needs([via]) if thing != via)
+    site.reconciler.take_early(EarlyClient(client, complete=True, beside=beside))
+    site.run(Scope("resync", is_full=True))
+    assert len(ours(site, one)) == 4
+    site.drive(35)
+
+    assert ours(site, one) == []

@@ -9,10 +9,11 @@ import pytest
 
 from lib.cli import tables
 from lib.cli.tables import Row
-from lib.model import Client, Desired, Gateway, Refusal, Route, Skipped
+from lib.model import IPV4, TABLE, Client, Desired, Gateway, Refusal, Route, Skipped, Thing
 from lib.reconcile.look import Findings
 from lib.reconcile.namespace import Namespace
 from lib.reconcile.report import Failure
+from lib.routing import policy
 
 GATEWAY = Gateway("wireguard", "gw", "wg-net", "net", (ip_address("192.0.2.129"),))
 NETNS = "/var/run/docker/netns/one"
@@ -30,7 +31,7 @@ def client(*routes: Route, name: str = "dovecot", refusals: tuple[Refusal, ...] 
 
 def found(
     *clients: Client,
-    actual: tuple[Route, ...] = (),
+    actual: tuple[Thing, ...] = (),
     skipped: tuple[Skipped, ...] = (),
     failures: tuple[Failure, ...] = (),
     entered: bool = True,
@@ -183,3 +184,57 @@ def test_columns_are_aligned_and_only_states_are_coloured() -> None:
     assert coloured[0] == plain[0]
     assert "\x1b[32mok     \x1b[0m" in coloured[1]
     assert coloured[2].replace("\x1b[33m", "").replace("\x1b[0m", "") == plain[2]
+
+
+# --- our own table ------------------------------------------------------------------------------
+
+EVERYTHING = route("0.0.0.0/0", table=TABLE)
+GUARD = policy.guard(EVERYTHING.dst)
+RULES = policy.rules(IPV4)
+ENGINES = route("0.0.0.0/0", "192.0.2.1")
+
+
+@pytest.mark.parametrize(
+    ("actual", "state", "reason"),
+    [
+        pytest.param((EVERYTHING, GUARD, *RULES), "ok", "", id="all four"),
+        pytest.param((GUARD, *RULES), "missing", "not there: route", id="no route"),
+        pytest.param((EVERYTHING, *RULES), "missing", "not there: guard", id="no guard"),
+        pytest.param(
+            (EVERYTHING, GUARD, RULES[1]), "missing", "not there: rule 670", id="no rule 670"
+        ),
+        pytest.param(
+            (EVERYTHING, GUARD, RULES[0]), "missing", "not there: rule 671", id="no rule 671"
+        ),
+        pytest.param((), "missing", "not there: route, guard, rule 670, rule 671", id="nothing"),
+        pytest.param(
+            (route("0.0.0.0/0", "192.0.2.7", table=TABLE), GUARD, *RULES),
+            "wrong",
+            "there is default via 192.0.2.7 table 671, unreachable default metric 4000 table 671",
+            id="through another gateway",
+        ),
+    ],
+)
+def test_state_of_everything(actual: tuple[Thing, ...], state: str, reason: str) -> None:
+    (row,) = found(client(EVERYTHING), actual=(ENGINES, *actual))
+
+    assert (row.dst, row.gateway) == ("0.0.0.0/0", "192.0.2.129")
+    assert (row.state, row.reason) == (state, reason)
+
+
+def test_everything_of_a_lost_gateway_is_unreachable() -> None:
+    lost = route("0.0.0.0/0", None, kind="unreachable", table=TABLE)
+
+    (row,) = found(client(lost), actual=(lost, GUARD, *RULES))
+
+    assert (row.state, row.reason) == ("unreachable", "the gateway is lost")
+
+
+def test_what_the_gateway_cannot_carry_is_as_it_should_be_if_it_is_unreachable() -> None:
+    remark = Refusal("0.0.0.0/0", "is unreachable: it has none", "give it one", served=True)
+
+    (there,) = found(client(GUARD, refusals=(remark,)), actual=(ENGINES, GUARD, *RULES))
+    (lacks,) = found(client(GUARD, refusals=(remark,)), actual=(ENGINES, *RULES))
+
+    assert (there.gateway, there.state, there.reason) == ("unreachable", "ok", remark.reason)
+    assert (lacks.state, lacks.reason) == ("missing", "not there: guard")
