@@ -47,8 +47,9 @@ def _routed(site: Site, client: AttachedClient, wanted: Route) -> Finding:
     if found.gateway and found.gateway == wanted.gateway:
         return ok(f"{client.name} sends {wanted.dst} to {found.gateway} by {found.device}")
     to = f"to {found.gateway or 'nobody'} by {found.device}" if found.device else "nowhere"
+    where = f"to the gateway {wanted.gateway}" if wanted.gateway else "nowhere"
     return fail(
-        f"{client.name} sends {wanted.dst} {to}, not to the gateway {wanted.gateway}",
+        f"{client.name} sends {wanted.dst} {to}, not {where}",
         f"docker logs {site.own_name}   # why did it not set this:",
         *(iproute.command(client.netns, step) for step in plan(policy.needs([wanted]), ())),
     )

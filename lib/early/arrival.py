@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from lib.kernel.shells import Outcome
 from lib.model import MAIN, TABLE, Client, EarlyClient, Endpoint, Route, Rule, Snapshot, Step
 from lib.reconcile import failures
 from lib.reconcile.reporting import who
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from lib.early.lookup import Answers, Reference
-    from lib.kernel.shells import Outcome
     from lib.model import Address, Container, Network, Thing
 
 log = structlog.get_logger()
@@ -74,15 +74,22 @@ class Grant:
     """The routes that a client gets in a namespace that holds its addresses, once these are up."""
 
     def __init__(
-        self, client: Client, sources: Mapping[int, Address], *, leaves_out: bool = False
+        self,
+        client: Client,
+        sources: Mapping[int, Address],
+        *,
+        leaves_out: bool = False,
+        lacks_networks: bool = False,
     ) -> None:
         """Take a client with the routes to set, and for each IP version the address that proves it.
 
-        `leaves_out` if it asks for others beside.
+        `leaves_out` if it asks for others beside; `lacks_networks` if whether it gets these too
+        depends on what other networks it is to be on.
         """
         self._client = replace(client, routes=())
         self._asked = client.routes
         self._leaves_out = leaves_out
+        self.lacks_networks = lacks_networks
         self._things: tuple[Thing, ...] = ()
         """What was set."""
         self.commands: dict[Thing, str] = {
@@ -104,6 +111,13 @@ class Grant:
         lacks = self.commands or self._waiting or self._leaves_out
         beside = tuple(thing for thing in self._things if thing not in self._client.routes)
         return EarlyClient(self._client, complete=not lacks, beside=beside)
+
+    def follow(self, before: Grant) -> None:
+        """Take the place of one that lacked the networks: what that has set is not set again."""
+        given, done = before.given, Outcome("", 0, "", 0.0)
+        there = {*given.client.routes, *given.beside}
+        while known := [thing for thing in self.commands if thing in there]:
+            self.take(dict.fromkeys(known, done))
 
     def take(self, ended: Mapping[Thing, Outcome]) -> dict[Thing, Outcome]:
         """Take note of how commands ended, and return those that succeeded."""
@@ -185,7 +199,9 @@ def next_state(arrival: Arrival, known: Answers, now: float) -> State:
     if now - arrival.since > PATIENCE_SECONDS:
         return State.EXPIRED
     if arrival.grant:
-        return State.READY if arrival.grant.commands else State.SERVED
+        if arrival.grant.commands:
+            return State.READY
+        return State.HELD if arrival.grant.lacks_networks else State.SERVED
     return _whose(arrival, known)
 
 
@@ -223,8 +239,8 @@ def grant(arrival: Arrival, known: Answers) -> Grant | None:
     if avoid is None:
         return None
     in_the_way = {route for route in wanted.routes if _overlaps(route, avoid)}
-    if subnets is None and in_the_way:
-        return None  # Of which networks the client is to be on, it will have to be asked.
+    # Then it will have to be asked of which networks the client is to be on.
+    lacks_networks = subnets is None and bool(in_the_way)
     sources: dict[int, Address] = {one.version: one.ip for one in known.addresses_of(owner)}
     early = tuple(
         route
@@ -234,7 +250,15 @@ def grant(arrival: Arrival, known: Answers) -> Grant | None:
     )[:MOST_ROUTES]
     if not any(route.gateway for route in early):
         early = ()  # Nothing would prove whose namespace it is.
-    return Grant(replace(wanted, routes=early), sources, leaves_out=early != wanted.routes)
+    if lacks_networks and not early:
+        return None
+    leaves_out = early != wanted.routes
+    return Grant(
+        replace(wanted, routes=early),
+        sources,
+        leaves_out=leaves_out,
+        lacks_networks=lacks_networks,
+    )
 
 
 def _wanted(

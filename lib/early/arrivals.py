@@ -97,6 +97,9 @@ class Arrivals:
                 arrival.grant = grant(arrival, known)
                 self._note_served(arrival, known)
                 is_news = True
+            elif arrival.grant and arrival.grant.lacks_networks:
+                is_news |= _widen(arrival, known)
+                arrival.state = next_state(arrival, known, now)
             if arrival.grant and arrival.state is State.READY and is_news and monitor.is_up:
                 due.append(arrival.grant)
         return due
@@ -128,19 +131,21 @@ class Arrivals:
         waiting = [
             arrival
             for arrival, _ in self._pairs
-            if arrival.state in {State.NEW, State.HELD} and arrival.last_news > now - CALM_SECONDS
+            if (arrival.state in {State.NEW, State.HELD} or _lacks_networks(arrival))
+            and arrival.last_news > now - CALM_SECONDS
         ]
         if not waiting:
             return Questions()
         since = [arrival.since for arrival in waiting]
+        unknown = [arrival for arrival in waiting if not arrival.grant]
         names = (Reference(name, is_name=True) for name in known.network.attaching)
         need = Need(min(since))
         coming = {name: need for name in names if not known.description(name, need.since)}
         return Questions(
-            addresses=len(self._expected(known)) < len(waiting)
+            addresses=len(self._expected(known)) < len(unknown)
             or any(
                 known.asked < arrival.since or known.is_on_network(arrival.addresses)
-                for arrival in waiting
+                for arrival in unknown
             ),
             subnets_since=max(since),
             containers=coming | dict(_undescribed(waiting, known)),
@@ -157,6 +162,20 @@ class Arrivals:
             self._served[owner.text] = arrival.path
         if arrival.grant:
             self._served[arrival.grant.given.client.container_id] = arrival.path
+
+
+def _lacks_networks(arrival: Arrival) -> bool:
+    return bool(arrival.grant and arrival.grant.lacks_networks)
+
+
+def _widen(arrival: Arrival, known: Answers) -> bool:
+    """Grant what depended on the client's networks, and tell whether they are known by now."""
+    wider = grant(arrival, known)
+    if not wider or wider.lacks_networks or not arrival.grant:
+        return False
+    wider.follow(arrival.grant)
+    arrival.grant = wider
+    return True
 
 
 def _undescribed(waiting: Iterable[Arrival], known: Answers) -> Iterable[tuple[Reference, Need]]:

@@ -833,3 +833,54 @@ def test_a_gateway_in_anothers_namespace_is_told_with_it(place: Place) -> None:
     place.others = (replace(pause, started_at=3.0),)
     with pytest.raises(NotReadyError, match="it runs in a namespace that pause has left"):
         said(place.site(), "gateway")
+
+
+# --- everything through the gateway -------------------------------------------------------------
+
+
+def asks_for_everything(place: Place, v4: str, v6: str) -> Site:
+    """Return the site of a client that asks for everything, and whose kernel says where that goes.
+
+    Nobody is asked for the first address of all, which is the kernel's own.
+    """
+    place.client = replace(place.client, labels={NETWORKS_LABEL: "0.0.0.0/0, ::/0"})
+    place.client_says("ip route get 192.0.2.1", v4)
+    place.client_says("ip -6 route get 2001:db8::1", v6)
+    return place.site("dovecot")
+
+
+def test_everything_goes_to_the_gateway_or_nowhere(place: Place) -> None:
+    unreachable = "!ip: RTNETLINK answers: Network is unreachable"
+    site = asks_for_everything(place, f"192.0.2.1 via {GATEWAY} dev eth0", unreachable)
+
+    assert said(site, "route") == [
+        Finding("ok", f"dovecot sends 0.0.0.0/0 to {GATEWAY} by eth0"),
+        Finding("ok", "dovecot sends ::/0 nowhere: the gateway has no such address"),
+    ]
+
+
+def test_what_sets_everything_is_named_in_its_order(place: Place) -> None:
+    past = "192.0.2.1 via 192.0.2.254 dev eth0"
+    site = asks_for_everything(place, past, "2001:db8::1 via fd::1 dev eth0")
+
+    v4, v6 = said(site, "route")
+    inside = f"nsenter --net={place.client.sandbox_key}"
+    assert (v4.level, v6.level) == ("fail", "fail")
+    assert v6.seen == "dovecot sends ::/0 to fd::1 by eth0, not nowhere"
+    assert v4.fix[1:] == (
+        f"{inside} ip route replace default via {GATEWAY} table 671",
+        f"{inside} ip route replace unreachable default metric 4000 table 671",
+        f"{inside} ip rule add pref 670 lookup main suppress_prefixlength 0",
+        f"{inside} ip rule add pref 671 lookup 671",
+    )
+    assert v6.fix[1].endswith("ip -6 route replace unreachable default metric 4000 table 671")
+
+
+def test_everything_keeps_no_network_from_being_attached(place: Place) -> None:
+    other = DockerNetwork("n2", "other", (ip_network("10.9.0.0/24"),), {})
+    place.networks = (WG_NET, other)
+    place.client = replace(place.client, labels={NETWORKS_LABEL: "0.0.0.0/0"})
+    assert [one.level for one in said(place.site(), "overlaps")] == ["ok"]
+
+    place.client = replace(place.client, labels={NETWORKS_LABEL: "10.0.0.0/8"})
+    assert [one.level for one in said(place.site(), "overlaps")] == ["warn"]

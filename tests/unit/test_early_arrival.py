@@ -46,6 +46,8 @@ ATTACHING = replace(WG_NET, interfaces={}, attaching={"dovecot": FACES})
 TWO_NETWORKS = replace(CREATED, endpoints=(*CREATED.endpoints, Endpoint("other", "", ())))
 DESTINATION = Route(ip_network("10.8.0.0/16"), GATEWAY.addresses[0], 0)
 INSIDE_OTHER = {NETWORKS_LABEL: "10.8.1.0/25,fd00:8::/64"}
+OVERLAPPING = {NETWORKS_LABEL: "10.8.0.0/16"}
+MIXED = "10.8.0.0/16,fd00:8::/64,0.0.0.0/0"
 SOURCES = {4: ip_address("192.0.2.7"), 6: ip_address("fd::7")}
 
 
@@ -217,7 +219,10 @@ RUNS, IDLE = replace(CREATED, running=True), replace(CREATED, labels={})
         ),
         pytest.param(
             arrival(*CLIENT),
-            Knowledge(ATTACHING, described={BY_NAME: Description(ASKED, CREATED)}),
+            Knowledge(
+                ATTACHING,
+                described={BY_NAME: Description(ASKED, replace(CREATED, labels=OVERLAPPING))},
+            ),
             NOW,
             State.HELD,
             id="the networks matter",
@@ -353,7 +358,7 @@ def test_long_list_does_not_keep_others_waiting() -> None:
     "known",
     [
         pytest.param(
-            replace(UNDESCRIBED, remembered=CREATED),
+            replace(UNDESCRIBED, remembered=replace(CREATED, labels=OVERLAPPING)),
             id="a destination overlaps a network, and whether it is to be on that is not known",
         ),
         pytest.param(
@@ -364,6 +369,38 @@ def test_long_list_does_not_keep_others_waiting() -> None:
 )
 def test_who_may_come_to_an_overlapping_network_has_to_wait(known: Knowledge) -> None:
     assert grant(arrival(*CLIENT), known.answers()) is None
+
+
+def test_what_overlaps_no_network_does_not_wait_for_what_does() -> None:
+    labels = {NETWORKS_LABEL: MIXED}
+    known = replace(UNDESCRIBED, remembered=replace(CREATED, labels=labels))
+    first = given(known)
+
+    assert destinations(first) == ["fd00:8::/64", "0.0.0.0/0"]
+    assert first.lacks_networks
+    done(first)
+    assert not first.given.complete
+    one = arrival(*CLIENT, grant=first, state=State.READY)
+    assert next_state(one, known.answers(), NOW) is State.READY
+    rounds(first)
+    assert next_state(one, known.answers(), NOW) is State.HELD
+
+    both = description(replace(TWO_NETWORKS, labels=labels))
+    wider = given(Knowledge(described={BY_ID: both}))
+    wider.follow(first)
+
+    assert list(wider.commands.values()) == [
+        f"{INSIDE} route replace 10.8.0.0/16 via 192.0.2.1 table 671 src 192.0.2.7"
+    ]
+    assert rounds(wider)[1:] == [
+        [f"{INSIDE} route replace unreachable 10.8.0.0/16 metric 4000 table 671"]
+    ]
+    assert wider.given.complete
+    assert [str(route.dst) for route in wider.given.client.routes] == [
+        "fd00:8::/64",
+        "0.0.0.0/0",
+        "10.8.0.0/16",
+    ]
 
 
 def test_overlapping_network_of_others_keeps_nobody_waiting() -> None:

@@ -15,7 +15,8 @@ from lib.early.known import KnownContainers
 from lib.early.lookup import Answers, Description, Need, Questions, Reference
 from lib.errors import NetnsError
 from lib.kernel.shells import Outcome
-from tests.fakes import CREATED, FACES, GATEWAY, WG_NET
+from lib.model import Endpoint
+from tests.fakes import CREATED, FACES, GATEWAY, OTHER, WG_NET
 
 if TYPE_CHECKING:
     from lib.early.arrival import Grant
@@ -284,3 +285,32 @@ def test_who_is_remembered_is_asked_for_only_if_its_networks_matter() -> None:
 
     assert asked(APPEARED - 1).containers == {}
     assert asked(ASKED).containers == {BY_ID: Need(APPEARED, subnets=True)}
+
+
+def test_what_depends_on_the_networks_is_asked_for_and_follows_when_they_are_known() -> None:
+    place, inside = Place("192.0.2.7"), {"subnets": OTHER.subnets}
+    some = answers(**inside)  # Its networks were not asked for.
+
+    (first,) = place.due(some)
+    assert [str(one) for one in first.commands.values()] == [
+        f"nsenter --net={NAMESPACE} ip -6 route replace fd00:8::/64 via fd::1 src fd::7"
+    ]
+    asked = place.arrivals.questions(some, NOW)
+    assert asked.containers == {BY_ID: Need(APPEARED, subnets=True)}
+    assert not asked.addresses
+    first.take({one: outcome(0) for one in first.commands})
+    assert place.due(some) == []
+    assert len(place.arrivals) == 1
+
+    both = replace(CREATED, endpoints=(*CREATED.endpoints, Endpoint("other", "", ())))
+    known = answers(described={BY_ID: Description(ASKED, both, OTHER.subnets)}, **inside)
+    (wider,) = place.due(known)
+
+    assert wider is not first
+    (line,) = wider.commands.values()
+    assert line.endswith("ip route replace 10.8.0.0/16 via 192.0.2.1 table 671 src 192.0.2.7")
+    while wider.commands:
+        wider.take({one: outcome(0) for one in wider.commands})
+    assert wider.given.complete
+    place.arrivals.let_go(known, NOW)
+    assert len(place.arrivals) == 0
