@@ -9,51 +9,23 @@ from __future__ import annotations
 
 import gc
 import os
-import signal
 import sys
+from signal import SIGINT
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_SOON_SECONDS, _AGAIN_SECONDS = 0.01, 3.0
-"""When a swallowed signal is raised again: if that is noticed, and if not (an end takes less)."""
-
-
-class Stopped(BaseException):
-    """A signal asked us to end: raised in the main thread wherever it is."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        self.exit_code = 128 + number  # As a shell has it; for the daemon it is no failure.
-
-
-def _stop(number: int, _: object) -> None:
-    """Raise Stopped, and again until it arrives: a finalizer or a library may swallow it."""
-
-    def again(*_: object) -> None:
-        raise Stopped(number)
-
-    for each in _SIGNALS:
-        signal.signal(each, signal.SIG_IGN)
-    signal.signal(signal.SIGALRM, again)
-    signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS, _AGAIN_SECONDS)
-    raise Stopped(number)
-
-
-def _ignore_signals() -> None:
-    for each in (*_SIGNALS, signal.SIGALRM):
-        signal.signal(each, signal.SIG_IGN)
+from lib.kernel import signals
+from lib.kernel.signals import Stopped
 
 
 def main() -> int:
     """Do what the command line asks for; return the exit code, whatever happens."""
     try:
         sys.unraisablehook = _take_ignored
-        for each in _SIGNALS:
-            signal.signal(each, _stop)
+        signals.mind()
         code = _attempt()
-        _ignore_signals()
+        signals.ignore()
     except (Stopped, KeyboardInterrupt) as error:  # The latter is Python's, before it is ours.
-        stopped = error if isinstance(error, Stopped) else Stopped(signal.SIGINT)
-        _ignore_signals()
+        stopped = error if isinstance(error, Stopped) else Stopped(SIGINT)
+        signals.ignore()
         if not _is_daemon():
             return stopped.exit_code
         from lib.logs import last_resort
@@ -98,7 +70,7 @@ def _dispatch() -> int:
 def _take_ignored(failure: sys.UnraisableHookArgs) -> None:
     """Take an error that Python has nowhere to raise, as in a finalizer."""
     if isinstance(failure.exc_value, Stopped):
-        signal.setitimer(signal.ITIMER_REAL, _SOON_SECONDS, _AGAIN_SECONDS)
+        signals.raise_soon()
     elif failure.exc_value:
         _report("error.ignored", failure.exc_value)
 

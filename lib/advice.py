@@ -172,6 +172,7 @@ _ALONE = {"none", "host", "slirp4netns", "pasta"}
 """Modes of a network beside which there is no other."""
 
 BRIDGE_FILTER = "sysctl -w net.bridge.bridge-nf-call-iptables=0   # on the host"
+WITHDRAW = "docker compose run --rm wgroutemgr withdraw   # takes back what is left"
 ONE_GATEWAY = "stop one of the two sidecars, or give one gateway a network of its own"
 LINK = "check that the container's link to the gateway's network is up"
 

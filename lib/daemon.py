@@ -19,7 +19,7 @@ from lib.early.service import EarlyRoutes
 from lib.engine.client import NEWEST_API, Engine
 from lib.errors import EngineError, StreamEndedError
 from lib.health import Health
-from lib.kernel import prerequisites
+from lib.kernel import prerequisites, signals
 from lib.kernel.access import Kernel
 from lib.kernel.shells import Shells
 from lib.reconcile.reconciler import Reconciler
@@ -60,6 +60,9 @@ _WIDTH, _EARLY_WIDTH = 3, 8
 """Shells that work side by side in a pass, and for containers that are being started: where the
 engine keeps every CPU busy, who has more processes gets more of it."""
 
+_LEAVING_SECONDS = 5.0
+"""For what is to be done after a signal: an engine that stops a container kills it after 10 s."""
+
 
 def run(settings: Settings) -> NoReturn:
     """Serve until something raises in the main thread, as a signal does."""
@@ -75,7 +78,12 @@ def run(settings: Settings) -> NoReturn:
         try:
             lacking = "; ".join(finding.seen for finding in missing)
             kernel = Kernel(shells)
-            Daemon(settings, kernel, early, health, publish=state.publish, lacking=lacking).run()
+            daemon = Daemon(settings, kernel, early, health, publish=state.publish, lacking=lacking)
+            try:
+                daemon.run()
+            except signals.Stopped:
+                signals.allow(_LEAVING_SECONDS, daemon.leave)
+                raise
         finally:
             health.tell("has ended")
 
@@ -113,6 +121,10 @@ class Early(Protocol):
 
     def note(self, event: Event) -> None:
         """Take in an event, in any thread."""
+        ...
+
+    def close(self) -> None:
+        """Give nobody anything any more."""
         ...
 
 
@@ -202,6 +214,7 @@ class Daemon:
         Tell `publish` of our place when it may have changed.
         """
         self._publish = publish
+        self._on_stop = settings.on_stop
         self._lacking = lacking
         self._health = health
         self._early = early
@@ -233,6 +246,14 @@ class Daemon:
                 self._connection.end(error)
                 self._tell_health()
             self._connection.pause()
+
+    def leave(self) -> None:
+        """Do with the clients' routes what is to be done before the end, as the option says."""
+        if self._on_stop == "keep":
+            return
+        self._early.close()
+        self._take_early()
+        self._reconciler.leave(withdraws=self._on_stop == "withdraw")
 
     def _serve(self, engine: Engine) -> NoReturn:
         """Run passes when they are due, for as long as the engine and its stream are there."""

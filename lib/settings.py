@@ -34,6 +34,7 @@ class Settings:
     resync_interval: float = 60.0
     """Seconds between full passes."""
     on_gateway_loss: str = "unreachable"
+    on_stop: str = "keep"
     log_format: str | None = None
     log_level: str = "info"
     json: bool = False
@@ -108,6 +109,12 @@ OPTIONS = (
         "what becomes of its clients' routes while the gateway is gone: unreachable or keep",
         "unreachable",
         convert=_one_of("unreachable", "keep"),
+    ),
+    Option(
+        "on-stop",
+        "what becomes of its clients' routes when the sidecar stops: keep, unreachable or withdraw",
+        "keep",
+        convert=_one_of("keep", "unreachable", "withdraw"),
     ),
     Option(
         "log-format",

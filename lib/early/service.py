@@ -11,9 +11,9 @@ no namespace appears.
 from __future__ import annotations
 
 import os
-import queue
 import threading
 import time
+from collections import deque
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
@@ -103,7 +103,7 @@ class EarlyRoutes:
         self._signal = Signal()
         self._running_commands = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._given: queue.SimpleQueue[EarlyClient] = queue.SimpleQueue()
+        self._given: deque[EarlyClient] = deque()
 
     def lead_to(self, gateway: Gateway | None, directory: Path | None) -> None:
         """Lead clients there from now on, whose namespaces appear in that directory.
@@ -126,8 +126,9 @@ class EarlyRoutes:
 
     def taken(self) -> Iterator[EarlyClient]:
         """Yield, once each, what clients were given; the last word on a client holds."""
-        while not self._given.empty():
-            yield self._given.get()
+        while self._given:
+            yield self._given[0]
+            self._given.popleft()  # Not before it was taken in: a signal may end that.
 
     def learn(self, running: Iterable[Container]) -> None:
         """Take in a listing of all clients that run, so that nothing need be asked at a start."""
@@ -136,6 +137,11 @@ class EarlyRoutes:
     def note(self, event: Event) -> None:
         """Take in an event, for the same reason; from any thread, and as soon as it comes."""
         self._known.note(event)
+
+    def close(self) -> None:
+        """Set nothing any more after this returned, but for what takes longer than a second."""
+        self._gateway = None
+        self._running_commands.acquire(timeout=HAND_OVER_SECONDS)
 
     def _serve(self) -> NoReturn:
         while True:
@@ -193,8 +199,8 @@ class EarlyRoutes:
                     return
                 outcomes = self._shells.run([grant.commands[route] for grant, route in part])
                 ended = list(zip(part, outcomes, strict=True))
-            for grant in due:
-                own = {route: outcome for (one, route), outcome in ended if one is grant}
-                if new := grant.take(own):
-                    self._given.put(grant.given)
-                    grant.tell(new, gateway.network)
+                for grant in due:
+                    own = {route: outcome for (one, route), outcome in ended if one is grant}
+                    if new := grant.take(own):
+                        self._given.append(grant.given)
+                        grant.tell(new, gateway.network)

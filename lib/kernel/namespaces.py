@@ -125,8 +125,8 @@ def entered(path: str) -> Iterator[None]:
         return
     with _opened(path) as there, _opened(str(OWN)) as here:
         libc.enter_network_namespace(here)  # Who may not come back must not go.
-        libc.enter_network_namespace(there)
         try:
+            libc.enter_network_namespace(there)
             yield
         finally:
             libc.enter_network_namespace(here)

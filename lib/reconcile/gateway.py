@@ -65,6 +65,8 @@ class GatewayTracker:
         """As it was when it was last found or lost."""
         self._served = ""
         """Id of the network that was looked at last."""
+        self.network = ""
+        """Name of the network that is served, once the gateway was found or lost there."""
         self.state: GatewayState = Unknown("the gateway has not been looked for yet")
 
     @property
@@ -85,6 +87,7 @@ class GatewayTracker:
         self._log_contest(before, state)
         self.state = state
         self._last = None if isinstance(state, Unknown) else state.gateway
+        self.network = self._last.network if self._last else self.network
         key = self._owner.sandbox_key if self._owner else ""
         directory = Path(key).parent if key and not is_at_process(key) else None
         serves = isinstance(state, Found) and not state.served_by

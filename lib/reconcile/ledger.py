@@ -37,6 +37,8 @@ class Ledger:
         """`delay` returns the seconds to wait after so many failed tries in a row."""
         self._delay = delay
         self._given: dict[NamespaceId, dict[Network, Given]] = {}
+        self._under_way: dict[NamespaceId, tuple[Given, ...]] = {}
+        """What is just being put there: an end may come before the commands tell how they ended."""
         self._unfinished: dict[str, Unfinished] = {}
         self._failures: dict[str, dict[str, str]] = {}
         """Reasons by container and by what failed, the oldest first."""
@@ -107,6 +109,20 @@ class Ledger:
                 key = given.client.container_id
                 if key in scope or not (key in self._present or self._is_early(key)):
                     yield place, given
+
+    def begin(self, place: NamespaceId, routes: Iterable[Given]) -> None:
+        """Remember, until `end`, that these may stand there soon."""
+        self._under_way[place] = tuple(routes)
+
+    def end(self, place: NamespaceId) -> None:
+        """Take note that it is known how all commands ended."""
+        del self._under_way[place]
+
+    def may_stand(self) -> Iterator[tuple[NamespaceId, Mapping[Route, Client]]]:
+        """Yield, for each namespace, the routes that may stand there because of us."""
+        for place in dict.fromkeys((*self._given, *self._under_way)):
+            put = self._given.get(place, {}).values()
+            yield place, dict((*put, *self._under_way.get(place, ())))
 
     def put_early(self, place: NamespaceId, client: Client, now: float) -> None:
         """Take in what a client was given before it ran; a pass after its start verifies it."""

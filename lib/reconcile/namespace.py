@@ -16,6 +16,7 @@ from lib import advice
 from lib.errors import NetnsError, NetnsGoneError
 from lib.model import Client, Refusal, Route, Step
 from lib.reconcile import failures
+from lib.reconcile.ledger import Given
 from lib.reconcile.report import Why
 from lib.reconcile.reporting import who
 from lib.routing import iproute, reach
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from lib.kernel.namespaces import NamespaceId
     from lib.kernel.shells import Conversation, Outcome
     from lib.model import Inside, Network
-    from lib.reconcile.ledger import Given, Ledger
+    from lib.reconcile.ledger import Ledger
     from lib.reconcile.report import Failure
     from lib.reconcile.reporting import Reporting
 
@@ -133,6 +134,29 @@ def gather(clients: Iterable[Client]) -> dict[str, Namespace]:
     return namespaces
 
 
+def values_of(namespace: Namespace, task: Task) -> dict[str, str]:
+    """Return the values that tell of a task in a log line."""
+    route = task.step.route
+    values = {"dst": str(route.dst), "netns": namespace.path, "command": task.command}
+    return who(task.client) | values
+
+
+def log_done(
+    namespace: Namespace, task: Task, outcome: Outcome, *, network: str, trigger: str
+) -> None:
+    """Log a change that was made."""
+    values = values_of(namespace, task) | {"network": network}
+    if task.step.reason:
+        values["reason"] = task.step.reason
+    log.info(
+        _DONE[task.step.verb],
+        **values,
+        gateway=str(task.step.route.gateway or task.step.route.kind),
+        trigger=trigger,
+        duration_ms=round(outcome.duration_ms, 1),
+    )
+
+
 @dataclass(slots=True)
 class Visitor:
     """Goes through namespaces in one pass, and counts what it changes."""
@@ -155,9 +179,12 @@ class Visitor:
             for tasks in filter(None, self._choose(namespace)):
                 due = [task for task in tasks if task.step.route.dst not in failed]
                 self.kernel.confirm(place)
+                coming = (task for task in due if task.step.verb == "replace")
+                self.ledger.begin(place, (Given(one.step.route, one.client) for one in coming))
                 outcomes = yield [task.command for task in due]
                 ended = list(zip(due, outcomes, strict=True))
                 failed |= self._record(namespace, place, ended)
+                self.ledger.end(place)
                 changed |= {
                     task.client.container_id for task, outcome in ended if not outcome.exit_code
                 }
@@ -243,10 +270,10 @@ class Visitor:
         for task, outcome in ended:
             if not outcome.exit_code:
                 self._note_done(namespace, place, task)
-                self._log_done(namespace, task, outcome)
+                log_done(namespace, task, outcome, network=self.network, trigger=self.trigger)
             elif task.step.verb == "del" and failures.is_vanished(outcome):
                 self.ledger.drop(place, task.step.route)
-                log.debug("route.vanished", **self._values(namespace, task))
+                log.debug("route.vanished", **values_of(namespace, task))
             else:
                 failed.append((task, outcome))
         self._fail_commands(namespace, failed)
@@ -261,23 +288,6 @@ class Visitor:
             self.ledger.drop(place, route)
         self.ledger.succeed(task.client.container_id, task.command)
         self.changed += 1
-
-    def _values(self, namespace: Namespace, task: Task) -> dict[str, str]:
-        route = task.step.route
-        values = {"dst": str(route.dst), "netns": namespace.path, "command": task.command}
-        return who(task.client) | values
-
-    def _log_done(self, namespace: Namespace, task: Task, outcome: Outcome) -> None:
-        values = self._values(namespace, task) | {"network": self.network}
-        if task.step.reason:
-            values["reason"] = task.step.reason
-        log.info(
-            _DONE[task.step.verb],
-            **values,
-            gateway=str(task.step.route.gateway or task.step.route.kind),
-            trigger=self.trigger,
-            duration_ms=round(outcome.duration_ms, 1),
-        )
 
     def _log_clients(self, namespace: Namespace, changed: Container[str]) -> None:
         """Sum up whose routes changed: how many of those that they ask for are there."""
@@ -297,8 +307,7 @@ class Visitor:
             if is_there[client.container_id]:
                 self._fail(failures.of_command(client, namespace.path, task.step.route, outcome))
             else:
-                values = self._values(namespace, task)
-                log.debug("client.gone", **values, reason=outcome.output)
+                log.debug("client.gone", **values_of(namespace, task), reason=outcome.output)
 
     def _fail_entry(self, namespace: Namespace, error: NetnsError) -> None:
         """Tell that a namespace cannot be entered, for each of its clients that is still there."""

@@ -14,6 +14,7 @@ from lib.logs.progress import with_progress
 from lib.reconcile import failures
 from lib.reconcile.clients import Clients
 from lib.reconcile.gateway import GatewayTracker
+from lib.reconcile.leave import Leaving
 from lib.reconcile.ledger import Ledger
 from lib.reconcile.namespace import Namespace, Visitor, gather
 from lib.reconcile.report import Found, Lost, Report, Scope, Unknown
@@ -99,6 +100,22 @@ class Reconciler:
             again_at=self._gateway.again_at,
             listed=listed,
         )
+
+    def leave(self, *, withdraws: bool) -> None:
+        """Take back what stands because of us, or make it unreachable; ask the engine nothing.
+
+        Whatever ends that, tell what is left.
+        """
+        leaving = Leaving(
+            self._kernel,
+            self._ledger.may_stand(),
+            network=self._gateway.network,
+            withdraws=withdraws,
+        )
+        try:
+            self._kernel.serve(leaving.visits())
+        finally:
+            leaving.tell()
 
     def take_early(self, early: EarlyClient) -> None:
         """Take in what a client was given before it ran."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from ipaddress import ip_interface
+from ipaddress import ip_address, ip_interface, ip_network
 from typing import TYPE_CHECKING, NoReturn, cast
 
 import pytest
@@ -12,7 +12,16 @@ import structlog
 from lib.daemon import Daemon
 from lib.errors import CallError, EngineError, StreamEndedError
 from lib.health import Health, verdict
-from lib.model import NETWORKS_LABEL, Client, Container, EarlyClient, Endpoint, Event, Sidecar
+from lib.model import (
+    NETWORKS_LABEL,
+    Client,
+    Container,
+    EarlyClient,
+    Endpoint,
+    Event,
+    Route,
+    Sidecar,
+)
 from lib.settings import Settings
 from tests.fake_kernel import FakeKernel
 from tests.fakes import WG_NET, StandInEngine
@@ -130,6 +139,7 @@ class NoEarlyRoutes:
         self.gateways: list[Gateway | None] = []
         self.clients: list[EarlyClient] = []
         self.listings: list[tuple[str, ...]] = []
+        self.is_closed = False
 
     def lead_to(self, gateway: Gateway | None, _directory: Path | None) -> None:
         self.gateways.append(gateway)
@@ -143,6 +153,9 @@ class NoEarlyRoutes:
 
     def note(self, _event: Event) -> None:
         pass
+
+    def close(self) -> None:
+        self.is_closed = True
 
 
 class Site:
@@ -161,9 +174,9 @@ class Site:
         self.connect: Callable[[], object] = lambda: self.engine
         self.settings = Settings(gateway="wireguard", network="wg-net", resync_interval=interval)
 
-    def run(self, until: type[Exception] = Over) -> list[dict[str, object]]:
-        """Run the daemon until the test is over, and return what was logged."""
-        daemon = Daemon(
+    def daemon(self) -> Daemon:
+        """Return a daemon that was not run yet."""
+        return Daemon(
             self.settings,
             self.kernel,
             self.early,
@@ -173,8 +186,13 @@ class Site:
             connect=self.connect,  # type: ignore[arg-type]
             clock=self.clock,
         )
+
+    def run(
+        self, until: type[Exception] = Over, daemon: Daemon | None = None
+    ) -> list[dict[str, object]]:
+        """Run a daemon until the test is over, and return what was logged."""
         with structlog.testing.capture_logs() as logged, pytest.raises(until):
-            daemon.run()
+            (daemon or self.daemon()).run()
         return cast("list[dict[str, object]]", logged)
 
 
@@ -394,3 +412,42 @@ def test_a_sidecar_that_lacks_something_is_unhealthy(site: Site) -> None:
     site.run()
 
     assert verdict(site.file) == "NET_ADMIN not in effect"
+
+
+@pytest.mark.parametrize(
+    ("on_stop", "expected"),
+    [
+        ("keep", ["10.8.0.0/16 192.0.2.1", "10.9.0.0/16 192.0.2.1"]),
+        ("unreachable", ["10.8.0.0/16 unreachable", "10.9.0.0/16 unreachable"]),
+        ("withdraw", []),
+    ],
+)
+def test_an_end_does_with_all_routes_what_is_chosen(
+    site: Site, on_stop: str, expected: list[str]
+) -> None:
+    """Also with those that were given early, just before it."""
+    site.settings = replace(site.settings, on_stop=on_stop)
+    daemon = site.daemon()
+    site.run(daemon=daemon)
+    early = Route(ip_network("10.9.0.0/16"), ip_address("192.0.2.1"), 0)
+    site.kernel.give(CLIENT_PATH, early)
+    client = Client("dovecot", "c1", CLIENT_PATH, (early,))
+    site.early.clients = [EarlyClient(client, complete=True)]
+    del site.kernel.commands[:]
+    daemon.leave()
+
+    found = site.kernel.routes(CLIENT_PATH)
+    there = [f"{one.dst} {one.gateway or one.kind}" for one in found if one.kind != "connected"]
+    assert sorted(there) == expected
+    assert site.early.is_closed is (on_stop != "keep")
+
+
+def test_nobody_is_given_a_route_early_after_the_others_were_taken_back(site: Site) -> None:
+    site.settings = replace(site.settings, on_stop="withdraw")
+    daemon = site.daemon()
+    site.run(daemon=daemon)
+    seen: list[bool] = []
+    site.kernel.before_command(lambda _: seen.append(site.early.is_closed))
+    daemon.leave()
+
+    assert seen == [True]

@@ -292,6 +292,57 @@ def test_commands_that_hang_do_not_keep_the_pass_waiting(
     site.runner.held.set()
 
 
+def test_what_is_set_while_it_is_closed_is_told_and_nothing_is_set_after_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lib.early.service.HAND_OVER_SECONDS", SECONDS)
+    site = Site()
+    site.runner.held.clear()
+    site.early.lead_to(GATEWAY, tmp_path)
+    site.watch.appear()
+    assert site.runner.begun.wait(SECONDS)
+
+    threading.Timer(0.2, site.runner.held.set).start()
+    site.early.close()
+    (found,) = site.early.taken()
+    assert len(found.client.routes) == 1
+
+    site.early.lead_to(GATEWAY, tmp_path)
+    site.watch.appear()
+    time.sleep(0.2)
+    assert len(site.runner.ran) == 1
+
+
+def test_commands_that_hang_do_not_keep_it_from_being_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lib.early.service.HAND_OVER_SECONDS", 0.1)
+    site = Site()
+    site.runner.held.clear()
+    site.early.lead_to(GATEWAY, tmp_path)
+    site.watch.appear()
+    assert site.runner.begun.wait(SECONDS)
+
+    site.early.close()
+    assert not site.runner.held.is_set()
+    site.runner.held.set()
+    assert site.taken()
+    site.watch.appear()
+    time.sleep(0.2)
+    assert len(site.runner.ran) == 1
+
+
+def test_who_was_not_taken_in_is_told_of_again(tmp_path: Path) -> None:
+    """A signal can come between."""
+    site = Site()
+    site.early.lead_to(GATEWAY, tmp_path)
+    site.watch.appear()
+    await_that(lambda: next(site.early.taken(), None))
+
+    (found,) = site.early.taken()
+    assert found.client.container_id == "c1"
+
+
 def test_who_is_known_from_an_event_or_a_listing_is_not_asked_for(tmp_path: Path) -> None:
     from_event, from_listing = Site(), Site()
     from_event.early.note(Event("create", "c1", "dovecot", labels=CLIENT.labels))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import TYPE_CHECKING, Any, cast
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 import structlog
 
-from lib.errors import EngineError
+from lib.errors import EngineError, NetnsError
 from lib.model import (
     GATEWAY_LABEL,
     NETWORK_LABEL,
@@ -802,6 +803,321 @@ def test_early_routes_in_a_namespace_that_has_ended_are_not_remembered() -> None
     site.reconciler.take_early(EarlyClient(client, complete=True))
 
     assert site.reconciler.is_urgent(Event("start", CLIENT.id))
+
+
+# --- the end ------------------------------------------------------------------------------------
+
+BOTH = "10.8.0.0/16,fd00:8::/64"
+MANY_V4 = [f"10.{n}.0.0/16" for n in range(1, 131)]
+
+
+class Interrupted(BaseException):
+    """What a signal raises, wherever the program is."""
+
+
+def leave(site: Site, *, withdraws: bool = True) -> list[dict[str, Any]]:
+    """Let it end, without an engine; return what was logged."""
+    del site.engine
+    with structlog.testing.capture_logs() as logged:
+        site.reconciler.leave(withdraws=withdraws)
+    return cast("list[dict[str, Any]]", logged)
+
+
+def interrupt_at(site: Site, *numbers: int) -> None:
+    """Raise right before these commands, counted from now on."""
+    ran = itertools.count(1)
+
+    def interrupt(_: str) -> None:
+        if next(ran) in numbers:
+            raise Interrupted
+
+    site.kernel.before_command(interrupt)
+
+
+def test_exactly_what_was_given_is_withdrawn() -> None:
+    site = Site(replace(CLIENT, labels={NETWORKS_LABEL: BOTH}))
+    site.kernel.give(CLIENT.sandbox_key, Route(ip_network("10.5.0.0/16"), V4.ip, 0))
+    site.run()
+    del site.kernel.commands[:]
+    logged = leave(site)
+
+    assert site.routes(CLIENT) == ["10.5.0.0/16 192.0.2.1"]
+    enter = f"nsenter --net={ROOT}/dovecot"
+    assert site.kernel.commands == [
+        f"{enter} ip route del 10.8.0.0/16 via 192.0.2.1",
+        f"{enter} ip -6 route del fd00:8::/64 via fd::1 metric 1024",
+    ]
+    assert logged == [
+        {
+            "event": "route.deleted",
+            "log_level": "info",
+            "container": "dovecot",
+            "container_id": "dovecot-id",
+            "dst": dst,
+            "netns": f"{ROOT}/dovecot",
+            "command": command,
+            "network": "wg-net",
+            "gateway": gateway,
+            "reason": "the sidecar is stopped",
+            "trigger": "stop",
+            "duration_ms": 1.0,
+        }
+        for dst, gateway, command in zip(
+            BOTH.split(","), ("192.0.2.1", "fd::1"), site.kernel.commands, strict=True
+        )
+    ]
+
+
+def test_or_it_becomes_unreachable() -> None:
+    site = Site(replace(CLIENT, labels={NETWORKS_LABEL: BOTH}))
+    site.kernel.give(CLIENT.sandbox_key, Route(ip_network("10.5.0.0/16"), V4.ip, 0))
+    site.run()
+    logged = leave(site, withdraws=False)
+
+    assert site.routes(CLIENT) == [
+        "10.5.0.0/16 192.0.2.1",
+        "10.8.0.0/16 unreachable",
+        "fd00:8::/64 unreachable",
+    ]
+    said = [(one["event"], one["gateway"], one["trigger"]) for one in logged]
+    assert said == [("route.replaced", "unreachable", "stop")] * 2
+
+
+@pytest.mark.parametrize(
+    ("withdraws", "expected"), [(True, []), (False, ["10.8.0.0/16 unreachable"])]
+)
+def test_what_became_unreachable_with_the_gateway_is_given_too(
+    withdraws: bool,  # noqa: FBT001
+    expected: list[str],
+) -> None:
+    site = Site(CLIENT)
+    site.run()
+    site.change(replace(GATEWAY, running=False))
+    site.on("die", GATEWAY)
+    del site.kernel.commands[:]
+    logged = leave(site, withdraws=withdraws)
+
+    assert site.routes(CLIENT) == expected
+    assert names(logged) == ["route.deleted"] * withdraws
+
+
+def test_what_is_not_there_any_more_is_not_made_unreachable() -> None:
+    site = Site(CLIENT)
+    site.run()
+    site.kernel.set_link(CLIENT.sandbox_key, up=False)
+    logged = leave(site, withdraws=False)
+
+    assert site.routes(CLIENT) == []
+    assert logged == []
+
+
+@pytest.mark.parametrize("at", range(1, 7))
+@pytest.mark.parametrize("withdraws", [True, False])
+def test_an_end_in_the_middle_of_a_pass_leaves_nothing(at: int, *, withdraws: bool) -> None:
+    """Of the commands that ran, nobody was told how they ended."""
+    label = ",".join(MANY_V4[:3])
+    other = container("postfix", "192.0.2.8/24", label=label)
+    site = Site(replace(CLIENT, labels={NETWORKS_LABEL: label}), other)
+    interrupt_at(site, at)
+    with pytest.raises(Interrupted):
+        site.run()
+    assert len(site.routes(CLIENT) + site.routes(other)) == at - 1
+    leave(site, withdraws=withdraws)
+
+    left = site.routes(CLIENT) + site.routes(other)
+    assert len(left) == (0 if withdraws else at - 1)
+    assert all(route.endswith("unreachable") for route in left)
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_an_end_while_routes_are_led_elsewhere_leaves_none_of_both(at: int) -> None:
+    one = replace(CLIENT, labels={NETWORKS_LABEL: ",".join(MANY_V4[:2])})
+    site = Site(one)
+    site.run()
+    site.change(container("wireguard", "192.0.2.2/24"))
+    interrupt_at(site, at)
+    with pytest.raises(Interrupted):
+        site.on("start", GATEWAY)
+    assert len(site.routes(one)) == 2
+    leave(site)
+
+    assert site.routes(one) == []
+
+
+def test_before_the_first_pass_there_is_nothing_to_do() -> None:
+    site = Site(CLIENT)
+    site.kernel.put(CLIENT, "192.0.2.1")
+
+    assert leave(site) == []
+    assert site.kernel.commands == []
+
+
+def test_early_routes_of_a_client_that_does_not_run_yet_are_withdrawn() -> None:
+    site = Site()
+    site.run()
+    one = starting(site)
+    early(site, one)
+    leave(site)
+
+    assert site.routes(one) == []
+
+
+def test_while_the_gateway_is_unknown_its_routes_are_withdrawn_too() -> None:
+    site = Site(CLIENT)
+    site.run()
+    site.change(replace(GATEWAY, network_mode="host"))
+    assert isinstance(site.on("start", GATEWAY).gateway, Unknown)
+    (entry,) = leave(site)
+
+    assert site.routes(CLIENT) == []
+    assert (entry["event"], entry["network"]) == ("route.deleted", "wg-net")
+
+
+def test_whom_another_gateway_serves_nothing_is_taken_from() -> None:
+    site = contested(PEER)
+    site.kernel.put(CLIENT, "192.0.2.2")
+    site.run()
+
+    assert leave(site) == []
+    assert site.kernel.commands == []
+
+
+def test_nor_what_it_gave_after_us() -> None:
+    site = Site(CLIENT, OTHER)
+    site.run()
+    site.change(PEER)
+    site.reconciler.concerns(Event("start", PEER.id, labels=PEER.labels))
+    site.on("start", PEER)
+    del site.kernel.commands[:]
+
+    assert leave(site) == []
+    assert site.kernel.commands == []
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_namespace_that_is_not_there_any_more_is_not_written(*, ends: bool) -> None:
+    site = Site(CLIENT)
+    site.run()
+    del site.kernel.commands[:]
+    if ends:
+        site.kernel.remove(CLIENT.sandbox_key)
+    else:
+        site.kernel.replace_with_other(CLIENT.sandbox_key)
+
+    assert leave(site) == []
+    assert site.kernel.commands == []
+
+
+def test_a_file_without_its_namespace_is_no_failure() -> None:
+    """As while the engine removes it."""
+    site = Site(CLIENT)
+    site.run()
+    site.kernel.forbid(CLIENT.sandbox_key, NetnsError("it is no namespace"))
+    site.kernel.remove(CLIENT.sandbox_key)
+
+    assert leave(site) == []
+
+
+def test_all_of_many_routes_are_withdrawn_a_part_at_a_time() -> None:
+    one = replace(CLIENT, labels={NETWORKS_LABEL: ",".join(MANY_V4)})
+    site = Site(one)
+    site.run()
+    site.drive(1)
+    assert len(site.routes(one)) == 130
+
+    assert names(leave(site)) == ["route.deleted"] * 130
+    assert site.routes(one) == []
+
+
+def test_a_namespace_that_is_replaced_between_two_parts_is_not_written() -> None:
+    one = replace(CLIENT, labels={NETWORKS_LABEL: ",".join(MANY_V4)})
+    site = Site(one)
+    site.run()
+    site.drive(1)
+    del site.kernel.commands[:]
+    ran = itertools.count(1)
+
+    def replace_after_part(_: str) -> None:
+        if next(ran) == MAX_STEPS:
+            site.kernel.replace_with_other(one.sandbox_key)
+
+    site.kernel.before_command(replace_after_part)
+    logged = leave(site)
+
+    assert len(site.kernel.commands) == MAX_STEPS
+    assert set(names(logged)) == {"route.deleted"}
+
+
+def test_what_could_not_be_done_is_told() -> None:
+    others = [container(f"c{n}", f"192.0.2.{n}/24", label=BOTH) for n in range(10, 22)]
+    site = Site(CLIENT, *others)
+    site.run()
+    site.kernel.fail(CLIENT.sandbox_key, DENIED)
+    for one in others:
+        site.kernel.fail_reading(one.sandbox_key, "Interrupted system call")
+    logged = leave(site)
+
+    assert sorted(names(logged)) == ["client.failed"] * 12 + ["route.failed", "routes.left"]
+    (failed,) = (entry for entry in logged if entry["event"] == "route.failed")
+    assert (failed["dst"], failed["stderr"]) == ("10.8.0.0/16", DENIED)
+    shown = ", ".join(f"c{n}" for n in range(10, 20))
+    assert logged[-1] == {
+        "event": "routes.left",
+        "log_level": "warning",
+        "routes": 13,
+        "clients": 13,
+        "reason": f"still as they were: those of {shown} and 3 more",
+        "hint": "docker compose run --rm wgroutemgr withdraw   # takes back what is left",
+    }
+
+
+def test_a_client_that_ends_meanwhile_is_no_failure() -> None:
+    site = Site(replace(CLIENT, labels={NETWORKS_LABEL: BOTH}))
+    site.run()
+    interrupted = iter([True])
+
+    def remove(_: str) -> None:
+        if next(interrupted, False):
+            site.kernel.remove(CLIENT.sandbox_key)
+
+    site.kernel.before_command(remove)
+
+    assert leave(site) == []
+
+
+def test_a_route_that_is_gone_by_itself_meanwhile_is_no_failure() -> None:
+    site = Site(CLIENT)
+    site.run()
+    site.kernel.before_command(lambda _: site.kernel.set_link(CLIENT.sandbox_key, up=False))
+
+    assert names(leave(site)) == []
+
+
+def test_the_way_to_a_network_that_was_connected_meanwhile_stays_and_is_told() -> None:
+    site = Site(CLIENT)
+    site.kernel.before_command(lambda _: site.kernel.attach(CLIENT.sandbox_key, "10.8.0.7/16"))
+    site.run()
+    logged = leave(site)
+
+    assert site.routes(CLIENT) == ["10.8.0.0/16 192.0.2.1"]
+    assert [(entry["event"], entry["routes"], entry["reason"]) for entry in logged] == [
+        ("routes.left", 1, "still as they were: those of dovecot")
+    ]
+
+
+def test_when_it_takes_too_long_the_rest_is_told() -> None:
+    label = ",".join(MANY_V4[:3])
+    other = container("postfix", "192.0.2.8/24", label=label)
+    site = Site(replace(CLIENT, labels={NETWORKS_LABEL: label}), other, width=1)
+    site.run()
+    interrupt_at(site, 6)
+    with structlog.testing.capture_logs() as logged, pytest.raises(Interrupted):
+        site.reconciler.leave(withdraws=True)
+
+    assert [entry["event"] for entry in logged] == ["route.deleted"] * 3 + ["routes.left"]
+    # How those ended that ran is not known.
+    assert (logged[-1]["routes"], logged[-1]["clients"]) == (3, 1)
+    assert logged[-1]["reason"] == "still as they were: those of postfix"
 
 
 # --- who concerns us ----------------------------------------------------------------------------

@@ -19,6 +19,7 @@ def test_without_anything_the_defaults_hold() -> None:
         gateway=None,
         resync_interval=60.0,
         on_gateway_loss="unreachable",
+        on_stop="keep",
         log_format=None,
         log_level="info",
     )
@@ -33,6 +34,7 @@ VALUES = {
     "gateway": ("wireguard", "wireguard"),
     "resync-interval": ("2.5", 2.5),
     "on-gateway-loss": ("keep", "keep"),
+    "on-stop": ("withdraw", "withdraw"),
     "log-format": ("console", "console"),
     "log-level": ("debug", "debug"),
 }
@@ -42,6 +44,7 @@ OTHER_VALUES = {
     "gateway": "elsewhere",
     "resync-interval": "30",
     "on-gateway-loss": "unreachable",
+    "on-stop": "unreachable",
     "log-format": "json",
     "log-level": "error",
 }
@@ -85,6 +88,7 @@ def test_an_empty_variable_is_as_good_as_none(option: Option) -> None:
         ("gateway", "WGROUTEMGR_GATEWAY"),
         ("resync-interval", "WGROUTEMGR_RESYNC_INTERVAL"),
         ("on-gateway-loss", "WGROUTEMGR_ON_GATEWAY_LOSS"),
+        ("on-stop", "WGROUTEMGR_ON_STOP"),
         ("log-format", "WGROUTEMGR_LOG_FORMAT"),
         ("log-level", "WGROUTEMGR_LOG_LEVEL"),
     ],
@@ -101,6 +105,7 @@ def test_an_interval_between_a_second_and_a_day_is_taken(text: str) -> None:
 BAD = [
     *[("resync-interval", text) for text in ("0", "0.9", "-5", "86401", "nan", "inf", "1m", "x")],
     *[("on-gateway-loss", text) for text in ("delete", "Keep")],
+    *[("on-stop", text) for text in ("delete", "Keep")],
     *[("log-format", text) for text in ("xml", "JSON")],
     *[("log-level", text) for text in ("verbose", "INFO", "warn")],
 ]
