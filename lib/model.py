@@ -203,6 +203,13 @@ class Route(NamedTuple):
     kind: str = "unicast"
     """The kernel's route type (`unicast`, `unreachable`, `blackhole` and so on), or `connected`
     for a unicast route that leads straight onto a device."""
+    mtu: int = 0
+    """How large packets may be (bytes), if that is said."""
+
+    @property
+    def plain(self) -> Route:
+        """The same without that."""
+        return self._replace(mtu=0)
 
     def __hash__(self) -> int:
         """Few routes have the same destination, and an address takes long to hash."""
@@ -217,6 +224,8 @@ class LocalAddress(NamedTuple):
     """Where it makes neighbours."""
     is_duplicate: bool = False
     """Whether somebody else has it on that link, so that the kernel does not use it."""
+    mtu: int = 0
+    """How large packets may be on that link (bytes)."""
 
 
 class Inside(NamedTuple):
@@ -236,6 +245,8 @@ class Step:
     route: Route
     reason: str = field(default="", compare=False)
     """Why a route is deleted."""
+    exact: bool = False
+    """Whether to delete none but that of its `mtu`: another differs from it in nothing else."""
 
 
 class Refusal(NamedTuple):

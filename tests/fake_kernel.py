@@ -22,7 +22,7 @@ from lib.kernel.shells import TIMED_OUT, Outcome, Service
 from lib.model import DEFAULT_METRIC, IPV4, IPV6, Address, Inside, LocalAddress, Route
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from lib.kernel.shells import Conversation
     from lib.model import Interface, Network
@@ -119,6 +119,24 @@ class FakeKernel(Kernel):
         """Call that with each command line right before it runs."""
         self._hooks.append(hook)
 
+    def set_mtu(self, path: str, size: int) -> None:
+        """Let the link take packets of that size; it is 1500 before."""
+        self._spaces[path].mtu = size
+
+    def tunnel(self, path: str, dst: str, size: int) -> None:
+        """Route a destination into a link that takes packets of that size, or of another now."""
+        space, network = self._spaces[path], ip_network(dst)
+        if network not in space.tunnels:
+            metric = DEFAULT_METRIC[network.version]
+            space.insert(Route(network, None, metric, "connected"))
+        space.tunnels[network] = size
+
+    def close_tunnel(self, path: str, dst: str) -> None:
+        """Take that link away."""
+        space, network = self._spaces[path], ip_network(dst)
+        del space.tunnels[network]
+        space.routes = [route for route in space.routes if route.dst != network]
+
     def fail(self, path: str, text: str, exit_code: int = 2, *, only: str = "") -> None:
         """Let the commands in a namespace fail, all or those that hold a text."""
         self._sick[path] = only, Outcome("", exit_code, text, _MILLISECONDS)
@@ -171,10 +189,23 @@ class FakeKernel(Kernel):
             raise NetnsError(reason)
         space = self._spaces[path]
         addresses = (
-            LocalAddress(one.ip, one.network, is_duplicate=one.ip in space.duplicates)
+            LocalAddress(
+                one.ip, one.network, is_duplicate=one.ip in space.duplicates, mtu=space.mtu
+            )
             for one in space.addresses
         )
         return Inside(tuple(space.routes), tuple(addresses))
+
+    def tunnel_mtus(
+        self, path: str, front: Collection[Address], destinations: Iterable[Network]
+    ) -> dict[Network, int]:
+        held = {one.address.version for one in self.read(path).addresses if one.address in front}
+        space = self._spaces[path]
+        return {
+            dst: space.tunnels[dst] if space.tunnels[dst] < space.mtu else 0
+            for dst in destinations
+            if dst.version in held and dst in space.tunnels
+        }
 
     def serve(self, conversations: Iterable[Conversation]) -> None:
         service = Service(conversations)
@@ -237,6 +268,7 @@ class _Command:
     metric: int | None
     source: Address | None
     on_loopback: bool
+    mtu: int | None
 
     @classmethod
     def parse(cls, line: str) -> _Command:
@@ -255,11 +287,13 @@ class _Command:
         kind = words.popleft() if words[0] in _KINDS else ""
         dst = ip_network(words.popleft())
         said = {}
-        for name in ("via", "metric", "src", "dev"):
+        for name in ("via", "metric", "src", "dev", "mtu"):
             if words and words[0] == name:
                 words.popleft()
                 said[name] = words.popleft()
         assert not words, strange
+        assert said.get("mtu", "1").isdigit(), strange
+        assert "mtu" not in said or not kind, strange
         assert dst.version == version, strange
         assert said.get("dev", "lo") == "lo", strange
         assert verb == "replace" or not said.keys() & {"src"}, strange
@@ -274,6 +308,7 @@ class _Command:
             metric=int(said["metric"]) if "metric" in said else None,
             source=ip_address(said["src"]) if "src" in said else None,
             on_loopback="dev" in said,
+            mtu=int(said["mtu"]) if "mtu" in said else None,
         )
 
 
@@ -286,6 +321,9 @@ class _Space:
     routes: list[Route] = field(default_factory=list)
     addresses: list[Interface] = field(default_factory=list)
     duplicates: set[Address] = field(default_factory=set)
+    mtu: int = 1500
+    tunnels: dict[Network, int] = field(default_factory=dict)
+    """By destination, how large packets may be on the link that it is routed into."""
     networks: list[Network] = field(default_factory=list)
     """Those that are connected while the link is up."""
 
@@ -327,7 +365,9 @@ class _Space:
             return error
         version = command.dst.version
         metric = DEFAULT_METRIC[version] if command.metric is None else command.metric
-        new = Route(command.dst, command.gateway, metric, command.kind or "unicast")
+        new = Route(
+            command.dst, command.gateway, metric, command.kind or "unicast", command.mtu or 0
+        )
         same = [one for one in self.routes if (one.dst, one.metric) == (new.dst, new.metric)]
         if version == IPV6:
             # `fib6_add_rt2node`: of those with a gateway one with a gateway, if there is any.
@@ -371,6 +411,7 @@ class _Space:
         alike &= command.metric in {None, route.metric}
         if route.dst.version == IPV6:
             return alike and not (command.on_loopback and route.kind not in _KINDS)
+        alike &= command.mtu in {None, route.mtu}
         return alike and command.kind in {"", route.kind}
 
     def _drop_ipv6_addresses(self) -> None:

@@ -76,7 +76,7 @@ def withdraw(settings: Settings) -> int:
             (namespace.path, namespace.task(Step("del", route), client))
             for namespace in findings.namespaces
             for route, client in namespace.wanted.items()
-            if route in namespace.actual
+            if route.plain in {one.plain for one in namespace.actual}
         ]
         outcomes = shells.run([task.command for _, task in tasks])
         for (path, task), outcome in zip(tasks, outcomes, strict=True):

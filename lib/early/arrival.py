@@ -171,12 +171,13 @@ def grant(arrival: Arrival, known: Answers) -> Grant | None:
     if description.subnets is None and any(_overlaps(route, avoid) for route in wanted.routes):
         return None  # Of which networks the client is to be on, it will have to be asked.
     sources: dict[int, Address] = {one.version: one.ip for one in known.addresses_of(owner)}
+    mtus = known.known.mtus
     early = tuple(
-        route
+        route._replace(mtu=mtus.get(route.dst, 0))
         for route in wanted.routes
         if route.gateway and route.dst.version in sources and not _overlaps(route, avoid)
     )[:MOST_ROUTES]
-    return Grant(replace(wanted, routes=early), sources, leaves_out=early != wanted.routes)
+    return Grant(replace(wanted, routes=early), sources, leaves_out=len(early) < len(wanted.routes))
 
 
 def _wanted(netns: str, container: Container, owner: Reference, known: Answers) -> Client:

@@ -105,7 +105,7 @@ class Leaving:
         due = [route for route in there if route.dst not in connected]
         steps: Sequence[Step] = [Step("del", route, _REASON) for route in due]
         if not self._withdraws:
-            lost = [route._replace(gateway=None, kind="unreachable") for route in due]
+            lost = [route.plain._replace(gateway=None, kind="unreachable") for route in due]
             steps = plan(lost, here.routes)
         return [namespace.task(step, whose[step.route.dst]) for step in steps]
 

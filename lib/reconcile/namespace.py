@@ -21,6 +21,7 @@ from lib.reconcile.report import Why
 from lib.reconcile.reporting import who
 from lib.routing import iproute, reach
 from lib.routing.plan import directly_reached, plan
+from lib.routing.size import sized
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Mapping, Sequence
@@ -65,11 +66,20 @@ class Namespace:
     """Remarks on what is wanted, by what the container's own addresses can reach."""
     attached: tuple[Network, ...] = ()
     """The networks to which the engine has attached it."""
+    mtus: Mapping[Network, int] = field(default_factory=dict)
+    """How large packets to a destination may be behind the gateway (bytes)."""
 
     def take(self, here: Inside, network: str) -> None:
         """Take in what is there, and what that says of the routes by a gateway on the network."""
         self.actual = here.routes
+        if self.mtus:
+            self.mtus = {one.dst: sized(one, here, self.mtus).mtu for one in self.wanted}
+            self.wanted = {self.sized(one): client for one, client in self.wanted.items()}
         self.refusals = reach.refusals(self.wanted, here, network)
+
+    def sized(self, route: Route) -> Route:
+        """Return a wanted route as it is to be there: how large packets may be, a look tells."""
+        return route._replace(mtu=self.mtus.get(route.dst, 0)) if route.gateway else route
 
     def take_before(self, entries: Iterable[tuple[NamespaceId, Given]]) -> None:
         """Take in what was put where this one is: into this, not one that was there before."""
@@ -294,7 +304,7 @@ class Visitor:
         for client in namespace.clients:
             if client.container_id in changed:
                 shared = {"shared_with": client.shared_with} if client.shared_with else {}
-                routes = len({*client.routes} & {*namespace.actual})
+                routes = len({*client.routes} & {one.plain for one in namespace.actual})
                 log.info("client.routed", **who(client), **shared, routes=routes)
 
     def _fail_commands(self, namespace: Namespace, failed: Iterable[tuple[Task, Outcome]]) -> None:

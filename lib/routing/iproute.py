@@ -29,6 +29,8 @@ def command(netns: str, step: Step, source: Address | None = None) -> str:
     words = [*_IP[version], "route", step.verb, *_route(step.route)]
     if source:
         words += ["src", str(source)]
+    if step.exact or (step.route.mtu and step.verb == "replace"):
+        words += ["mtu", str(step.route.mtu)]
     if step.verb == "del" and version == IPV6:
         # The kernel deletes the first route that is like it in what is said.
         if "metric" not in words:
@@ -40,7 +42,7 @@ def command(netns: str, step: Step, source: Address | None = None) -> str:
 
 def text(route: Route) -> str:
     """Return a route in the words of a command."""
-    return " ".join(_route(route))
+    return " ".join((*_route(route), *(("mtu", str(route.mtu)) if route.mtu else ())))
 
 
 def _route(route: Route) -> Iterator[str]:

@@ -183,3 +183,23 @@ def test_columns_are_aligned_and_only_states_are_coloured() -> None:
     assert coloured[0] == plain[0]
     assert "\x1b[32mok     \x1b[0m" in coloured[1]
     assert coloured[2].replace("\x1b[33m", "").replace("\x1b[0m", "") == plain[2]
+
+
+def test_how_large_packets_may_be_is_shown_beside_the_gateway() -> None:
+    space = Namespace(NETNS, actual=(route(mtu=1280),), mtus={ip_network(DST): 1280})
+    findings = Findings(GATEWAY, None, Desired((client(route()),), ()), [space], [])
+    (row,) = tables.rows(findings)
+
+    assert (row.gateway, row.mtu, row.state) == ("192.0.2.129", 1280, "ok")
+    head, line = tables.table([row], colour=False)
+    assert line[head.index("GATEWAY") : head.index("STATE")].strip() == "192.0.2.129 mtu 1280"
+    assert json.loads(tables.document([row], GATEWAY))["routes"][0]["mtu"] == 1280
+
+
+@pytest.mark.parametrize("mtu", [0, 1400])
+def test_a_route_for_other_packets_is_a_wrong_one(mtu: int) -> None:
+    space = Namespace(NETNS, actual=(route(mtu=mtu),), mtus={ip_network(DST): 1280})
+    (row,) = tables.rows(Findings(GATEWAY, None, Desired((client(route()),), ()), [space], []))
+
+    assert row.state == "wrong"
+    assert row.reason == f"there is {DST} via 192.0.2.129" + f" mtu {mtu}" * bool(mtu)
