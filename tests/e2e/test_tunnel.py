@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.look import await_event, await_routes, events
+from tests.e2e.look import await_event, await_routes, events, routes
 from tests.lab.engine import poll
 from tests.lab.site import Lab
 from tests.lab.tunnel import two_sites
@@ -111,6 +111,9 @@ def test_tcp_passes_a_narrow_tunnel_only_if_the_route_says_so(
         status = sidecar.exec("wgroutemgr", "status")
         assert (f" mtu {SIZE} " in status) is (choice == "auto")
         assert "nsenter" not in sidecar.exec("wgroutemgr", "plan")
+        if ipv6:  # Whatever they say of it, they are taken back.
+            sidecar.exec("wgroutemgr", "withdraw", "--mtu", "1300")
+            assert routes(here.client) == {}
     finally:
         sidecar.stop(10)
         sidecar.remove()

@@ -908,6 +908,17 @@ def test_but_not_that_of_another_gateway() -> None:
     assert site.kernel.commands[-1] == f"{DOVECOT} 10.8.0.0/16 via 192.0.2.1"
 
 
+def test_a_pass_for_one_container_forgets_no_size_and_a_full_one_what_nobody_asks_for() -> None:
+    other = container("postfix", "192.0.2.8/24", "fd::8/64", label="fd00:8::/64")
+    site = tunnelled(CLIENT, other)
+    both = {ip_network(dst): 1280 for dst in BOTH.split(",")}
+    assert site.run().mtus == both
+    site.remove(other)
+    assert site.on("start", CLIENT).mtus == both
+
+    assert site.run(RESYNC).mtus == {ip_network("10.8.0.0/16"): 1280}
+
+
 def test_each_destination_is_asked_for_once_in_a_pass() -> None:
     others = [container(f"c{n}", f"192.0.2.{n}/24", label=BOTH) for n in range(10, 15)]
     site = tunnelled(replace(CLIENT, labels={NETWORKS_LABEL: BOTH}), *others)
