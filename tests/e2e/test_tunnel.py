@@ -49,6 +49,7 @@ def test_clients_of_two_sites_reach_each_other(lab: Lab) -> None:
 
 SIZE = 1280
 BYTES = 300_000
+TAKEN_BACK = ("--env", "WGROUTEMGR_ON_STOP=withdraw")
 TOO_BIG = {
     "iptables": ("icmp", "--icmp-type", "fragmentation-needed"),
     "ip6tables": ("icmpv6", "--icmpv6-type", "packet-too-big"),
@@ -68,6 +69,22 @@ def narrow(engine: Engine) -> Iterator[TwoSites]:
         sites.start_client(sites.second)
         sites.start_sidecar(sites.second, "--env", "WGROUTEMGR_MTU=off")
         yield sites
+
+
+def test_a_client_that_starts_has_it_from_the_beginning(narrow: TwoSites) -> None:
+    here, lab = narrow.first, narrow.lab
+    sidecar = narrow.start_sidecar(here, *TAKEN_BACK)
+    try:
+        await_event(sidecar, "pass.finished", trigger="startup")
+        late = lab.client("late", here.network, networks=narrow.second.wanted)
+        assert poll(lambda: len(routes(late)) == 2, 10)
+        set_ = events(sidecar, "route.replaced", container=late.name)
+        said = {(entry["trigger"], entry["command"].rpartition(" mtu ")[2]) for entry in set_}
+        assert (len(set_), said) == (2, {("early", str(SIZE))})
+        late.remove()
+    finally:
+        sidecar.stop(10)
+        sidecar.remove()
 
 
 def received(near: Container, far: Container, target: str, *, up: bool) -> int:
@@ -95,8 +112,7 @@ def test_tcp_passes_a_narrow_tunnel_only_if_the_route_says_so(
     here, there = narrow.first, narrow.second
     assert here.client
     assert there.client
-    taken_back = ("--env", "WGROUTEMGR_ON_STOP=withdraw")
-    sidecar = narrow.start_sidecar(here, "--env", f"WGROUTEMGR_MTU={choice}", *taken_back)
+    sidecar = narrow.start_sidecar(here, "--env", f"WGROUTEMGR_MTU={choice}", *TAKEN_BACK)
     try:
         await_event(sidecar, "pass.finished", trigger="startup")
         set_ = events(sidecar, "route.replaced")
