@@ -210,6 +210,9 @@ def name_network(network: str) -> str:
     return f"networks: {{{network}: {{name: {network}}}}}"
 
 
+MTU_AUTO = "environment: {WGROUTEMGR_MTU: auto}   # the clients' routes say then what is too large"
+
+
 def mtu(size: int, network: str) -> str:
     """Return the line that limits the packets of a network (bytes)."""
     line = f'driver_opts: {{com.docker.network.driver.mtu: "{size}"}}'

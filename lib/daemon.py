@@ -30,11 +30,11 @@ from lib.settings import VERSION
 from lib.state import State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from lib.engine.events import EventStream
-    from lib.model import Container, EarlyClient, Event, Gateway, Sidecar
+    from lib.model import Container, EarlyClient, Event, Gateway, Network, Sidecar
     from lib.reconcile.report import Report, Scope
     from lib.settings import Settings
 
@@ -117,6 +117,10 @@ class Early(Protocol):
 
     def learn(self, running: Iterable[Container]) -> None:
         """Take in a listing of all clients that run."""
+        ...
+
+    def size(self, mtus: Mapping[Network, int]) -> None:
+        """Take in how large packets to a destination may be (bytes)."""
         ...
 
     def note(self, event: Event) -> None:
@@ -304,6 +308,7 @@ class Daemon:
         if not isinstance(report.gateway, Unknown):
             if report.scope.is_full:
                 self._early.learn(report.listed)
+            self._early.size(report.mtus)
             _log_pass(report, now - begun)
         self._trouble = _trouble(report)
         self._tell_health()

@@ -214,6 +214,13 @@ class Route(NamedTuple):
     """The kernel's route type (`unicast`, `unreachable`, `blackhole` and so on), or `connected`
     for a unicast route that leads straight onto a device."""
     table: int = MAIN
+    mtu: int = 0
+    """How large packets may be (bytes), if that is said."""
+
+    @property
+    def plain(self) -> Route:
+        """The same without that."""
+        return self._replace(mtu=0)
 
     def __hash__(self) -> int:
         """Few routes have the same destination, and an address takes long to hash."""
@@ -248,6 +255,11 @@ class Rule(NamedTuple):
     """Whose packets it is for; None for all."""
 
     @property
+    def plain(self) -> Rule:
+        """The same: packets of any size go by it."""
+        return self
+
+    @property
     def place(self) -> object:
         """What no two rules of ours share."""
         return self
@@ -265,6 +277,8 @@ class LocalAddress(NamedTuple):
     """Where it makes neighbours."""
     is_duplicate: bool = False
     """Whether somebody else has it on that link, so that the kernel does not use it."""
+    mtu: int = 0
+    """How large packets may be on that link (bytes)."""
 
 
 class Inside(NamedTuple):
@@ -287,6 +301,8 @@ class Step:
     thing: Thing
     reason: str = field(default="", compare=False)
     """Why it is deleted."""
+    exact: bool = False
+    """Whether to delete none but that of its `mtu`: another differs from it in nothing else."""
 
 
 class Refusal(NamedTuple):

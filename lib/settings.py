@@ -22,6 +22,7 @@ be it."""
 DEFAULT_NETWORK = "wg-net"
 VARIABLE_PREFIX = "WGROUTEMGR_"
 _MAX_INTERVAL = 86_400.0
+_MIN_MTU, _MAX_MTU = 576, 65_535
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,8 @@ class Settings:
     """Seconds between full passes."""
     on_gateway_loss: str = "unreachable"
     on_stop: str = "keep"
+    mtu: str = "auto"
+    """Or `off`, or a number of bytes."""
     log_format: str | None = None
     log_level: str = "info"
     json: bool = False
@@ -54,6 +57,14 @@ def _seconds(text: str) -> float:
     if not 1 <= value <= _MAX_INTERVAL:
         raise argparse.ArgumentTypeError(message)
     return value
+
+
+def _mtu(text: str) -> str:
+    is_size = text.isascii() and text.isdigit() and _MIN_MTU <= int(text) <= _MAX_MTU
+    if text not in {"auto", "off"} and not is_size:
+        message = f"{text!r} is none of auto, off, a number from {_MIN_MTU} to {_MAX_MTU}"
+        raise argparse.ArgumentTypeError(message)
+    return text
 
 
 def _one_of(*choices: str) -> Callable[[str], str]:
@@ -115,6 +126,12 @@ OPTIONS = (
         "what becomes of its clients' routes when the sidecar stops: keep, unreachable or withdraw",
         "keep",
         convert=_one_of("keep", "unreachable", "withdraw"),
+    ),
+    Option(
+        "mtu",
+        "the mtu of routes where the client's own is larger: auto (the tunnel's), off or a number",
+        "auto",
+        convert=_mtu,
     ),
     Option(
         "log-format",

@@ -33,7 +33,7 @@ from lib.model import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from lib.kernel.shells import Conversation
     from lib.model import Interface, Network
@@ -133,6 +133,24 @@ class FakeKernel(Kernel):
         """Call that with each command line right before it runs."""
         self._hooks.append(hook)
 
+    def set_mtu(self, path: str, size: int) -> None:
+        """Let the link take packets of that size; it is 1500 before."""
+        self._spaces[path].mtu = size
+
+    def tunnel(self, path: str, dst: str, size: int) -> None:
+        """Route a destination into a link that takes packets of that size, or of another now."""
+        space, network = self._spaces[path], ip_network(dst)
+        if network not in space.tunnels:
+            metric = DEFAULT_METRIC[network.version]
+            space.insert(Route(network, None, metric, "connected"))
+        space.tunnels[network] = size
+
+    def close_tunnel(self, path: str, dst: str) -> None:
+        """Take that link away."""
+        space, network = self._spaces[path], ip_network(dst)
+        del space.tunnels[network]
+        space.routes = [route for route in space.routes if route.dst != network]
+
     def fail(self, path: str, text: str, exit_code: int = 2, *, only: str = "") -> None:
         """Let the commands in a namespace fail, all or those that hold a text."""
         self._sick[path] = only, Outcome("", exit_code, text, _MILLISECONDS)
@@ -183,17 +201,26 @@ class FakeKernel(Kernel):
         return self.read(path, rules=True).rules
 
     def read(self, path: str, *, rules: bool = False) -> Inside:
-        missing = "" if path in self._spaces else "No such file or directory"
-        if why := self._unreadable.get(path, missing):
-            reason = f"cannot read the routes in {path}: {why}"
-            raise NetnsError(reason)
-        space = self._spaces[path]
+        space = self._readable(path)
         addresses = (
-            LocalAddress(one.ip, one.network, is_duplicate=one.ip in space.duplicates)
+            LocalAddress(
+                one.ip, one.network, is_duplicate=one.ip in space.duplicates, mtu=space.mtu
+            )
             for one in space.addresses
         )
         rules = rules or any(route.table != MAIN for route in space.routes)
         return Inside(tuple(space.routes), tuple(addresses), tuple(space.rules) if rules else ())
+
+    def tunnel_mtus(
+        self, path: str, front: Collection[Address], destinations: Iterable[Network]
+    ) -> dict[Network, int]:
+        space = self._readable(path)
+        held = {one.version for one in space.addresses if one.ip in front}
+        return {
+            dst: space.tunnels[dst] if space.tunnels[dst] < space.mtu else 0
+            for dst in destinations
+            if dst.version in held and dst in space.tunnels
+        }
 
     def serve(self, conversations: Iterable[Conversation]) -> None:
         service = Service(conversations)
@@ -202,6 +229,13 @@ class FakeKernel(Kernel):
             for worker in busy:
                 worker.step()
         service.finish()
+
+    def _readable(self, path: str) -> _Space:
+        missing = "" if path in self._spaces else "No such file or directory"
+        if why := self._unreadable.get(path, missing):
+            reason = f"cannot read the routes in {path}: {why}"
+            raise NetnsError(reason)
+        return self._spaces[path]
 
     def _execute(self, line: str) -> Outcome:
         command = _parse(line)
@@ -257,6 +291,7 @@ class _Command:
     table: int
     source: Address | None
     on_loopback: bool
+    mtu: int | None
 
 
 @dataclass(frozen=True)
@@ -294,7 +329,7 @@ def _parse_route(path: str, version: int, words: deque[str], strange: str) -> _C
     dst = words.popleft()
     assert dst != everything, strange
     network = ip_network(everything if dst == "default" else dst)
-    said = _said(words, "via", "metric", "table", "src", "dev")
+    said = _said(words, "via", "metric", "table", "src", "dev", "mtu")
     assert not words, strange
     assert network.version == version, strange
     assert said.get("dev", "lo") == "lo", strange
@@ -302,6 +337,8 @@ def _parse_route(path: str, version: int, words: deque[str], strange: str) -> _C
     assert verb == "del" or ("via" in said) != bool(kind), strange
     assert verb == "replace" or version == IPV4 or "metric" in said, strange
     assert said.get("table") != str(MAIN), strange
+    assert said.get("mtu", "1").isdigit(), strange
+    assert "mtu" not in said or not kind, strange
     return _Command(
         path=path,
         verb=verb,
@@ -312,6 +349,7 @@ def _parse_route(path: str, version: int, words: deque[str], strange: str) -> _C
         table=int(said.get("table", MAIN)),
         source=ip_address(said["src"]) if "src" in said else None,
         on_loopback="dev" in said,
+        mtu=int(said["mtu"]) if "mtu" in said else None,
     )
 
 
@@ -354,6 +392,9 @@ class _Space:
     rules: list[Rule] = field(default_factory=list)
     addresses: list[Interface] = field(default_factory=list)
     duplicates: set[Address] = field(default_factory=set)
+    mtu: int = 1500
+    tunnels: dict[Network, int] = field(default_factory=dict)
+    """By destination, how large packets may be on the link that it is routed into."""
     networks: list[Network] = field(default_factory=list)
     """Those that are connected while the link is up."""
 
@@ -417,7 +458,7 @@ class _Space:
         version = command.dst.version
         metric = DEFAULT_METRIC[version] if command.metric is None else command.metric
         kind = command.kind or "unicast"
-        new = Route(command.dst, command.gateway, metric, kind, command.table)
+        new = Route(command.dst, command.gateway, metric, kind, command.table, command.mtu or 0)
         same = [one for one in self.routes if _where(one) == _where(new)]
         same = [one for one in same if one.metric == new.metric]
         if version == IPV6:
@@ -463,6 +504,7 @@ class _Space:
         alike &= command.metric in {None, route.metric}
         if route.dst.version == IPV6:
             return alike and not (command.on_loopback and route.kind not in _KINDS)
+        alike &= command.mtu in {None, route.mtu}
         return alike and command.kind in {"", route.kind}
 
     def _drop_ipv6_addresses(self) -> None:

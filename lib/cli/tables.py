@@ -46,6 +46,8 @@ class Row:
     state: str = ""
     reason: str = ""
     hint: str = ""
+    mtu: int = 0
+    """How large packets may be on that route (bytes); 0 if nothing is to be said of that."""
 
     @property
     def why(self) -> str:
@@ -63,7 +65,8 @@ def rows(findings: Findings) -> list[Row]:
     for failure in findings.failures:
         if "netns" not in failure.values:
             whose = (failure.container, failure.container_id)
-            found.append(Row(*whose, state="unknown", **cause(failure)))
+            said = cause(failure)
+            found.append(Row(*whose, state="unknown", reason=said["reason"], hint=said["hint"]))
     return sorted(found, key=lambda row: (row.container, row.container_id))
 
 
@@ -85,7 +88,7 @@ def table(found: Sequence[Row], *, colour: bool) -> Iterator[str]:
                 row.network or "-",
                 row.netns or "-",
                 row.dst or "-",
-                row.gateway or "-",
+                f"{row.gateway} mtu {row.mtu}" if row.mtu else row.gateway or "-",
                 row.state,
                 row.why,
             )
@@ -125,13 +128,14 @@ def _client(client: Client, findings: Findings) -> Iterator[Row]:
     failure = next((f for f in findings.failures if f.values.get("netns") == client.netns), None)
     unknown = {"state": "unknown", **cause(failure)} if failure else {}
     remarks = {refusal.entry: refusal for refusal in client.refusals if refusal.served}
-    for route in client.routes:
+    for wanted in client.routes:
+        route = space.sized(wanted) if space else wanted
         state = _state(route, space) if space else unknown
         if not state:
             continue  # It ended while it was looked at.
         if (remark := remarks.get(str(route.dst))) and "reason" not in state:
             state |= {"reason": remark.reason, "hint": remark.hint}
-        yield Row(*whose, str(route.dst), str(route.gateway or route.kind), **state)
+        yield Row(*whose, str(route.dst), str(route.gateway or route.kind), **state, mtu=route.mtu)
     if not client.routes and not client.refusals:
         yield Row(*whose, state="skipped", reason="its label names no network")
     for refusal in client.refusals:

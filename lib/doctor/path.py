@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from lib import advice
 from lib.doctor.findings import fail, ok, some, warn
 from lib.doctor.site import SkippedError, host_of, lacking
+from lib.errors import NetnsError
 from lib.kernel import netfilter, prerequisites, route_table
 from lib.model import IPV4, IPV6, MAIN
 from lib.routing import iproute, policy
@@ -354,7 +355,8 @@ def mtu(site: Site) -> Iterator[Finding]:
     if large:
         _, size, out = large[0]
         seen = f"up to {size} bytes from {some(name for name, *_ in large)}, but {sizes[out]}"
-        yield warn(f"{seen} through {out}", advice.mtu(sizes[out], network.name))
+        fix = [] if site.settings.mtu == "auto" else [advice.MTU_AUTO]
+        yield warn(f"{seen} through {out}", *fix, advice.mtu(sizes[out], network.name))
     elif any(outs.values()):
         yield ok("no client sends larger packets than the tunnel takes")
     else:
@@ -362,7 +364,14 @@ def mtu(site: Site) -> Iterator[Finding]:
 
 
 def _mtu_of(site: Site, client: AttachedClient) -> int:
-    """Return how large a client's packets on the served network may be (bytes)."""
+    """Return how large a client's packets to its first destination may be (bytes).
+
+    By what the route there says, else by its link.
+    """
     addresses = {*client.addresses.values()}
     links = (link for link in site.links(client.netns) if addresses & {*link.addresses})
-    return max((link.mtu for link in links), default=0)
+    sizes = [max((link.mtu for link in links), default=0)]
+    with suppress(NetnsError):  # That it cannot be entered, the checks of its route say.
+        there = route_table.read(client.netns)
+        sizes += [one.mtu for one in there if one.dst == client.routes[0].dst and one.mtu]
+    return min(sizes)

@@ -242,8 +242,9 @@ def grant(arrival: Arrival, known: Answers) -> Grant | None:
     # Then it will have to be asked of which networks the client is to be on.
     lacks_networks = subnets is None and bool(in_the_way)
     sources: dict[int, Address] = {one.version: one.ip for one in known.addresses_of(owner)}
+    mtus = known.known.mtus
     early = tuple(
-        route
+        route._replace(mtu=mtus.get(route.dst, 0)) if route.gateway else route
         for route in wanted.routes
         if (route.version in sources if route.gateway else route.is_guard)
         and route not in in_the_way
@@ -252,11 +253,10 @@ def grant(arrival: Arrival, known: Answers) -> Grant | None:
         early = ()  # Nothing would prove whose namespace it is.
     if lacks_networks and not early:
         return None
-    leaves_out = early != wanted.routes
     return Grant(
         replace(wanted, routes=early),
         sources,
-        leaves_out=leaves_out,
+        leaves_out=len(early) < len(wanted.routes),
         lacks_networks=lacks_networks,
     )
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 from lib.model import NETWORKS_LABEL, Container
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
-    from lib.model import Event
+    from lib.model import Event, Network
 
 MOST_CONTAINERS = 2000
 """Of which something is remembered; the longest unheard-of is forgotten first."""
@@ -31,6 +31,8 @@ class KnownContainers:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self.mtus: Mapping[Network, int] = {}
+        """How large packets to a destination may be behind the gateway (bytes)."""
         self._containers: dict[str, Container] = {}
         self._names: dict[str, str] = {}
         """Ids by the name that was heard last."""

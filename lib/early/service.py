@@ -28,14 +28,14 @@ from lib.kernel.addresses import AddressMonitor
 from lib.model import NETWORKS_LABEL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from lib.early.arrival import Grant
     from lib.early.arrivals import Monitor
     from lib.engine.client import Engine
     from lib.kernel.shells import Outcome
-    from lib.model import Container, EarlyClient, Event, Gateway
+    from lib.model import Container, EarlyClient, Event, Gateway, Network
 
 log = structlog.get_logger()
 
@@ -133,6 +133,10 @@ class EarlyRoutes:
     def learn(self, running: Iterable[Container]) -> None:
         """Take in a listing of all clients that run, so that nothing need be asked at a start."""
         self._known.learn_running(running)
+
+    def size(self, mtus: Mapping[Network, int]) -> None:
+        """Take in how large packets to a destination may be (bytes), as the last pass found it."""
+        self._known.mtus = mtus
 
     def note(self, event: Event) -> None:
         """Take in an event, for the same reason; from any thread, and as soon as it comes."""

@@ -5,14 +5,15 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING
 
-from lib.kernel import addresses, namespaces, netlink, route_table
+from lib.kernel import addresses, namespaces, netlink, route_table, ways
 from lib.model import MAIN, Inside
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from lib.kernel.namespaces import NamespaceId
     from lib.kernel.shells import Conversation, Shells
+    from lib.model import Address, Network
 
 
 class Reader:
@@ -46,6 +47,19 @@ class Reader:
             rules = rules or any(route.table != MAIN for route in routes)
             found = route_table.rules(kernel) if rules else ()
             return Inside(routes, addresses.listed(kernel), found)
+
+    def tunnel_mtus(
+        self, path: str, front: Collection[Address], destinations: Iterable[Network]
+    ) -> dict[Network, int]:
+        """Return how large packets to a destination may be: `ways.tunnel_mtus`.
+
+        Raises NetnsError if that fails.
+        """
+        with (
+            namespaces.explained(f"read the links in {path}"),
+            netlink.connect(socket.NETLINK_ROUTE, path) as kernel,
+        ):
+            return ways.tunnel_mtus(kernel, front, destinations)
 
 
 class Kernel(Reader):

@@ -13,11 +13,13 @@ from contextlib import ExitStack
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import TYPE_CHECKING
 
-from lib.kernel import netlink, route_table
+from lib.kernel import links, netlink, route_table
 from lib.kernel.namespaces import explained
 from lib.model import LocalAddress
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from lib.kernel.netlink import Message
     from lib.model import Address, Network
 
@@ -48,12 +50,18 @@ def listed(kernel: socket.socket) -> tuple[LocalAddress, ...]:
 
     Not those that make no neighbours beyond a link: of the loopback, and IPv6's own of each link.
     """
+    return tuple(address for _, address in held(kernel))
+
+
+def held(kernel: socket.socket) -> tuple[tuple[int, LocalAddress], ...]:
+    """Return the same with the index of the link that each is on."""
+    sizes = links.mtus(kernel)
     said = netlink.dump(kernel, _GET_ADDRESS, bytes(_ADDRESS.size))
-    return tuple(found for message in said if (found := _address(message)))
+    return tuple(found for message in said if (found := _address(message, sizes)))
 
 
-def _address(message: Message) -> LocalAddress | None:
-    family, length, flags, scope, _ = _ADDRESS.unpack_from(message.body)
+def _address(message: Message, sizes: Mapping[int, int]) -> tuple[int, LocalAddress] | None:
+    family, length, flags, scope, link = _ADDRESS.unpack_from(message.body)
     if family not in _KINDS or scope >= _NARROW[family]:
         return None
     # Each visit to a namespace comes here: what `ipaddress` has for any text takes four times that.
@@ -62,10 +70,11 @@ def _address(message: Message) -> LocalAddress | None:
     far = values[_FAR]
     host_bits = 8 * len(far) - length
     start = int.from_bytes(far, "big") >> host_bits << host_bits
-    return LocalAddress(
+    return link, LocalAddress(
         address(values.get(_LOCAL, far)),
         network((start, length)),
         is_duplicate=bool(flags & _DUPLICATE),
+        mtu=sizes.get(link, 0),
     )
 
 

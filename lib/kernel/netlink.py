@@ -22,7 +22,7 @@ _KIND = 0x3FFF
 """Of an attribute's kind, without `NLA_F_NESTED` and `NLA_F_NET_BYTEORDER`."""
 
 # linux/netlink.h
-_REQUEST_DUMP = 0x1 | 0x300
+_REQUEST, _DUMP = 0x1, 0x300
 _LISTED = 0x2
 """`NLM_F_MULTI`."""
 _ENDS = {2, 3}
@@ -58,9 +58,25 @@ def connect(protocol: int, path: str = "") -> socket.socket:
         return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
 
 
-def request(kind: int, body: bytes) -> bytes:
+def request(kind: int, body: bytes, flags: int = _REQUEST | _DUMP) -> bytes:
     """Return the message that asks for all things of a kind."""
-    return _HEADER.pack(_HEADER.size + len(body), kind, _REQUEST_DUMP, 0, 0) + body
+    return _HEADER.pack(_HEADER.size + len(body), kind, flags, 0, 0) + body
+
+
+def attribute(kind: int, value: bytes) -> bytes:
+    """Return an attribute of a request; the value is of whole words."""
+    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value
+
+
+def ask(kernel: socket.socket, kind: int, body: bytes) -> Message:
+    """Ask for one thing; raise OSError if the kernel refuses."""
+    kernel.settimeout(_LIMIT_SECONDS)
+    kernel.send(request(kind, body, _REQUEST))
+    message = next(messages(kernel.recv(BUFFER)))
+    if message.kind in _ENDS:
+        number = -struct.unpack_from("=i", message.body)[0]
+        raise OSError(number, os.strerror(number))
+    return message
 
 
 def dump(kernel: socket.socket, kind: int, body: bytes) -> Iterator[Message]:

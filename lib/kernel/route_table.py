@@ -31,7 +31,9 @@ _IN_ATTRIBUTE = 252
 """Instead of a table that the header has no room for (`RT_TABLE_COMPAT`)."""
 _CLONED = 0x200
 """`RTM_F_CLONED`: no route, but what the kernel has learnt of one, such as a smaller MTU."""
-_DST, _DEVICE, _GATEWAY, _METRIC, _TABLE, _VIA = 1, 4, 5, 6, 15, 18
+_DST, _DEVICE, _GATEWAY, _METRIC, _METRICS, _TABLE, _VIA = 1, 4, 5, 6, 8, 15, 18
+_MTU = 2
+"""Among the metrics, which are attributes in one."""
 _VIA_ADDRESS = 2
 """Where the address is in `rtvia`, the gateway of a route of the other IP version."""
 
@@ -100,6 +102,16 @@ def is_in_main(message: Message) -> bool:
     return message.kind == _NEW_ROUTE and _ROUTE.unpack_from(message.body)[4] == MAIN
 
 
+def header(family: int, length: int, source_length: int) -> bytes:
+    """Return what a question for the way to one address begins with."""
+    return _ROUTE.pack(family, length, source_length, 0, 0, 0, 0, 0, 0)
+
+
+def is_unicast(message: Message) -> bool:
+    """Tell whether a message tells of a route to others."""
+    return message.kind == _NEW_ROUTE and _ROUTE.unpack_from(message.body)[7] == _UNICAST
+
+
 @lru_cache(maxsize=4096)  # Many namespaces have the same ones, and each pass reads them all.
 def _network(family: int, start: bytes | int, length: int) -> Network:
     return _NETWORKS[family]((start, length))
@@ -123,6 +135,7 @@ def _route(message: Message) -> Route | None:
         metric=_number(values.get(_METRIC, b"")),
         kind="connected" if is_connected else _KINDS.get(number, str(number)),
         table=table,
+        mtu=_mtu(values[_METRICS]) if _METRICS in values else 0,
     )
 
 
@@ -152,3 +165,7 @@ def _rule(message: Message) -> Rule | None:
 
 def _number(value: bytes) -> int:
     return int.from_bytes(value, sys.byteorder)
+
+
+def _mtu(metrics: bytes) -> int:
+    return int.from_bytes(dict(netlink.attributes(metrics)).get(_MTU, b""), sys.byteorder)

@@ -75,6 +75,11 @@ class GatewayTracker:
         self.state: GatewayState = Unknown("the gateway has not been looked for yet")
 
     @property
+    def netns(self) -> str:
+        """File of the namespace that the gateway uses, as inspected last; empty without one."""
+        return self._owner.sandbox_key if self._owner else ""
+
+    @property
     def sidecar(self) -> Sidecar | None:
         """Our place, with the gateway as inspected last; None until it is known."""
         if self._sidecar and self._container:
@@ -93,7 +98,7 @@ class GatewayTracker:
         self.state = state
         self._last = None if isinstance(state, Unknown) else state.gateway
         self.network = self._last.network if self._last else self.network
-        key = self._owner.sandbox_key if self._owner else ""
+        key = self.netns
         directory = Path(key).parent if key and not is_at_process(key) else None
         serves = isinstance(state, Found) and not state.served_by
         self._announce(self._last if serves else None, directory)

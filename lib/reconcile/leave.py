@@ -119,7 +119,7 @@ class Leaving:
             steps = [replace(step, reason=_REASON) for step in plan((), actual, due)]
             return [namespace.task(step, there[step.thing]) for step in steps]
         whose = {thing.place: client for thing, client in there.items()}
-        shut = [one._replace(gateway=None, kind="unreachable") for one in due if _leads(one)]
+        shut = [one.plain._replace(gateway=None, kind="unreachable") for one in due if _leads(one)]
         return [namespace.task(step, whose[step.thing.place]) for step in plan(shut, actual)]
 
     def _record(

@@ -10,6 +10,7 @@ from lib.errors import NetnsError, NotReadyError
 from lib.reconcile import failures
 from lib.reconcile.clients import Clients
 from lib.reconcile.gateway import GatewayTracker
+from lib.reconcile.mtus import Mtus
 from lib.reconcile.namespace import Namespace, gather
 from lib.reconcile.report import Lost, Unknown
 from lib.routing import desired, reach
@@ -40,7 +41,8 @@ def look(engine: Engine, kernel: Reader, settings: Settings) -> Findings:
 
     Raises NotReadyError if there is no gateway, EngineError if the engine does not answer.
     """
-    state = GatewayTracker(settings, time.monotonic).find(engine)
+    tracker = GatewayTracker(settings, time.monotonic)
+    state = tracker.find(engine)
     if isinstance(state, Unknown):
         raise NotReadyError(state.reason, state.hint)
     clients = Clients(kernel)
@@ -51,7 +53,11 @@ def look(engine: Engine, kernel: Reader, settings: Settings) -> Findings:
     lost = state if isinstance(state, Lost) else None
     network, seen = state.gateway.network, {}
     found = Findings(state.gateway, lost, wanted, [], list(located.failures))
+    mtus = Mtus(kernel, settings.mtu)
+    mtus.begin(state.gateway, tracker.netns, is_full=True)
+    sizes = mtus.learn(route.dst for client in wanted.clients for route in client.routes)
     for namespace in gather(wanted.clients).values():
+        namespace.mtus = sizes
         try:
             kernel.check(namespace.path)
             seen[namespace.path] = here = kernel.read(namespace.path, rules=namespace.has_rules)

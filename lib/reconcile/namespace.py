@@ -21,6 +21,7 @@ from lib.reconcile.report import Why
 from lib.reconcile.reporting import who
 from lib.routing import iproute, policy, reach
 from lib.routing.plan import Stage, chain, directly_reached, plan, stage
+from lib.routing.size import sized
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
@@ -69,12 +70,27 @@ class Namespace:
     """Remarks on what is wanted, by what the container's own addresses can reach."""
     attached: tuple[Network, ...] = ()
     """The networks to which the engine has attached it."""
+    mtus: Mapping[Network, int] = field(default_factory=dict)
+    """How large packets to a destination may be behind the gateway (bytes)."""
 
     def take(self, here: Inside, network: str) -> None:
         """Take in what is there, and what that says of the routes by a gateway on the network."""
         self.actual = (*here.routes, *here.rules)
-        routes = (thing for thing in self.wanted if isinstance(thing, Route))
-        self.refusals = reach.refusals(routes, here, network)
+        if self.mtus:
+            by_gateway = (one for one in self._routes() if one.gateway)
+            self.mtus = {one.dst: sized(one, here, self.mtus).mtu for one in by_gateway}
+            self.wanted = {
+                self.sized(one) if isinstance(one, Route) else one: client
+                for one, client in self.wanted.items()
+            }
+        self.refusals = reach.refusals(self._routes(), here, network)
+
+    def _routes(self) -> Iterator[Route]:
+        return (thing for thing in self.wanted if isinstance(thing, Route))
+
+    def sized(self, route: Route) -> Route:
+        """Return a wanted route as it is to be there: how large packets may be, a look tells."""
+        return route._replace(mtu=self.mtus.get(route.dst, 0)) if route.gateway else route
 
     def take_before(self, entries: Iterable[tuple[NamespaceId, Given]]) -> None:
         """Take in what was put where this one is: into this, not one that was there before."""
@@ -109,9 +125,16 @@ class Namespace:
 
     def returns(self) -> list[Task]:
         """Return what takes back all that is there as it is wanted, or can only be ours."""
-        there = [thing for thing in self.wanted if thing in self.actual]
+        whose = {thing.plain: client for thing, client in self.wanted.items()}
+        found = {thing.plain: thing for thing in self.actual}
+        there = [found[plain] for plain in whose if plain in found]
         steps = plan((), self.actual, dict.fromkeys((*there, *self.left_over())))
-        return [self.task(replace(step, reason=""), self._whose(step.thing)) for step in steps]
+        return [
+            self.task(
+                replace(step, reason=""), whose.get(step.thing.plain) or self._whose(step.thing)
+            )
+            for step in steps
+        ]
 
     def left_over(self) -> list[Thing]:
         """Return what nobody wants and can only be ours, be it that we do not remember it."""
@@ -345,7 +368,7 @@ class Visitor:
         for client in namespace.clients:
             if client.container_id in changed:
                 shared = {"shared_with": client.shared_with} if client.shared_with else {}
-                routes = len({*client.routes} & {*namespace.actual})
+                routes = len({*client.routes} & {one.plain for one in namespace.actual})
                 log.info("client.routed", **who(client), **shared, routes=routes)
 
     def _fail_commands(self, namespace: Namespace, failed: Iterable[tuple[Task, Outcome]]) -> None:

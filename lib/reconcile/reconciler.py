@@ -16,6 +16,7 @@ from lib.reconcile.clients import Clients
 from lib.reconcile.gateway import GatewayTracker
 from lib.reconcile.leave import Leaving
 from lib.reconcile.ledger import Ledger
+from lib.reconcile.mtus import Mtus
 from lib.reconcile.namespace import Namespace, Visitor, gather
 from lib.reconcile.report import Found, Lost, Report, Scope, Unknown
 from lib.reconcile.reporting import Reporting
@@ -52,6 +53,7 @@ class Reconciler:
         self._clock = clock
         self._gateway = GatewayTracker(settings, clock, announce, time_of_day)
         self._clients = Clients(kernel)
+        self._mtus = Mtus(kernel, settings.mtu)
         self._ledger = Ledger(delay)
         self._reporting = Reporting()
         self._complete: set[str] = set()
@@ -73,6 +75,7 @@ class Reconciler:
             return Report(scope, state, unfinished=self._ledger.unfinished)
         if state.served_by:
             self._ledger.leave_all()
+        self._mtus.begin(state.gateway, self._gateway.netns, is_full=scope.is_full)
         listed = self._list(engine, scope)
         chosen = self._choose(listed, scope, is_news=state != before)
         served: list[Desired] = []
@@ -99,6 +102,7 @@ class Reconciler:
             unfinished=self._ledger.unfinished,
             again_at=self._gateway.again_at,
             listed=listed,
+            mtus=dict(self._mtus.known),
         )
 
     def leave(self, *, withdraws: bool) -> None:
@@ -204,7 +208,9 @@ class Reconciler:
                 if path in namespaces:
                     namespaces[path].identity = located.identities.get(path)
                     namespaces[path].attached = owner.attached
+            mtus = self._mtus.learn(one.dst for each in wanted.clients for one in each.routes)
             for path, namespace in namespaces.items():
+                namespace.mtus = mtus
                 namespace.take_before(before.pop(path, ()))
                 yield namespace
         for path, entries in before.items():

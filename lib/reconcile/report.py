@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from lib.model import Container, Gateway
+    from lib.model import Container, Gateway, Network
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +119,8 @@ class Report:
     """When the gateway is to be looked at again although nothing happens (monotonic seconds)."""
     listed: tuple[Container, ...] = ()
     """The containers with the label that ran when it listed them: all, if it was a full pass."""
+    mtus: Mapping[Network, int] = field(default_factory=dict)
+    """How large packets to a destination may be behind the gateway (bytes), if smaller there."""
 
     @property
     def failing(self) -> tuple[str, ...]:

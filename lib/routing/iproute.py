@@ -34,6 +34,8 @@ def command(netns: str, step: Step, source: Address | None = None) -> str:
     words = [*_enter(netns), *ip, "route", verb, *_route(thing, with_metric=is_exact)]
     if source:
         words += ["src", str(source)]
+    if step.exact or (verb == "replace" and thing.mtu):
+        words += ["mtu", str(thing.mtu)]
     if is_exact and thing.kind in _REJECTING:  # It does not compare the type.
         words += ["dev", "lo"]
     return shlex.join(words)
@@ -41,7 +43,10 @@ def command(netns: str, step: Step, source: Address | None = None) -> str:
 
 def text(thing: Thing) -> str:
     """Return a route or a rule in the words of a command."""
-    return " ".join(_rule(thing) if isinstance(thing, Rule) else _route(thing))
+    if isinstance(thing, Rule):
+        return " ".join(_rule(thing))
+    size = ("mtu", str(thing.mtu)) if thing.mtu else ()
+    return " ".join((*_route(thing), *size))
 
 
 def _enter(netns: str) -> tuple[str, str]:

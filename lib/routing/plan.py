@@ -106,4 +106,5 @@ def _steps(wanted: Thing, there: list[Thing]) -> Iterator[Step]:
             # Of several, IPv4 overwrites the first, IPv6 the first of the same kind if any is.
             ipv6 = wanted.version == IPV6
             others.remove(min(same_metric, key=lambda route: ipv6 and route.kind != wanted.kind))
-    yield from (Step("del", route, _ANOTHER_WAY) for route in others)
+    for route in others:
+        yield Step("del", route, _ANOTHER_WAY, exact=route.plain == wanted.plain)

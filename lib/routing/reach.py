@@ -51,7 +51,7 @@ def _remark(route: Route, gateway: Address, here: Inside, network: str) -> Refus
         reason = f"is served, but somebody else on {network} has the container's {near[0].address}"
         return Refusal(str(route.dst), reason, "give the container another address", served=True)
     is_connected = any(one.kind == "connected" and gateway in one.dst for one in here.routes)
-    if near or is_connected or route in here.routes:
+    if near or is_connected or route.plain in {one.plain for one in here.routes}:
         return None
     held = sorted(str(one.address) for one in same)
     reason = f"is {family}, and the container has no {family} address on {network}"

@@ -240,13 +240,14 @@ def test_json_holds_exactly_this(
 
     found: dict[str, Any] = json.loads(ask(idle, "wgroutemgr", "status", "--json").stdout)
 
-    missing = {"dst": DST, "gateway": v4, "state": "missing", "reason": "", "hint": ""}
+    missing = {"dst": DST, "gateway": v4, "state": "missing", "reason": "", "hint": "", "mtu": 0}
     refused = {
         "dst": "198.51.100.7/24",
         "gateway": "",
         "state": "refused",
         "reason": "has host bits set",
         "hint": "write 198.51.100.0/24",
+        "mtu": 0,
     }
     assert found == {
         "network": network,

@@ -87,6 +87,7 @@ class Entry(NamedTuple):
     gateway: str
     device: str
     metric: int
+    mtu: int = 0
 
     @property
     def onto_a_device(self) -> bool:
@@ -168,6 +169,7 @@ class Namespace:
                 item.get("gateway") or item.get("via", {}).get("host", ""),
                 item.get("dev", ""),
                 item.get("metric", 0),
+                item.get("metrics", [{}])[0].get("mtu", 0),
             )
             for version in versions
             for item in self._shown(version, *(options or ("table", "all")))
@@ -181,6 +183,7 @@ class Namespace:
                 ip_address(entry.gateway) if entry.gateway else None,
                 entry.metric,
                 "connected" if entry.onto_a_device else entry.kind,
+                mtu=entry.mtu,
             )
             for entry in self.entries("table", "main", versions=(version,))
         )

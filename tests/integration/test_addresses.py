@@ -159,7 +159,7 @@ def test_an_address_that_somebody_else_has_is_a_duplicate(space: kernel.Namespac
     space.ip(*LINK, f"address add {shared}/64 dev w0 nodad")
     space.ip("link set eth0 up", f"address add {shared}/64 dev eth0")
 
-    duplicate = LocalAddress(shared, network, is_duplicate=True)
+    duplicate = LocalAddress(shared, network, is_duplicate=True, mtu=1500)
     assert kernel.poll(lambda: duplicate in Reader().read(str(space.path)).addresses)
 
 
@@ -167,7 +167,8 @@ def test_the_network_of_an_address_may_be_that_of_the_other_end(space: kernel.Na
     space.ip(*LINK, "address add 192.0.2.7 peer 198.51.100.1/24 dev eth0")
 
     (found,) = Reader().read(str(space.path)).addresses
-    assert found == LocalAddress(ip_address("192.0.2.7"), ip_network("198.51.100.0/24"))
+    network = ip_network("198.51.100.0/24")
+    assert found == LocalAddress(ip_address("192.0.2.7"), network, mtu=1500)
 
 
 def test_addresses_of_one_link_alone_are_not_told_of(space: kernel.Namespace) -> None:

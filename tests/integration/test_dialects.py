@@ -78,7 +78,8 @@ def parsed(version: int, text: str, usual_metric: int | None = None) -> Route:
     kind = "unicast" if not words[0].isalpha() else words.pop(0)
     after = dict(zip(words[1::2], words[2::2], strict=True))
     metric = int(after["metric"]) if "metric" in after else usual_metric
-    return route(words[0], after.get("via"), metric, kind)
+    found = route(words[0], after.get("via"), metric, kind)
+    return found._replace(mtu=int(after.get("mtu", 0)))
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +154,9 @@ def table(client: Namespace, version: int) -> list[Route]:
         pytest.param("prohibit {dst}", "prohibit {dst}", id="prohibit"),
         pytest.param("throw {dst}", "throw {dst}", id="throw"),
         pytest.param(
-            "{dst} via {gateway} mtu 1300 proto static", "{dst} via {gateway}", id="attributes"
+            "{dst} via {gateway} mtu 1300 proto static",
+            "{dst} via {gateway} mtu 1300",
+            id="attributes",
         ),
         pytest.param(
             "{dst} nexthop via {gateway} nexthop via {other}", "{dst}", id="several gateways"
@@ -445,6 +448,7 @@ BOTH = {
     "unreachable, appended to ours": ["add {dst} via {gateway}", "append unreachable {dst}"],
     "another protocol": ["add {dst} via {gateway} proto static"],
     "attributes": ["add {dst} via {other} mtu 1300"],
+    "ours, of another size": ["add {dst} via {gateway} mtu 1300"],
     "neighbours in the tree": ["add {wider} via {other}", "add {narrower} via {other}"],
 }
 
@@ -456,7 +460,11 @@ def converge(shell: Shells, client: Namespace, wanted: list[Route]) -> None:
     assert [(outcome.exit_code, outcome.output) for outcome in outcomes] == [(0, "")] * len(steps)
 
 
-@pytest.mark.parametrize("wish", ["{dst} via {gateway}", "unreachable {dst}"], ids=["via", "lost"])
+@pytest.mark.parametrize(
+    "wish",
+    ["{dst} via {gateway}", "{dst} via {gateway} mtu 1280", "unreachable {dst}"],
+    ids=["via", "mtu", "lost"],
+)
 @pytest.mark.parametrize("lines", BOTH.values(), ids=BOTH)
 def test_one_pass_makes_it_right_and_leaves_the_second_nothing_to_do(
     shell: Shells, client: Namespace, lines: list[str], wish: str

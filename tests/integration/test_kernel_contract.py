@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from lib.kernel.shells import Conversation, Outcome
-    from lib.model import Route, Thing
+    from lib.model import Network, Route, Thing
 
 ADDRESSES = ("192.0.2.7/24", "2001:db8::7/64")
 NEIGHBOUR, OTHER = {4: "192.0.2.1", 6: "2001:db8::1"}, {4: "192.0.2.2", 6: "2001:db8::2"}
@@ -81,6 +81,28 @@ class RealSite:
         space.ip(f"link set eth0 {state}")
         shown = "state UP" if up else "state DOWN"
         assert kernel.poll(lambda: shown in space.run(kernel.IP, "link", "show", "eth0"))
+
+    def set_mtu(self, path: str, size: int) -> None:
+        self._spaces[path][0].ip(f"link set w0 mtu {size}", f"link set eth0 mtu {size}")
+
+    def tunnel(self, path: str, dst: str, size: int) -> None:
+        space = self._spaces[path][0]
+        if "wg0" not in space.run(kernel.IP, "-br", "link"):
+            space.ip(
+                "link add wg0 type veth peer name far",
+                *(f"link set {name} addrgenmode none" for name in ("wg0", "far")),
+                *(f"link set {name} up" for name in ("wg0", "far")),
+                f"route add {dst} dev wg0",
+            )
+        space.ip(f"link set far mtu {size}", f"link set wg0 mtu {size}")
+
+    def close_tunnel(self, path: str, dst: str) -> None:
+        del dst
+        self._spaces[path][0].ip("link del wg0")
+
+    def forward(self, path: str) -> None:
+        for name in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
+            self._spaces[path][0].run(kernel.SH, "-c", f"echo 1 >/proc/sys/net/{name}")
 
     def disable_ipv6(self, path: str) -> None:
         command = "echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6"
@@ -653,3 +675,123 @@ def test_an_error_in_a_conversation_comes_after_what_ran(attached: Seam) -> None
 
     assert answered == [0]
     assert attached.to(DST[4]) == [route(DST[4], NEIGHBOUR[4])]
+
+
+# --- how large packets may be -------------------------------------------------------------------
+
+
+@VERSIONS
+def test_mtu_of_a_route_is_set_replaced_and_read(attached: Seam, version: int) -> None:
+    plain = route(DST[version], NEIGHBOUR[version])
+    for wanted in (plain._replace(mtu=1280), plain._replace(mtu=1400), plain):
+        attached.assert_ended(attached.step("replace", wanted), 0)
+        assert attached.to(DST[version]) == [wanted]
+
+
+@VERSIONS
+def test_mtu_beside_a_source_address(attached: Seam, version: int) -> None:
+    wanted = route(DST[version], NEIGHBOUR[version])._replace(mtu=1280)
+
+    attached.assert_ended(attached.step("replace", wanted, OWN[version]), 0)
+    assert attached.to(DST[version]) == [wanted]
+
+
+@VERSIONS
+def test_route_with_an_mtu_is_deleted(attached: Seam, version: int) -> None:
+    there = route(DST[version], NEIGHBOUR[version])._replace(mtu=1280)
+    attached.assert_ended(attached.step("replace", there), 0)
+
+    attached.assert_ended(attached.step("del", there), 0)
+    assert attached.to(DST[version]) == []
+
+
+@pytest.mark.parametrize("size", [0, 1280])
+def test_of_two_that_differ_in_mtu_alone_one_is_deleted_exactly(attached: Seam, size: int) -> None:
+    """As they can in IPv4."""
+    first, second = (route(DST[4], NEIGHBOUR[4])._replace(mtu=mtu) for mtu in (1280, 0))
+    attached.step("replace", first)
+    attached.site.give(attached.path, second)
+    assert attached.to(DST[4]) == [first, second]
+
+    gone = first._replace(mtu=size)
+    command = iproute.command(attached.path, Step("del", gone, exact=True))
+    (outcome,) = attached.outcomes([command])
+    attached.assert_ended(outcome, 0)
+    assert attached.to(DST[4]) == [one for one in (first, second) if one != gone]
+
+
+@VERSIONS
+def test_route_with_an_mtu_becomes_unreachable(attached: Seam, version: int) -> None:
+    attached.step("replace", route(DST[version], NEIGHBOUR[version])._replace(mtu=1280))
+    lost = route(DST[version], kind="unreachable")
+
+    attached.assert_ended(attached.step("replace", lost), 0)
+    assert attached.to(DST[version]) == [lost]
+
+
+def test_mtu_of_an_addresss_link_is_read(attached: Seam) -> None:
+    assert {one.mtu for one in attached.kernel.read(attached.path).addresses} == {1500}
+
+    attached.site.set_mtu(attached.path, 1400)
+    assert {one.mtu for one in attached.kernel.read(attached.path).addresses} == {1400}
+
+
+@pytest.mark.parametrize("forwards", [True, False])
+@VERSIONS
+def test_what_a_tunnel_takes_is_found(attached: Seam, version: int, *, forwards: bool) -> None:
+    """As long as it is smaller than what the gateway takes from its clients."""
+    if forwards and isinstance(attached.site, RealSite):
+        attached.site.forward(attached.path)
+    dst, other = ip_network(DST[version]), ip_network(FAR[version])
+    front = [ip_address(OWN[version])]
+
+    def found() -> dict[Network, int]:
+        return attached.kernel.tunnel_mtus(attached.path, front, [dst, other])
+
+    assert found() == {}
+    for size, expected in ((1420, 1420), (1280, 1280), (1500, 0), (9000, 0)):
+        attached.site.tunnel(attached.path, DST[version], size)
+        assert found() == {dst: expected}
+    attached.site.set_mtu(attached.path, 9001)
+    assert found() == {dst: 9000}
+    attached.site.close_tunnel(attached.path, DST[version])
+    assert found() == {}
+
+
+@pytest.mark.parametrize("length", [0, 1])
+@VERSIONS
+def test_what_a_tunnel_takes_is_found_for_everything(seam: Seam, version: int, length: int) -> None:
+    own = {4: "198.51.100.7", 6: "2001:db8:9::7"}
+    seam.site.add(seam.path, addresses=[f"{own[4]}/24", f"{own[6]}/64"])
+    dst = f"{DEFAULT[version].partition('/')[0]}/{length}"
+    seam.site.tunnel(seam.path, dst, 1420)
+
+    found = seam.kernel.tunnel_mtus(seam.path, [ip_address(own[version])], [ip_network(dst)])
+
+    assert found == {ip_network(dst): 1420}
+
+
+@VERSIONS
+def test_mtu_in_our_table_is_set_replaced_read_and_deleted(attached: Seam, version: int) -> None:
+    guard = policy.guard(ip_network(DEFAULT[version]))
+    attached.assert_ended(attached.step("replace", guard), 0)
+    for size in (1280, 1420, 0, 1280):
+        wanted = in_table(version, NEIGHBOUR[version], mtu=size)
+        attached.assert_ended(attached.step("replace", wanted, OWN[version]), 0)
+        assert attached.to(DEFAULT[version]) == [wanted, guard]
+
+    attached.assert_ended(attached.step("del", in_table(version, NEIGHBOUR[version])), 0)
+    assert attached.to(DEFAULT[version]) == [guard]
+
+
+@VERSIONS
+def test_who_is_not_on_the_network_has_no_tunnel(attached: Seam, version: int) -> None:
+    attached.site.tunnel(attached.path, DST[version], 1280)
+    foreign = [ip_address(FOREIGN[version]), ip_address(OWN[10 - version])]
+
+    assert attached.kernel.tunnel_mtus(attached.path, foreign, [ip_network(DST[version])]) == {}
+
+
+def test_links_of_a_namespace_that_is_gone_cannot_be_read(seam: Seam) -> None:
+    with pytest.raises(NetnsError, match=GONE):
+        seam.kernel.tunnel_mtus(seam.path, [], [])

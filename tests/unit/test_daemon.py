@@ -27,10 +27,10 @@ from tests.fake_kernel import FakeKernel
 from tests.fakes import WG_NET, StandInEngine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
-    from lib.model import Gateway
+    from lib.model import Gateway, Network
 
 DAY = 86_400.0
 GATEWAY_PATH, CLIENT_PATH = "/run/docker/netns/aaaa", "/run/docker/netns/bbbb"
@@ -140,6 +140,7 @@ class NoEarlyRoutes:
         self.clients: list[EarlyClient] = []
         self.listings: list[tuple[str, ...]] = []
         self.is_closed = False
+        self.mtus: Mapping[Network, int] = {}
 
     def lead_to(self, gateway: Gateway | None, _directory: Path | None) -> None:
         self.gateways.append(gateway)
@@ -150,6 +151,9 @@ class NoEarlyRoutes:
 
     def learn(self, running: Iterable[Container]) -> None:
         self.listings.append(tuple(container.id for container in running))
+
+    def size(self, mtus: Mapping[Network, int]) -> None:
+        self.mtus = mtus
 
     def note(self, _event: Event) -> None:
         pass
@@ -351,6 +355,13 @@ def test_early_routes_learn_who_runs_from_full_passes(site: Site) -> None:
     site.run()
 
     assert site.early.listings == [("c1",)]
+
+
+def test_early_routes_learn_how_large_packets_may_be(site: Site) -> None:
+    site.kernel.tunnel(GATEWAY_PATH, "10.8.0.0/16", 1280)
+    site.run()
+
+    assert site.early.mtus == {ip_network("10.8.0.0/16"): 1280}
 
 
 def test_a_lost_engine_is_told_and_listened_to_again(site: Site) -> None:

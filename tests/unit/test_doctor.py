@@ -20,7 +20,7 @@ from lib.errors import (
     OldEngineError,
     StaleSocketError,
 )
-from lib.kernel import netfilter, netlink
+from lib.kernel import netfilter, netlink, route_table
 from lib.kernel.shells import Outcome
 from lib.model import (
     GATEWAY_LABEL,
@@ -32,6 +32,7 @@ from lib.model import (
     Endpoint,
     Finding,
     PublishedPort,
+    Route,
 )
 from lib.settings import Settings
 from tests.fakes import StandInEngine
@@ -504,6 +505,29 @@ def test_packets_that_are_larger_than_the_tunnel_takes(place: Place) -> None:
         "warn",
         "up to 1420 bytes from dovecot, but 1400 through wg0",
     )
+
+
+@pytest.mark.parametrize(("said", "level"), [(1401, "warn"), (1400, "ok")])
+def test_packets_are_as_large_as_the_route_says(
+    place: Place, monkeypatch: pytest.MonkeyPatch, said: int, level: str
+) -> None:
+    links = link(1, "eth0", f"{GATEWAY}/24") + link(2, "wg0", "10.255.255.1/30", mtu=1400)
+    place.gateway_says("ip address show", links)
+    route = Route(ip_network(DST), ip_address(GATEWAY), 0, mtu=said)
+    monkeypatch.setattr(route_table, "read", lambda _: (route,))
+
+    assert seen(path.mtu, place.site())[0] == level
+
+
+@pytest.mark.parametrize("choice", ["auto", "off"])
+def test_the_fix_begins_with_what_the_sidecar_can_do(place: Place, choice: str) -> None:
+    links = link(1, "eth0", f"{GATEWAY}/24") + link(2, "wg0", "10.255.255.1/30", mtu=1400)
+    place.gateway_says("ip address show", links)
+    place.settings = replace(place.settings, mtu=choice)
+
+    (finding,) = path.mtu(place.site())
+    firsts = [line.partition(":")[0] for line in finding.fix]
+    assert firsts == ["environment"] * (choice == "off") + ["driver_opts"]
 
 
 def test_an_answer_that_leaves_elsewhere(place: Place) -> None:

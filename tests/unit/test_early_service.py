@@ -8,7 +8,7 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -171,6 +171,7 @@ def test_a_client_gets_its_routes_once(tmp_path: Path) -> None:
 def test_everything_goes_on_at_once_until_our_table_is_asked(tmp_path: Path) -> None:
     site = Site()
     site.engine.known = (replace(CLIENT, labels={NETWORKS_LABEL: "0.0.0.0/0"}),)
+    site.early.size({ip_network("0.0.0.0/0"): 1280})
     site.early.lead_to(GATEWAY, tmp_path)
 
     site.watch.appear()
@@ -180,7 +181,7 @@ def test_everything_goes_on_at_once_until_our_table_is_asked(tmp_path: Path) -> 
         found += site.taken()
     assert [str(route.dst) for route in found[-1].client.routes] == ["0.0.0.0/0"]
     assert [line.partition(" ip ")[2] for line in site.runner.ran] == [
-        "route replace default via 192.0.2.1 table 671 src 192.0.2.7",
+        "route replace default via 192.0.2.1 table 671 src 192.0.2.7 mtu 1280",
         "route replace unreachable default metric 4000 table 671",
         "rule add pref 670 lookup main suppress_prefixlength 0",
         "rule add pref 671 lookup 671",
@@ -309,6 +310,23 @@ def test_commands_that_hang_do_not_keep_the_pass_waiting(
 
     assert not site.runner.held.is_set()
     site.runner.held.set()
+
+
+def test_an_early_route_says_how_large_packets_may_be_as_the_last_pass_found(
+    tmp_path: Path,
+) -> None:
+    site = Site()
+    site.early.size({ip_network("10.8.0.0/16"): 1280, ip_network("10.9.0.0/16"): 1400})
+    site.early.lead_to(GATEWAY, tmp_path)
+    site.watch.appear()
+
+    (found,) = site.taken()
+    assert found.complete
+    assert [one.mtu for one in found.client.routes] == [1280]
+    assert site.runner.ran == [
+        f"nsenter --net={NAMESPACE} ip route replace {words}"
+        for words in ("10.8.0.0/16 via 192.0.2.1 src 192.0.2.7 mtu 1280",)
+    ]
 
 
 def test_what_is_set_while_it_is_closed_is_told_and_nothing_is_set_after_that(

@@ -66,6 +66,24 @@ def route(dst: str, gateway: str | None, metric: int, kind: str = "unicast") -> 
             id="IPv4, metric 1024 is not its default",
         ),
         pytest.param(
+            "replace",
+            route("192.0.2.0/24", "198.51.100.1", 0)._replace(mtu=1280),
+            "ip route replace 192.0.2.0/24 via 198.51.100.1 mtu 1280",
+            id="IPv4, how large packets may be",
+        ),
+        pytest.param(
+            "replace",
+            route("2001:db8:1::/48", "2001:db8::1", 7)._replace(mtu=1280),
+            "ip -6 route replace 2001:db8:1::/48 via 2001:db8::1 metric 7 mtu 1280",
+            id="IPv6, how large packets may be",
+        ),
+        pytest.param(
+            "del",
+            route("192.0.2.0/24", "198.51.100.1", 0)._replace(mtu=1280),
+            "ip route del 192.0.2.0/24 via 198.51.100.1",
+            id="how large packets may be tells no route from another",
+        ),
+        pytest.param(
             "del",
             route("192.0.2.0/24", None, 0),
             "ip route del 192.0.2.0/24",
@@ -169,4 +187,19 @@ def test_a_source_address_is_the_last_word_of_a_command() -> None:
 
     assert iproute.command("/n", step, ip_address("192.0.2.7")) == (
         "nsenter --net=/n ip route replace default via 192.0.2.129 table 671 src 192.0.2.7"
+    )
+
+
+def test_a_route_in_words_says_how_large_packets_may_be() -> None:
+    sized = route("192.0.2.0/24", "198.51.100.1", 7)._replace(mtu=1280)
+
+    assert iproute.text(sized) == "192.0.2.0/24 via 198.51.100.1 metric 7 mtu 1280"
+
+
+@pytest.mark.parametrize("mtu", [0, 1280])
+def test_of_two_that_differ_in_that_alone_exactly_one_is_deleted(mtu: int) -> None:
+    sized = route("192.0.2.0/24", "198.51.100.1", 0)._replace(mtu=mtu)
+
+    assert iproute.command("/n", Step("del", sized, exact=True)) == (
+        f"nsenter --net=/n ip route del 192.0.2.0/24 via 198.51.100.1 mtu {mtu}"
     )

@@ -57,6 +57,24 @@ V6 = route("2001:db8:1::/48", "2001:db8::1", 1024)
             id="our gateway under another metric",
         ),
         pytest.param(
+            [WANTED._replace(mtu=1280)],
+            [WANTED._replace(mtu=1300)],
+            [Step("replace", WANTED._replace(mtu=1280))],
+            id="for packets of another size",
+        ),
+        pytest.param(
+            [WANTED._replace(mtu=1280)],
+            [route("192.0.2.0/24", "198.51.100.9"), WANTED],
+            [Step("replace", WANTED._replace(mtu=1280)), Step("del", WANTED, exact=True)],
+            id="and another way before that one",
+        ),
+        pytest.param(
+            [WANTED._replace(mtu=1280)],
+            [WANTED, WANTED._replace(mtu=1280)],
+            [Step("del", WANTED, exact=True)],
+            id="one of another size before ours",
+        ),
+        pytest.param(
             [WANTED],
             [WANTED, route("192.0.2.0/24", "198.51.100.9", 50)],
             [Step("del", route("192.0.2.0/24", "198.51.100.9", 50))],

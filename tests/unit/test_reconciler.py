@@ -36,9 +36,10 @@ from tests.fake_kernel import FakeKernel
 from tests.fakes import WG_NET, StandInEngine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     from lib.kernel.shells import Conversation
+    from lib.model import Address, Network
 
 ROOT = "/run/docker/netns"
 DENIED = "RTNETLINK answers: Operation not permitted"
@@ -55,7 +56,8 @@ def container(name: str, *faces: str, label: str = "", **values: Any) -> Contain
 
 GATEWAY = container("wireguard", "192.0.2.1/24", "fd::1/64")
 CLIENT = container("dovecot", "192.0.2.7/24", "fd::7/64", label="10.8.0.0/16")
-STARTUP = Scope("startup", is_full=True)
+STARTUP, RESYNC = Scope("startup", is_full=True), Scope("resync", is_full=True)
+BOTH = "10.8.0.0/16,fd00:8::/64"
 
 
 class Kernel(FakeKernel):
@@ -92,7 +94,13 @@ class Kernel(FakeKernel):
 class Site:
     """A reconciler and what is around it."""
 
-    def __init__(self, *clients: Container, gateway: Container = GATEWAY, width: int = 2) -> None:
+    def __init__(
+        self,
+        *clients: Container,
+        gateway: Container = GATEWAY,
+        width: int = 2,
+        mtu: str = "auto",
+    ) -> None:
         self.now = 1000.0
         self.kernel = Kernel(width=width)
         self.engine = StandInEngine((gateway, *clients), on=(WG_NET,))
@@ -102,7 +110,7 @@ class Site:
         self.announced: list[object] = []
         self.reconciler = Reconciler(
             self.kernel,
-            Settings(gateway="wireguard", network="wg-net"),
+            Settings(gateway="wireguard", network="wg-net", mtu=mtu),
             lambda tries: 0.5 * 2 ** (tries - 1),
             announce=lambda gateway, _: self.announced.append(gateway),
             clock=lambda: self.now,
@@ -817,9 +825,172 @@ def test_early_routes_in_a_namespace_that_has_ended_are_not_remembered() -> None
     assert site.reconciler.is_urgent(Event("start", CLIENT.id))
 
 
+# --- how large packets may be -------------------------------------------------------------------
+
+DOVECOT = f"nsenter --net={ROOT}/dovecot ip route replace"
+"""What each command for it begins with."""
+
+
+def tunnelled(*clients: Container, size: int = 1280, **settings: Any) -> Site:  # noqa: ANN401
+    """Return a site whose gateway has a tunnel to what is asked for."""
+    site = Site(*clients, **settings)
+    for dst in BOTH.split(","):
+        site.kernel.tunnel(GATEWAY.sandbox_key, dst, size)
+    return site
+
+
+def test_a_route_into_a_smaller_tunnel_says_how_large_packets_may_be(
+    logged: list[dict[str, Any]],
+) -> None:
+    site = tunnelled(replace(CLIENT, labels={NETWORKS_LABEL: f"{BOTH},10.9.0.0/16"}))
+    report = site.run()
+
+    assert site.kernel.commands == [
+        f"{DOVECOT} 10.8.0.0/16 via 192.0.2.1 mtu 1280",
+        f"nsenter --net={ROOT}/dovecot ip -6 route replace fd00:8::/64 via fd::1 mtu 1280",
+        f"{DOVECOT} 10.9.0.0/16 via 192.0.2.1",
+    ]
+    assert report.mtus == {ip_network(dst): 1280 for dst in BOTH.split(",")}
+    assert logged[-1]["event"] == "client.routed"
+    assert logged[-1]["routes"] == 3
+
+    del logged[:]
+    assert site.run(RESYNC).changed == 0
+    assert logged == []
+
+
+@pytest.mark.parametrize(
+    ("size", "own", "said"),
+    [
+        pytest.param(1500, 1500, "", id="the tunnel takes what the client sends"),
+        pytest.param(1420, 1420, "", id="so does one that is as large"),
+        pytest.param(1420, 1400, "", id="the client sends less by itself"),
+        pytest.param(1420, 1421, " mtu 1420", id="a byte too much"),
+    ],
+)
+def test_only_a_size_below_the_clients_own_is_said(size: int, own: int, said: str) -> None:
+    site = tunnelled(CLIENT, size=size)
+    site.kernel.set_mtu(CLIENT.sandbox_key, own)
+    site.run()
+
+    assert site.kernel.commands == [f"{DOVECOT} 10.8.0.0/16 via 192.0.2.1{said}"]
+
+
+def test_another_size_is_another_route() -> None:
+    site = tunnelled(CLIENT)
+    site.run()
+    del site.kernel.commands[:]
+    site.kernel.tunnel(GATEWAY.sandbox_key, "10.8.0.0/16", 1420)
+    site.on("start", CLIENT)
+    site.kernel.tunnel(GATEWAY.sandbox_key, "10.8.0.0/16", 1500)
+    site.run(RESYNC)
+
+    assert site.kernel.commands == [
+        f"{DOVECOT} 10.8.0.0/16 via 192.0.2.1 mtu 1420",
+        f"{DOVECOT} 10.8.0.0/16 via 192.0.2.1",
+    ]
+    leave(site)
+    assert site.routes(CLIENT) == []
+
+
+@pytest.mark.parametrize("scope", [RESYNC, Scope("start", frozenset({"dovecot-id"}))])
+def test_while_the_tunnel_is_away_the_size_stays(scope: Scope) -> None:
+    site = tunnelled(CLIENT)
+    site.run()
+    site.kernel.close_tunnel(GATEWAY.sandbox_key, "10.8.0.0/16")
+    assert [site.run(scope).changed for _ in range(2)] == [0, 0]
+
+    site.kernel.fail_reading(GATEWAY.sandbox_key, "Interrupted system call")
+    with structlog.testing.capture_logs() as logged:
+        assert [site.run(scope).changed for _ in range(2)] == [0, 0]
+    assert [(one["event"], one["netns"]) for one in logged] == [
+        ("mtu.unknown", GATEWAY.sandbox_key)
+    ] * 2
+
+
+def test_but_not_that_of_another_gateway() -> None:
+    site = tunnelled(CLIENT)
+    site.run()
+    moved = replace(GATEWAY, id="another-id", sandbox_key=f"{ROOT}/new")
+    site.engine.known = (CLIENT, moved)
+    site.add(moved)
+    site.run(RESYNC)
+
+    assert site.kernel.commands[-1] == f"{DOVECOT} 10.8.0.0/16 via 192.0.2.1"
+
+
+def test_a_pass_for_one_container_forgets_no_size_and_a_full_one_what_nobody_asks_for() -> None:
+    other = container("postfix", "192.0.2.8/24", "fd::8/64", label="fd00:8::/64")
+    site = tunnelled(CLIENT, other)
+    both = {ip_network(dst): 1280 for dst in BOTH.split(",")}
+    assert site.run().mtus == both
+    site.remove(other)
+    assert site.on("start", CLIENT).mtus == both
+
+    assert site.run(RESYNC).mtus == {ip_network("10.8.0.0/16"): 1280}
+
+
+def test_each_destination_is_asked_for_once_in_a_pass() -> None:
+    others = [container(f"c{n}", f"192.0.2.{n}/24", label=BOTH) for n in range(10, 15)]
+    site = tunnelled(replace(CLIENT, labels={NETWORKS_LABEL: BOTH}), *others)
+    asked: list[set[Network]] = []
+    real = site.kernel.tunnel_mtus
+
+    def noted(
+        path: str, front: Collection[Address], destinations: Iterable[Network]
+    ) -> dict[Network, int]:
+        asked.append({*destinations})
+        return real(path, front, destinations)
+
+    site.kernel.tunnel_mtus = noted  # type: ignore[method-assign]
+    site.run()
+    site.run(RESYNC)
+
+    assert asked == [{*map(ip_network, BOTH.split(","))}] * 2
+
+
+def test_a_lost_gateway_is_asked_nothing() -> None:
+    site = tunnelled(CLIENT)
+    site.run()
+    site.change(replace(GATEWAY, running=False))
+    site.kernel.remove(GATEWAY.sandbox_key)
+    site.on("die", GATEWAY)
+    assert site.kernel.commands[-1] == f"{DOVECOT} unreachable 10.8.0.0/16"
+
+    site.change(GATEWAY)
+    site.add(GATEWAY)
+    site.on("start", GATEWAY)
+    assert site.kernel.commands[-1] == f"{DOVECOT} 10.8.0.0/16 via 192.0.2.1 mtu 1280"
+
+
+@pytest.mark.parametrize(
+    ("choice", "said", "said6"),
+    [("off", "", ""), ("1000", " mtu 1000", " mtu 1280"), ("1499", " mtu 1499", " mtu 1499")],
+)
+def test_the_size_can_be_chosen(choice: str, said: str, said6: str) -> None:
+    site = tunnelled(replace(CLIENT, labels={NETWORKS_LABEL: BOTH}), mtu=choice)
+    site.run()
+
+    assert site.kernel.commands == [
+        f"{DOVECOT} 10.8.0.0/16 via 192.0.2.1{said}",
+        f"nsenter --net={ROOT}/dovecot ip -6 route replace fd00:8::/64 via fd::1{said6}",
+    ]
+
+
+@pytest.mark.parametrize("withdraws", [True, False])
+def test_a_route_with_a_size_can_be_left_too(*, withdraws: bool) -> None:
+    site = tunnelled(replace(CLIENT, labels={NETWORKS_LABEL: BOTH}))
+    site.run()
+    assert (
+        names(leave(site, withdraws=withdraws))
+        == ["route.deleted" if withdraws else "route.replaced"] * 2
+    )
+
+    assert len(site.routes(CLIENT)) == (0 if withdraws else 2)
+
+
 # --- the end ------------------------------------------------------------------------------------
 
-BOTH = "10.8.0.0/16,fd00:8::/64"
 MANY_V4 = [f"10.{n}.0.0/16" for n in range(1, 131)]
 
 
@@ -1167,7 +1338,6 @@ def peer(name: str, gateway: str, **values: Any) -> Container:  # noqa: ANN401
 
 
 PEER = peer("its-sidecar", "another")
-RESYNC = Scope("resync", is_full=True)
 
 
 def contested(*others: Container) -> Site:
@@ -1596,6 +1766,57 @@ def test_who_has_no_ipv6_address_gets_guard_and_rules_for_it() -> None:
         f"-6 rule add {MAIN_RULE}",
         f"-6 rule add {TABLE_RULE}",
     ]
+
+
+def sized_set_up() -> Site:
+    """Return a site with everything through a tunnel that takes smaller packets."""
+    site = set_up(label="0.0.0.0/0,::/0")
+    for dst in ("0.0.0.0/0", "::/0"):
+        site.kernel.tunnel(GATEWAY.sandbox_key, dst, 1280)
+    site.run()
+    return site
+
+
+def test_everything_says_how_large_packets_may_be_and_what_stands_beside_it_does_not() -> None:
+    site = sized_set_up()
+
+    assert ran(site) == [
+        f"route replace {VIA} mtu 1280",
+        f"route replace {GUARD}",
+        "-6 route replace default via fd::1 table 671 mtu 1280",
+        f"-6 route replace {GUARD}",
+        f"rule add {MAIN_RULE}",
+        f"-6 rule add {MAIN_RULE}",
+        f"rule add {TABLE_RULE}",
+        f"-6 rule add {TABLE_RULE}",
+    ]
+    del site.kernel.commands[:]
+    assert site.run(RESYNC).changed == 0
+    site.kernel.tunnel(GATEWAY.sandbox_key, "0.0.0.0/0", 1420)
+    site.run(RESYNC)
+
+    assert ran(site) == [f"route replace {VIA} mtu 1420"]
+    assert ENGINES_DEFAULT in site.kernel.routes(EVERYTHING.sandbox_key)
+
+
+@pytest.mark.parametrize("withdraws", [True, False])
+def test_everything_with_a_size_can_be_left_too(*, withdraws: bool) -> None:
+    site = sized_set_up()
+    del site.kernel.commands[:]
+    leave(site, withdraws=withdraws)
+
+    assert ran(site) == (
+        [
+            *(f"{ip}rule del {TABLE_RULE}" for ip in ("", "-6 ")),
+            *(f"{ip}rule del {MAIN_RULE}" for ip in ("", "-6 ")),
+            f"route del {VIA}",
+            "-6 route del default via fd::1 metric 1024 table 671",
+            f"route del {GUARD}",
+            f"-6 route del {GUARD} dev lo",
+        ]
+        if withdraws
+        else [f"{ip}route replace unreachable default table 671" for ip in ("", "-6 ")]
+    )
 
 
 def test_early_guards_and_rules_are_taken_back_from_who_never_ran() -> None:

@@ -20,6 +20,7 @@ def test_without_anything_the_defaults_hold() -> None:
         resync_interval=60.0,
         on_gateway_loss="unreachable",
         on_stop="keep",
+        mtu="auto",
         log_format=None,
         log_level="info",
     )
@@ -35,6 +36,7 @@ VALUES = {
     "resync-interval": ("2.5", 2.5),
     "on-gateway-loss": ("keep", "keep"),
     "on-stop": ("withdraw", "withdraw"),
+    "mtu": ("1280", "1280"),
     "log-format": ("console", "console"),
     "log-level": ("debug", "debug"),
 }
@@ -45,6 +47,7 @@ OTHER_VALUES = {
     "resync-interval": "30",
     "on-gateway-loss": "unreachable",
     "on-stop": "unreachable",
+    "mtu": "off",
     "log-format": "json",
     "log-level": "error",
 }
@@ -89,6 +92,7 @@ def test_an_empty_variable_is_as_good_as_none(option: Option) -> None:
         ("resync-interval", "WGROUTEMGR_RESYNC_INTERVAL"),
         ("on-gateway-loss", "WGROUTEMGR_ON_GATEWAY_LOSS"),
         ("on-stop", "WGROUTEMGR_ON_STOP"),
+        ("mtu", "WGROUTEMGR_MTU"),
         ("log-format", "WGROUTEMGR_LOG_FORMAT"),
         ("log-level", "WGROUTEMGR_LOG_LEVEL"),
     ],
@@ -106,6 +110,7 @@ BAD = [
     *[("resync-interval", text) for text in ("0", "0.9", "-5", "86401", "nan", "inf", "1m", "x")],
     *[("on-gateway-loss", text) for text in ("delete", "Keep")],
     *[("on-stop", text) for text in ("delete", "Keep")],
+    *[("mtu", text) for text in ("575", "65536", "-1280", "1e3", "\u0661\u0662\u0668\u0660", "on")],
     *[("log-format", text) for text in ("xml", "JSON")],
     *[("log-level", text) for text in ("verbose", "INFO", "warn")],
 ]

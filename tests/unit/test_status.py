@@ -11,7 +11,7 @@ from lib.cli import tables
 from lib.cli.tables import Row
 from lib.model import IPV4, TABLE, Client, Desired, Gateway, Refusal, Route, Skipped, Thing
 from lib.reconcile.look import Findings
-from lib.reconcile.namespace import Namespace
+from lib.reconcile.namespace import Namespace, gather
 from lib.reconcile.report import Failure
 from lib.routing import policy
 
@@ -186,6 +186,26 @@ def test_columns_are_aligned_and_only_states_are_coloured() -> None:
     assert coloured[2].replace("\x1b[33m", "").replace("\x1b[0m", "") == plain[2]
 
 
+def test_how_large_packets_may_be_is_shown_beside_the_gateway() -> None:
+    space = Namespace(NETNS, actual=(route(mtu=1280),), mtus={ip_network(DST): 1280})
+    findings = Findings(GATEWAY, None, Desired((client(route()),), ()), [space], [])
+    (row,) = tables.rows(findings)
+
+    assert (row.gateway, row.mtu, row.state) == ("192.0.2.129", 1280, "ok")
+    head, line = tables.table([row], colour=False)
+    assert line[head.index("GATEWAY") : head.index("STATE")].strip() == "192.0.2.129 mtu 1280"
+    assert json.loads(tables.document([row], GATEWAY))["routes"][0]["mtu"] == 1280
+
+
+@pytest.mark.parametrize("mtu", [0, 1400])
+def test_a_route_for_other_packets_is_a_wrong_one(mtu: int) -> None:
+    space = Namespace(NETNS, actual=(route(mtu=mtu),), mtus={ip_network(DST): 1280})
+    (row,) = tables.rows(Findings(GATEWAY, None, Desired((client(route()),), ()), [space], []))
+
+    assert row.state == "wrong"
+    assert row.reason == f"there is {DST} via 192.0.2.129" + f" mtu {mtu}" * bool(mtu)
+
+
 # --- our own table ------------------------------------------------------------------------------
 
 EVERYTHING = route("0.0.0.0/0", table=TABLE)
@@ -220,6 +240,33 @@ def test_state_of_everything(actual: tuple[Thing, ...], state: str, reason: str)
 
     assert (row.dst, row.gateway) == ("0.0.0.0/0", "192.0.2.129")
     assert (row.state, row.reason) == (state, reason)
+
+
+@pytest.mark.parametrize(("mtu", "state"), [(1280, "ok"), (0, "wrong"), (1420, "wrong")])
+def test_state_of_everything_with_a_size(mtu: int, state: str) -> None:
+    there = (EVERYTHING._replace(mtu=mtu), GUARD, *RULES)
+    space = Namespace(NETNS, actual=there, mtus={EVERYTHING.dst: 1280})
+    findings = Findings(GATEWAY, None, Desired((client(EVERYTHING),), ()), [space], [])
+
+    (row,) = tables.rows(findings)
+
+    assert (row.state, row.mtu) == (state, 1280)
+
+
+@pytest.mark.parametrize("mtu", [0, 1280])
+def test_what_differs_in_size_alone_is_given_back_to_whom_it_was_given(mtu: int) -> None:
+    other = client(route("203.0.113.0/24"), name="postfix")
+    one = client(EVERYTHING)
+    spaces = gather((other, one))
+    there = (EVERYTHING._replace(mtu=mtu), GUARD, *RULES, ENGINES)
+    spaces[NETNS].actual = there
+    spaces[NETNS].mtus = {EVERYTHING.dst: 1400}
+
+    tasks = spaces[NETNS].returns()
+
+    assert [(task.step.verb, task.step.thing, task.client) for task in tasks] == [
+        ("del", thing, one) for thing in (RULES[1], RULES[0], there[0], GUARD)
+    ]
 
 
 def test_everything_of_a_lost_gateway_is_unreachable() -> None:
