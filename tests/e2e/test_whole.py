@@ -266,3 +266,32 @@ def test_withdraw_leaves_neither_routes_nor_rules(world: World) -> None:
         f"{enter} -6 route del unreachable default metric 4000 table 671 dev lo",
         f"{enter} route del unreachable 128.0.0.0/1 metric 4000 table 671",
     ]
+
+
+def test_plan_prints_what_sets_it_all_and_status_names_what_is_not_there(world: World) -> None:
+    client = world.client("0.0.0.0/0, ::/0")
+    sidecar = world.lab.container(
+        "idle",
+        images.product(world.lab.engine),
+        *(*beside(world.gateway, world.network), "--entrypoint", "sleep"),
+        command=("1000",),
+    )
+
+    def states() -> list[tuple[str, str]]:
+        shown = sidecar.exec("sh", "-c", "wgroutemgr status --json; :")
+        return [(row["state"], row["reason"]) for row in json.loads(shown)["routes"]]
+
+    assert states() == [("missing", "not there: route, guard, rule 670, rule 671")] * 2
+    sidecar.exec("sh", "-c", "wgroutemgr plan | sh")
+    assert rules(client) == [*RULES[4], *RULES[6]]
+    assert states() == [("ok", "")] * 2
+    assert sidecar.exec("wgroutemgr", "plan") == ""
+
+    client.enter("ip", "rule", "del", "pref", "670")
+    client.enter("sh", "-c", "ip -6 route del unreachable default metric 4000 table 671")
+    assert states() == [("missing", "not there: rule 670"), ("missing", "not there: guard")]
+    planned = sidecar.exec("sh", "-c", "wgroutemgr plan; :").splitlines()
+    assert [line.partition(" ip ")[2] for line in planned if line.startswith("nsenter")] == [
+        "-6 route replace unreachable default metric 4000 table 671",
+        "rule add pref 670 lookup main suppress_prefixlength 0",
+    ]

@@ -57,7 +57,9 @@ GOOD = (
     "10.8.1.0/24",
     "192.0.2.7/32",
     "192.168.66.0/24",
-    "192.168.0.0/16",  # contains what clients are attached to
+    "192.168.0.0/16",  # contains what clients are attached to, as do the next two
+    "0.0.0.0/0",
+    "::/0",
     "192.168.67.0/24",  # wanted by those only that are not attached to it; so the next two
     "192.168.68.128/25",
     "172.31.99.0/24",
@@ -68,7 +70,7 @@ GOOD = (
 )
 BAD = (
     *("nonsense", "198.51.100.7/24", "198.51.100.0", "10.8/16", "$(reboot)", "; ip link del eth0"),
-    *("0.0.0.0/0", "::/0", "127.0.0.0/8", "224.0.0.0/24", "255.255.255.255/32"),
+    *("127.0.0.0/8", "224.0.0.0/24", "255.255.255.255/32"),
     *("fe80::%eth0/64", "fe80::/64", "ff02::/16", "\n", "-6", "x" * 9000),
 )
 
@@ -109,11 +111,11 @@ Routes = dict[str, str]
 
 
 def wanted(box: Box, boxes: Iterable[Box], gateways: dict[str, tuple[str, str] | None]) -> Routes:
-    """Return the routes that a running container with its own namespace is to have, and no other.
+    """Return the routes that a running container is to have in its main table, and no other.
 
     Its label, and those of all that run in its namespace, name destinations behind the gateway of
-    the network it is attached to. What lies inside an attached network is reached without. While
-    the gateway is lost, they are unreachable.
+    the network it is attached to. What lies inside an attached network is reached without. What
+    contains one stands in a table of its own. While the gateway is lost, they are unreachable.
     """
     if box.role == "gateway" or not box.served():
         return {}
@@ -123,8 +125,8 @@ def wanted(box: Box, boxes: Iterable[Box], gateways: dict[str, tuple[str, str] |
     routes = {}
     for dst in sorted({ask for asker in askers for ask in asker.asks}):
         network = ip_network(dst)
-        inside = (network.version == a.version and network.subnet_of(a) for a in attached)  # type: ignore[arg-type]
-        if not any(inside):
+        same = [a for a in attached if network.version == a.version]
+        if network.prefixlen and not any(network.overlaps(a) for a in same):
             gateway = gateways[net]
             routes[dst] = gateway[network.version == 6] if gateway else "unreachable"
     return routes
