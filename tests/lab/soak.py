@@ -153,6 +153,7 @@ class Soak:
             networks=attached,
             asks=tuple(labels.get(ASKS, "").split()),
             log=answer["LogPath"],
+            started=answer["State"]["StartedAt"],
         )
 
     def box(self, what: str) -> Box | None:

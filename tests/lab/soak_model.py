@@ -90,6 +90,8 @@ class Box:
     """What it is attached to, and its addresses there."""
     asks: tuple[str, ...]
     log: str
+    started: str = ""
+    """When its first process ran, as the engine writes it."""
 
     @property
     def what(self) -> str:
@@ -114,14 +116,16 @@ def wanted(box: Box, boxes: Iterable[Box], gateways: dict[str, tuple[str, str] |
     """Return the routes that a running container is to have in its main table, and no other.
 
     Its label, and those of all that run in its namespace, name destinations behind the gateway of
-    the network it is attached to. What lies inside an attached network is reached without. What
-    contains one stands in a table of its own. While the gateway is lost, they are unreachable.
+    the network it is attached to; not those of who runs in a namespace that it has left. What lies
+    inside an attached network is reached without. What contains one stands in a table of its own.
+    While the gateway is lost, they are unreachable.
     """
     if box.role == "gateway" or not box.served():
         return {}
     (net,) = box.served()
     attached = [ip_network(subnet) for name in box.networks for subnet in NETS[name].subnets]
-    askers = [box, *(other for other in boxes if other.running and other.host_of == box.id)]
+    lodgers = (other for other in boxes if other.running and other.host_of == box.id)
+    askers = [box, *(other for other in lodgers if other.started >= box.started)]
     routes = {}
     for dst in sorted({ask for asker in askers for ask in asker.asks}):
         network = ip_network(dst)
