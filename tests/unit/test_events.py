@@ -218,6 +218,8 @@ def test_an_engine_that_is_not_there_ends_the_stream(
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nothing")
 
     assert isinstance(end(EventStream("1.41", 0)), StreamEndedError)
+    assert until(lambda: not listening())
+    gc.collect()  # Here: later tests count descriptors.
 
 
 @pytest.mark.parametrize(
