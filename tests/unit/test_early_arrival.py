@@ -549,12 +549,13 @@ def test_a_rule_that_is_there_already_is_no_refusal() -> None:
 def test_what_the_gateway_cannot_carry_is_unreachable_once_anything_proves_the_namespace() -> None:
     one = replace(CREATED, labels={NETWORKS_LABEL: "::/0,10.9.0.0/16"})
     known = Knowledge(described={BY_ID: description(one)}).answers()
+    known.known.mtus = {ip_network("::/0"): 1280, ip_network("10.9.0.0/16"): 1280}
     v4 = replace(GATEWAY, addresses=GATEWAY.addresses[:1])
     found = grant(arrival(*CLIENT), replace(known, gateway=v4))
     assert found
 
     assert rounds(found) == [
-        [f"{INSIDE} route replace 10.9.0.0/16 via 192.0.2.1 src 192.0.2.7"],
+        [f"{INSIDE} route replace 10.9.0.0/16 via 192.0.2.1 src 192.0.2.7 mtu 1280"],
         [
             f"{INSIDE} -6 route replace unreachable default metric 4000 table 671",
             f"{INSIDE} -6 rule add pref 670 lookup main suppress_prefixlength 0",
