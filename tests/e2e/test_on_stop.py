@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -132,12 +133,13 @@ def test_while_clients_start(lab: Lab, network: str, gateway: Container) -> None
     sidecar = lab.sidecar("sidecar", gateway, *on_stop("withdraw"), network=network)
     await_event(sidecar, "pass.finished")
     clients = [lab.client(f"client{number}", network, networks=BOTH) for number in range(3)]
-    names = " ".join(client.name for client in clients)
-    start = f"for each in {names}; do docker restart --time 0 $each & done; sleep 0.3"
-    kill = f"docker kill --signal TERM {sidecar.name}"
-    with ends_well(sidecar):
-        lab.engine.enter("sh", "-c", f"({start}; {kill}; wait) >&2")
+    with ends_well(sidecar), ThreadPoolExecutor() as pool:
+        restarts = [pool.submit(client.restart, 0) for client in clients]
+        assert poll(lambda: not all(client.running() for client in clients), 10, every=0.01)
+        lab.engine.docker("kill", "--signal", "TERM", sidecar.name)
         assert poll(lambda: not sidecar.running(), GRACE_SECONDS)
+        for restart in restarts:
+            restart.result()
 
     assert [routes(client) for client in clients] == [{}] * 3
 
