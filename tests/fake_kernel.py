@@ -200,12 +200,11 @@ class FakeKernel(Kernel):
         """Return the rules alone, for tests."""
         return self.read(path, rules=True).rules
 
-    def read(self, path: str, *, rules: bool = False) -> Inside:
+    def read(self, path: str, *, rules: bool = False, sizes: bool = True) -> Inside:
         space = self._readable(path)
+        mtu = space.mtu if sizes else 0
         addresses = (
-            LocalAddress(
-                one.ip, one.network, is_duplicate=one.ip in space.duplicates, mtu=space.mtu
-            )
+            LocalAddress(one.ip, one.network, is_duplicate=one.ip in space.duplicates, mtu=mtu)
             for one in space.addresses
         )
         rules = rules or any(route.table != MAIN for route in space.routes)

@@ -34,10 +34,11 @@ class Reader:
         """Raise NetnsGoneError unless that namespace still is where it was found."""
         namespaces.confirm(identity)
 
-    def read(self, path: str, *, rules: bool = False) -> Inside:
+    def read(self, path: str, *, rules: bool = False, sizes: bool = True) -> Inside:
         """Return routes and addresses of a namespace, and its rules if they are to be looked at.
 
-        So they are where our own table has routes. Raises NetnsError if that fails.
+        So they are where our own table has routes. Without `sizes` it is not told how large
+        packets may be. Raises NetnsError if that fails.
         """
         with (
             namespaces.explained(f"read the routes in {path}"),
@@ -46,7 +47,7 @@ class Reader:
             routes = route_table.listed(kernel)
             rules = rules or any(route.table != MAIN for route in routes)
             found = route_table.rules(kernel) if rules else ()
-            return Inside(routes, addresses.listed(kernel), found)
+            return Inside(routes, addresses.listed(kernel, sizes=sizes), found)
 
     def tunnel_mtus(
         self, path: str, front: Collection[Address], destinations: Iterable[Network]

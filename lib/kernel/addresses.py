@@ -45,17 +45,19 @@ _KINDS: dict[int, tuple[type[Address], type[Network]]] = {
 }
 
 
-def listed(kernel: socket.socket) -> tuple[LocalAddress, ...]:
+def listed(kernel: socket.socket, *, sizes: bool = True) -> tuple[LocalAddress, ...]:
     """Return the addresses where a socket is; raise OSError if the kernel does not tell.
+
+    With how large packets may be on their links if these `sizes` matter.
 
     Not those that make no neighbours beyond a link: of the loopback, and IPv6's own of each link.
     """
-    return tuple(address for _, address in held(kernel))
+    known = links.mtus(kernel) if sizes else {}
+    return tuple(address for _, address in held(kernel, known))
 
 
-def held(kernel: socket.socket) -> tuple[tuple[int, LocalAddress], ...]:
-    """Return the same with the index of the link that each is on."""
-    sizes = links.mtus(kernel)
+def held(kernel: socket.socket, sizes: Mapping[int, int]) -> tuple[tuple[int, LocalAddress], ...]:
+    """Return the same with the index of the link that each is on, by which `sizes` are."""
     said = netlink.dump(kernel, _GET_ADDRESS, bytes(_ADDRESS.size))
     return tuple(found for message in said if (found := _address(message, sizes)))
 

@@ -39,7 +39,7 @@ def tunnel_mtus(
     sizes = links.mtus(kernel)
     by_version = {
         one.address.version: (link, one)
-        for link, one in addresses.held(kernel)
+        for link, one in addresses.held(kernel, sizes)
         if one.address in front
     }
     found = {}

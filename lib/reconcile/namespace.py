@@ -268,7 +268,8 @@ class Visitor:
         if place is None:
             reason = f"{namespace.path} has just ended"
             raise NetnsGoneError(reason)
-        here = self.kernel.read(namespace.path, rules=namespace.has_rules)
+        sizes = bool(namespace.mtus)  # To read the links takes a third of all that.
+        here = self.kernel.read(namespace.path, rules=namespace.has_rules, sizes=sizes)
         namespace.take(here, self.network)
         return place
 

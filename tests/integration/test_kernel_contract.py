@@ -734,6 +734,8 @@ def test_mtu_of_an_addresss_link_is_read(attached: Seam) -> None:
 
     attached.site.set_mtu(attached.path, 1400)
     assert {one.mtu for one in attached.kernel.read(attached.path).addresses} == {1400}
+    unsized = attached.kernel.read(attached.path, sizes=False).addresses
+    assert {one.mtu for one in unsized} == {0}
 
 
 @pytest.mark.parametrize("forwards", [True, False])

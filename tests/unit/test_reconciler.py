@@ -72,8 +72,8 @@ class Kernel(FakeKernel):
         self.checked.append(path)
         super().check(path)
 
-    def read(self, path: str, *, rules: bool = False) -> Inside:
-        found = super().read(path, rules=rules)
+    def read(self, path: str, *, rules: bool = False, sizes: bool = True) -> Inside:
+        found = super().read(path, rules=rules, sizes=sizes)
         self.after_read(path)
         return found
 
