@@ -16,6 +16,7 @@ from lib.doctor.site import SkippedError, host_of, lacking
 from lib.errors import NetnsError
 from lib.kernel import netfilter, prerequisites, route_table
 from lib.model import IPV4, IPV6, MAIN
+from lib.reconcile.mtus import AUTO
 from lib.routing import iproute, policy
 from lib.routing.plan import plan
 
@@ -355,7 +356,7 @@ def mtu(site: Site) -> Iterator[Finding]:
     if large:
         _, size, out = large[0]
         seen = f"up to {size} bytes from {some(name for name, *_ in large)}, but {sizes[out]}"
-        fix = [] if site.settings.mtu == "auto" else [advice.MTU_AUTO]
+        fix = [] if site.settings.mtu == AUTO else [advice.MTU_AUTO]
         yield warn(f"{seen} through {out}", *fix, advice.mtu(sizes[out], network.name))
     elif any(outs.values()):
         yield ok("no client sends larger packets than the tunnel takes")

@@ -168,4 +168,4 @@ def _number(value: bytes) -> int:
 
 
 def _mtu(metrics: bytes) -> int:
-    return int.from_bytes(dict(netlink.attributes(metrics)).get(_MTU, b""), sys.byteorder)
+    return _number(dict(netlink.attributes(metrics)).get(_MTU, b""))

@@ -296,15 +296,21 @@ def test_nothing_is_set_towards_the_old_gateway_after_the_new_one_was_told(
     assert is_new == [False] * 20 + [True] * (len(is_new) - 20)
 
 
+def hanging(folder: Path) -> Site:
+    """Return a site where a command runs until it is let go."""
+    site = Site()
+    site.runner.held.clear()
+    site.early.lead_to(GATEWAY, folder)
+    site.watch.appear()
+    assert site.runner.begun.wait(SECONDS)
+    return site
+
+
 def test_commands_that_hang_do_not_keep_the_pass_waiting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lib.early.service.HAND_OVER_SECONDS", 0.1)
-    site = Site()
-    site.runner.held.clear()
-    site.early.lead_to(GATEWAY, tmp_path)
-    site.watch.appear()
-    assert site.runner.begun.wait(SECONDS)
+    site = hanging(tmp_path)
 
     site.early.lead_to(OTHER_GATEWAY, tmp_path)
 
@@ -333,11 +339,7 @@ def test_what_is_set_while_it_is_closed_is_told_and_nothing_is_set_after_that(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lib.early.service.HAND_OVER_SECONDS", SECONDS)
-    site = Site()
-    site.runner.held.clear()
-    site.early.lead_to(GATEWAY, tmp_path)
-    site.watch.appear()
-    assert site.runner.begun.wait(SECONDS)
+    site = hanging(tmp_path)
 
     threading.Timer(0.2, site.runner.held.set).start()
     site.early.close()
@@ -354,11 +356,7 @@ def test_commands_that_hang_do_not_keep_it_from_being_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lib.early.service.HAND_OVER_SECONDS", 0.1)
-    site = Site()
-    site.runner.held.clear()
-    site.early.lead_to(GATEWAY, tmp_path)
-    site.watch.appear()
-    assert site.runner.begun.wait(SECONDS)
+    site = hanging(tmp_path)
 
     site.early.close()
     assert not site.runner.held.is_set()
