@@ -202,7 +202,11 @@ class Lookup:
         self._questions = Questions()
         self._expected_since = 0.0
         self._answers = Answers(gateway, known)
-        for name, ask in (("addresses", self._ask_addresses), ("clients", self._ask_clients)):
+        for name, ask in (
+            ("addresses", self._ask_addresses),
+            ("clients", self._ask_clients),
+            ("networks", self._ask_networks),
+        ):
             threading.Thread(
                 target=self._run, args=(ask,), name=f"lookup of {name}", daemon=True
             ).start()
@@ -271,18 +275,22 @@ class Lookup:
         return max(_SHORTEST_SECONDS, _PART_OF_AGE * (time.monotonic() - since))
 
     def _ask_clients(self, engine: Engine) -> float:
-        """Ask who one container is, or for all networks; return how long to wait then."""
-        self._await(lambda: self._next_unknown() or self._lacks_subnets())
+        """Ask who one container is; return how long to wait then."""
+        self._await(self._next_unknown)
         asked = time.monotonic()
-        if not self._is_open:
-            return 0.0
-        if unknown := self._next_unknown():
+        if self._is_open and (unknown := self._next_unknown()):
             who, need = unknown
             description = self._describe(engine, who, need)
             before = self._answers.described.items()
             kept = {one: old for one, old in before if old.asked > asked - _KEPT_SECONDS}
             self._take(described={**kept, who: description})
-        elif self._lacks_subnets():
+        return 0.0
+
+    def _ask_networks(self, engine: Engine) -> float:
+        """Ask for all networks; return how long to wait then."""
+        self._await(self._lacks_subnets)
+        asked = time.monotonic()
+        if self._is_open:
             self._take(subnets_asked=asked, subnets=self._all_subnets(engine))
         return 0.0
 
