@@ -10,6 +10,7 @@ import errno
 import socket
 import struct
 from contextlib import ExitStack
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import TYPE_CHECKING
 
@@ -58,15 +59,24 @@ def listed(kernel: socket.socket, *, sizes: bool = True) -> tuple[LocalAddress, 
 
 def held(kernel: socket.socket, sizes: Mapping[int, int]) -> tuple[tuple[int, LocalAddress], ...]:
     """Return the same with the index of the link that each is on, by which `sizes` are."""
-    said = netlink.dump(kernel, _GET_ADDRESS, bytes(_ADDRESS.size))
-    return tuple(found for message in said if (found := _address(message, sizes)))
+    said = netlink.answers(kernel, _GET_ADDRESS, bytes(_ADDRESS.size))
+    return tuple(
+        (link, one._replace(mtu=sizes[link]) if link in sizes else one)
+        for data in said
+        for link, one in _addresses(data)
+    )
 
 
-def _address(message: Message, sizes: Mapping[int, int]) -> tuple[int, LocalAddress] | None:
+@lru_cache(maxsize=1024)  # Each pass reads all namespaces, and most say what they said before.
+def _addresses(data: bytes) -> tuple[tuple[int, LocalAddress], ...]:
+    return tuple(found for message in netlink.messages(data) if (found := _address(message)))
+
+
+def _address(message: Message) -> tuple[int, LocalAddress] | None:
     family, length, flags, scope, link = _ADDRESS.unpack_from(message.body)
     if family not in _KINDS or scope >= _NARROW[family]:
         return None
-    # Each visit to a namespace comes here: what `ipaddress` has for any text takes four times that.
+    # What `ipaddress` has for any text takes four times that.
     address, network = _KINDS[family]
     values = dict(netlink.attributes(message.body[_ADDRESS.size :]))
     far = values[_FAR]
@@ -76,7 +86,6 @@ def _address(message: Message, sizes: Mapping[int, int]) -> tuple[int, LocalAddr
         address(values.get(_LOCAL, far)),
         network((start, length)),
         is_duplicate=bool(flags & _DUPLICATE),
-        mtu=sizes.get(link, 0),
     )
 
 

@@ -25,7 +25,7 @@ OWN = Path("/proc/thread-self/ns/net")
 HOST = "default"
 """The engine's name for the host's own namespace, beside those of the containers."""
 
-_PROC, _FIRST = "/proc/", Path("/proc/1/ns/net")
+_PROC, _FIRST = "/proc/", "/proc/1/ns/net"
 """Where processes are, and the namespace of the host's first one, where the host's are seen."""
 
 
@@ -57,7 +57,7 @@ class NamespaceId:
 def identify(path: str) -> NamespaceId | None:
     """Return which namespace a file is; None if it is none now, as before the engine mounts it."""
     try:
-        found = os.stat(path)  # noqa: PTH116 - often, and this is quicker
+        found = _stat(path)
         born = process_start(Path(path).parents[1]) if is_at_process(path) else ""
     except OSError:
         return None
@@ -147,14 +147,18 @@ def _opened(path: str) -> Iterator[int]:
 
 def is_own(path: str) -> bool:
     """Tell whether that file is the network namespace that we are in; False without such a file."""
-    return _is_same(Path(path), OWN.stat())
+    return _is_same(path, OWN.stat())
 
 
-def _is_same(file: Path, found: os.stat_result) -> bool:
+def _is_same(path: str, found: os.stat_result) -> bool:
     try:
-        return os.path.samestat(file.stat(), found)
+        return os.path.samestat(_stat(path), found)
     except OSError:
         return False
+
+
+def _stat(path: str) -> os.stat_result:
+    return os.stat(path)  # noqa: PTH116 - each pass looks at all namespaces, and this is quicker
 
 
 def check(path: str) -> None:
@@ -163,26 +167,27 @@ def check(path: str) -> None:
     NetnsGoneError if the file is not there while its directory is, or its process is gone: the
     container just ended.
     """
-    file = Path(path)
     try:
-        found = file.stat()
+        found = _stat(path)
     except PermissionError as error:
         reason = f"may not look at {path}: {error.strerror}"
         raise NetnsError(reason, advice.ENTER_THROUGH_PROCESSES) from error
     except OSError as error:
-        if file.parent.is_dir() or is_at_process(path):
+        directory = Path(path).parent
+        if directory.is_dir() or is_at_process(path):
             reason = f"the namespace file {path} is gone"
             raise NetnsGoneError(reason) from error
-        reason = f"there is no directory {file.parent}, where the engine keeps network namespaces"
-        raise NetnsError(reason, advice.mount(file.parent)) from error
+        reason = f"there is no directory {directory}, where the engine keeps network namespaces"
+        raise NetnsError(reason, advice.mount(directory)) from error
     if found.st_dev != _device():
         # Seen with a mount that does not follow the host's, and for a moment while the engine makes
         # or removes one.
         reason = f"{path} is no namespace: the directory's mount does not follow the host's"
-        raise NetnsError(reason, "; ".join(prerequisites.mount_advice(file.parent)))
-    if _is_same(OWN, found):
+        raise NetnsError(reason, "; ".join(prerequisites.mount_advice(Path(path).parent)))
+    if _is_same(str(OWN), found):
         reason = f"{path} is our own network namespace"
         raise NetnsError(reason, advice.NOT_THE_GATEWAY)
-    if _is_same(_FIRST if is_at_process(path) else file.with_name(HOST), found):
+    host = _FIRST if is_at_process(path) else f"{path.rpartition('/')[0]}/{HOST}"
+    if _is_same(host, found):
         reason = f"{path} is the host's network namespace"
         raise NetnsError(reason, advice.NETWORK_OF_ITS_OWN)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from lib.kernel.namespaces import entered
@@ -72,7 +73,7 @@ def ask(kernel: socket.socket, kind: int, body: bytes) -> Message:
     """Ask for one thing; raise OSError if the kernel refuses."""
     kernel.settimeout(_LIMIT_SECONDS)
     kernel.send(request(kind, body, _REQUEST))
-    message = next(messages(kernel.recv(BUFFER)))
+    message = next(_messages(kernel.recv(BUFFER)))
     if message.kind in _ENDS:
         number = -struct.unpack_from("=i", message.body)[0]
         raise OSError(number, os.strerror(number))
@@ -81,19 +82,38 @@ def ask(kernel: socket.socket, kind: int, body: bytes) -> Message:
 
 def dump(kernel: socket.socket, kind: int, body: bytes) -> Iterator[Message]:
     """Ask for all things of a kind, and yield them; raise OSError if the kernel refuses."""
+    return (message for data in answers(kernel, kind, body) for message in messages(data))
+
+
+def answers(kernel: socket.socket, kind: int, body: bytes) -> Iterator[bytes]:
+    """Ask for all things of a kind, and yield what is received, for `messages`.
+
+    What the kernel said before need not be taken apart again. Raises OSError if it refuses.
+    """
     kernel.settimeout(_LIMIT_SECONDS)
     kernel.send(request(kind, body))
     while True:
-        for message in messages(kernel.recv(BUFFER)):
-            if message.kind in _ENDS:
-                if number := -struct.unpack_from("=i", message.body)[0]:
-                    raise OSError(number, os.strerror(number))
-                return
-            yield message
+        data = kernel.recv(BUFFER)
+        yield data
+        if (number := _end(data)) is not None:
+            if number:
+                raise OSError(number, os.strerror(number))
+            return
+
+
+@lru_cache(maxsize=512)
+def _end(data: bytes) -> int | None:
+    """Return the error number with which an answer ends, or zero; None if there is more to come."""
+    ends = (one for one in _messages(data) if one.kind in _ENDS)
+    return next((-struct.unpack_from("=i", one.body)[0] for one in ends), None)
 
 
 def messages(data: bytes) -> Iterator[Message]:
-    """Take apart what was received."""
+    """Take apart what was received, but for what ends an answer."""
+    return (message for message in _messages(data) if message.kind not in _ENDS)
+
+
+def _messages(data: bytes) -> Iterator[Message]:
     at = 0
     while at < len(data):
         size, kind, flags, _, _ = _HEADER.unpack_from(data, at)

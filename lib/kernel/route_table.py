@@ -84,8 +84,13 @@ def listed(kernel: socket.socket) -> tuple[Route, ...]:
 
     A multipath route has no gateway here, so that it never equals a wanted one.
     """
-    said = netlink.dump(kernel, _GET_ROUTE, bytes(_ROUTE.size))
-    return tuple(route for message in said if (route := _route(message)))
+    said = netlink.answers(kernel, _GET_ROUTE, bytes(_ROUTE.size))
+    return tuple(route for data in said for route in _routes(data))
+
+
+@lru_cache(maxsize=1024)  # Each pass reads all namespaces, and most say what they said before.
+def _routes(data: bytes) -> tuple[Route, ...]:
+    return tuple(route for message in netlink.messages(data) if (route := _route(message)))
 
 
 def rules(kernel: socket.socket) -> tuple[Rule, ...]:
