@@ -36,6 +36,9 @@ ROLE_LABEL, SIDECAR = "wgroutemgr.role", "sidecar"
 NETWORKS_LABEL = "wgroutemgr.networks"
 """On a client: the destinations that it wants to reach through the gateway."""
 
+DIRECT_LABEL = "wgroutemgr.direct"
+"""On a client: what of these it is to reach without the gateway."""
+
 IPV4, IPV6 = 4, 6
 """The IP versions, as `ipaddress` names them."""
 
@@ -49,6 +52,10 @@ would stumble over there."""
 
 GUARD_METRIC = 4000
 """Of the route in our table that holds where the one through the gateway has gone with its link."""
+
+DIRECT = "direct"
+"""Kind of a wanted route by the engine's own gateway: only a look into the namespace tells which
+that is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,6 +332,12 @@ class Client:
     refusals: tuple[Refusal, ...] = ()
     shared_with: str = ""
     """Name of the container that owns the namespace, where that is another one."""
+    direct: tuple[Thing, ...] = ()
+    """What keeps packets off the gateway: routes of the kind `DIRECT`, and rules."""
+
+    def leads_past(self, thing: Thing) -> bool:
+        """Tell whether what stands there is what keeps its packets off the gateway."""
+        return any(one.place == thing.place for one in self.direct)
 
 
 @dataclass(frozen=True, slots=True)

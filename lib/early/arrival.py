@@ -15,7 +15,18 @@ from typing import TYPE_CHECKING
 import structlog
 
 from lib.kernel.shells import Outcome
-from lib.model import MAIN, TABLE, Client, EarlyClient, Endpoint, Route, Rule, Snapshot, Step
+from lib.model import (
+    DIRECT_LABEL,
+    MAIN,
+    TABLE,
+    Client,
+    EarlyClient,
+    Endpoint,
+    Route,
+    Rule,
+    Snapshot,
+    Step,
+)
 from lib.reconcile import failures
 from lib.reconcile.reporting import who
 from lib.routing import desired, iproute, policy
@@ -225,7 +236,8 @@ def grant(arrival: Arrival, known: Answers) -> Grant | None:
     """Return what the client gets that holds a namespace; None if too little is known of it.
 
     From Docker 28 on networks are attached one by one, and a route that overlaps one still to come
-    makes the start itself fail. Without an address of its IP version there is no proof.
+    makes the start itself fail. Without an address of its IP version there is no proof. What is to
+    keep off the gateway waits for the pass: the engine's own gateway is the last to be known.
     """
     owner = known.owner_of(arrival.addresses)
     description = owner and known.description(owner, arrival.since)
@@ -256,7 +268,7 @@ def grant(arrival: Arrival, known: Answers) -> Grant | None:
     return Grant(
         replace(wanted, routes=early),
         sources,
-        leaves_out=len(early) < len(wanted.routes),
+        leaves_out=len(early) < len(wanted.routes) or DIRECT_LABEL in description.client.labels,
         lacks_networks=lacks_networks,
     )
 

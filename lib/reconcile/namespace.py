@@ -14,12 +14,12 @@ import structlog
 
 from lib import advice
 from lib.errors import NetnsError, NetnsGoneError
-from lib.model import MAIN, Client, Refusal, Route, Rule, Step
+from lib.model import DIRECT, MAIN, Client, Refusal, Route, Rule, Step
 from lib.reconcile import failures
 from lib.reconcile.ledger import Given
 from lib.reconcile.report import Why
 from lib.reconcile.reporting import who
-from lib.routing import iproute, policy, reach
+from lib.routing import direct, iproute, policy, reach
 from lib.routing.plan import Stage, chain, directly_reached, plan, stage
 from lib.routing.size import sized
 
@@ -72,6 +72,8 @@ class Namespace:
     """The networks to which the engine has attached it."""
     mtus: Mapping[Network, int] = field(default_factory=dict)
     """How large packets to a destination may be behind the gateway (bytes)."""
+    past: Mapping[Thing, Route] = field(default_factory=dict)
+    """The direct routes as they are to be there: by which gateway, a look tells."""
 
     def take(self, here: Inside, network: str) -> None:
         """Take in what is there, and what that says of the routes by a gateway on the network."""
@@ -83,7 +85,11 @@ class Namespace:
                 self.sized(one) if isinstance(one, Route) else one: client
                 for one, client in self.wanted.items()
             }
-        self.refusals = reach.refusals(self._routes(), here, network)
+        found = direct.resolved(self.wanted, here)
+        remarks = {one: said for one, said in found.items() if isinstance(said, Refusal)}
+        self.refusals = {**reach.refusals(self._routes(), here, network), **remarks}
+        self.past = {one: route for one, route in found.items() if isinstance(route, Route)}
+        self.wanted = {self.past.get(one, one): client for one, client in self.wanted.items()}
 
     def _routes(self) -> Iterator[Route]:
         return (thing for thing in self.wanted if isinstance(thing, Route))
@@ -118,7 +124,7 @@ class Namespace:
         """Return what makes it right, by stage."""
         refused = [route for route, remark in self.refusals.items() if not remark.served]
         wanted = [thing for thing in self.wanted if thing not in refused]
-        kept = {*self.attached, *(route.dst for route in refused)}
+        kept = {*self.attached, *(route.dst for route in refused if route.kind != DIRECT)}
         returnable = [*self.given, *(one for one in self.left_over() if one not in self.given)]
         planned = plan(wanted, self.actual, (one for one in returnable if not is_in(one, kept)))
         return [self.task(step, self._whose(step.thing)) for step in planned]
@@ -175,7 +181,7 @@ def gather(clients: Iterable[Client]) -> dict[str, Namespace]:
     """Gather what is wanted by namespace."""
     namespaces: dict[str, Namespace] = {}
     for client in clients:
-        for thing in policy.needs(client.routes):
+        for thing in (*policy.needs(client.routes), *client.direct):
             namespace = namespaces.setdefault(client.netns, Namespace(client.netns))
             namespace.wanted.setdefault(thing, client)
     return namespaces

@@ -15,7 +15,7 @@ from lib.model import GUARD_METRIC, MAIN, TABLE, Route, Rule
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from lib.model import Network, Thing
+    from lib.model import Address, Network, Thing
 
 SOURCE_PREF, MAIN_PREF, TABLE_PREF = 669, 670, 671
 """When rules of ours are asked: before those of the kernel, which has main at 32766."""
@@ -24,9 +24,12 @@ _HALF = 1
 """Prefix length of a half of everything, which stands for a default route."""
 
 
-def table_of(dst: Network, attached: Iterable[Network]) -> int:
-    """Return the table for a destination of a client that is attached to these networks."""
-    if dst.prefixlen <= _HALF:
+def table_of(dst: Network, attached: Iterable[Network], *, wholly: bool = False) -> int:
+    """Return the table for a destination of a client that is attached to these networks.
+
+    Ours for all of them if `wholly`.
+    """
+    if wholly or dst.prefixlen <= _HALF:
         return TABLE
     same = (one for one in attached if one.version == dst.version)
     return TABLE if any(one.subnet_of(dst) for one in same) else MAIN  # type: ignore[arg-type]
@@ -48,6 +51,11 @@ def rules(version: int) -> tuple[Rule, Rule]:
     )
 
 
+def past(source: Address) -> Rule:
+    """Return the rule by which packets from an address do not come to our table."""
+    return Rule(source.version, SOURCE_PREF, MAIN, source=source)
+
+
 def needs(routes: Iterable[Route]) -> tuple[Thing, ...]:
     """Return all that has to be there for these routes to hold, in the order of its setting."""
     found: dict[Thing, None] = {}
@@ -63,7 +71,11 @@ def needs(routes: Iterable[Route]) -> tuple[Thing, ...]:
 
 
 def is_ours(thing: Thing) -> bool:
-    """Tell whether it can only be there because of us: our table is nobody else's."""
+    """Tell whether it can only be there because of us: our table is nobody else's.
+
+    A rule for one address may be the container's own: one that is added without a preference gets
+    the one before the lowest that is there.
+    """
     if isinstance(thing, Rule):
         return thing in rules(thing.version)
     return thing.table == TABLE

@@ -22,6 +22,7 @@ from lib.early.known import KnownContainers
 from lib.early.lookup import Answers, Description, Reference
 from lib.kernel.shells import Outcome
 from lib.model import (
+    DIRECT_LABEL,
     NETWORKS_LABEL,
     Client,
     Container,
@@ -622,3 +623,18 @@ def test_the_sum_is_told_when_nothing_goes_on() -> None:
         "duration_ms": 1.0,
     }
     assert logged[-1]["routes"] == 1
+
+
+@pytest.mark.parametrize(
+    ("label", "where"), [("198.51.100.0/24", ""), ("front", " table 671"), ("10.8.0.0/17", "")]
+)
+def test_what_keeps_off_the_gateway_follows_the_start(label: str, where: str) -> None:
+    """And what goes through it is where the pass will have it."""
+    one = replace(CREATED, labels={NETWORKS_LABEL: "10.8.0.0/16", DIRECT_LABEL: label})
+    found = given(Knowledge(described={BY_ID: description(one)}))
+
+    assert list(found.commands.values()) == [
+        f"{INSIDE} route replace 10.8.0.0/16 via 192.0.2.1{where} src 192.0.2.7"
+    ]
+    rounds(found)
+    assert not found.given.complete

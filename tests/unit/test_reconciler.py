@@ -12,6 +12,7 @@ import structlog
 
 from lib.errors import EngineError, NetnsError
 from lib.model import (
+    DIRECT_LABEL,
     GATEWAY_LABEL,
     NETWORK_LABEL,
     NETWORKS_LABEL,
@@ -1833,3 +1834,183 @@ def test_early_guards_and_rules_are_taken_back_from_who_never_ran() -> None:
     site.drive(35)
 
     assert ours(site, one) == []
+
+
+# --- what keeps off the gateway -----------------------------------------------------------------
+
+FRONT = Endpoint("front", "n2", (ip_interface("10.5.0.7/24"),))
+PAST = "198.51.100.0/24 via 192.0.2.254"
+FROM = "pref 669 from 10.5.0.7 lookup main"
+
+
+def past_set_up(label: str = "198.51.100.0/24,front", *clients: Container) -> Site:
+    labels = {NETWORKS_LABEL: "0.0.0.0/0", DIRECT_LABEL: label}
+    one = replace(EVERYTHING, labels=labels, endpoints=(*EVERYTHING.endpoints, FRONT))
+    site = Site(one, *clients)
+    site.kernel.give(one.sandbox_key, ENGINES_DEFAULT)
+    return site
+
+
+def move_default(site: Site, gateway: str | None) -> None:
+    """Let the engine move the default route, or take it away."""
+    path = EVERYTHING.sandbox_key
+    before = [
+        one for one in site.kernel.routes(path) if one.dst.prefixlen == 0 and one.table != 671
+    ]
+    for one in before:
+        site.kernel.run(f"nsenter --net={path} ip route del {iproute.text(one)}")
+    if gateway:
+        site.kernel.give(path, ENGINES_DEFAULT._replace(gateway=ip_address(gateway)))
+    del site.kernel.commands[:]
+
+
+def test_what_keeps_off_the_gateway_is_set_beside_it(logged: list[dict[str, Any]]) -> None:
+    site = past_set_up("198.51.100.0/24")
+    report = site.run()
+
+    assert ran(site) == [
+        f"route replace {VIA}",
+        f"route replace {GUARD}",
+        f"route replace {PAST}",
+        f"rule add {MAIN_RULE}",
+        f"rule add {TABLE_RULE}",
+    ]
+    assert (report.routes, report.changed, report.unfinished) == (1, 5, ())
+    del site.kernel.commands[:], logged[:]
+    assert site.run(RESYNC).changed == 0
+    assert logged == []
+
+
+def test_a_name_sets_a_rule_before_ours_and_all_in_our_table() -> None:
+    site = past_set_up()
+    site.run()
+
+    assert ran(site) == [
+        f"route replace {VIA}",
+        f"route replace {GUARD}",
+        f"route replace {PAST} table 671",
+        f"rule add {MAIN_RULE}",
+        f"rule add {FROM}",
+        f"rule add {TABLE_RULE}",
+    ]
+    assert ours(site)[-3:] == [FROM, MAIN_RULE, TABLE_RULE]
+
+
+def test_a_default_route_that_the_engine_moves_is_followed(logged: list[dict[str, Any]]) -> None:
+    site = past_set_up("198.51.100.0/24")
+    site.run()
+    move_default(site, "10.5.0.1")
+    site.on("connect", EVERYTHING)
+
+    assert ran(site) == ["route replace 198.51.100.0/24 via 10.5.0.1"]
+
+    move_default(site, None)
+    del logged[:]
+    for _ in range(2):
+        site.on("disconnect", EVERYTHING)
+    assert ran(site) == ["route del 198.51.100.0/24 via 10.5.0.1"]
+    (refused,) = (entry for entry in logged if entry["event"] == "entry.refused")
+    assert (refused["entry"], refused["reason"]) == (
+        "198.51.100.0/24",
+        "has no other way: the engine gave the container no IPv4 gateway",
+    )
+
+    move_default(site, "192.0.2.254")
+    site.on("connect", EVERYTHING)
+    assert ran(site) == [f"route replace {PAST}"]
+
+
+def test_it_stays_while_the_gateway_is_lost() -> None:
+    site = past_set_up()
+    site.run()
+    del site.kernel.commands[:]
+    site.change(replace(GATEWAY, running=False))
+    site.on("die", GATEWAY)
+
+    assert ran(site) == ["route replace unreachable default table 671"]
+    assert {f"{PAST} table 671", FROM} <= {*ours(site)}
+
+
+def test_a_rule_for_one_address_that_fails_leaves_nothing_open() -> None:
+    site = past_set_up()
+    site.kernel.fail(EVERYTHING.sandbox_key, DENIED, only="pref 669")
+    report = site.run()
+
+    assert ours(site)[-2:] == [MAIN_RULE, TABLE_RULE]
+    assert report.failing == ("dovecot",)
+
+
+def test_a_rule_for_one_address_that_the_container_added_is_its_own() -> None:
+    site = set_up()
+    theirs = policy.past(ip_address("10.5.0.7"))
+    site.kernel.give(EVERYTHING.sandbox_key, theirs)
+    site.run()
+    site.run(RESYNC)
+
+    assert theirs in site.kernel.rules(EVERYTHING.sandbox_key)
+
+
+def test_who_leaves_the_network_of_a_name_loses_its_rule() -> None:
+    site = past_set_up("front")
+    one = site.engine.known[1]
+    site.run()
+    del site.kernel.commands[:]
+    site.change(replace(one, endpoints=EVERYTHING.endpoints))
+    site.on("disconnect", one)
+
+    assert ran(site) == [f"rule del {FROM}"]
+
+
+@pytest.mark.parametrize("withdraws", [True, False])
+def test_what_keeps_off_the_gateway_at_the_end(*, withdraws: bool) -> None:
+    site = past_set_up()
+    site.run()
+    del site.kernel.commands[:]
+    leave(site, withdraws=withdraws)
+
+    assert ran(site) == (
+        [
+            f"rule del {TABLE_RULE}",
+            f"rule del {MAIN_RULE}",
+            f"rule del {FROM}",
+            f"route del {VIA}",
+            f"route del {PAST} table 671",
+            f"route del {GUARD}",
+        ]
+        if withdraws
+        else ["route replace unreachable default table 671"]
+    )
+
+
+def test_of_two_containers_in_one_namespace_the_gateways_wins(
+    logged: list[dict[str, Any]],
+) -> None:
+    guest = replace(
+        EVERYTHING,
+        id="guest-id",
+        name="guest",
+        network_mode="container:dovecot",
+        sandbox_key="",
+        endpoints=(),
+        labels={NETWORKS_LABEL: "198.51.100.0/24"},
+    )
+    site = past_set_up("198.51.100.0/24", guest)
+    site.run()
+    assert "198.51.100.0/24 192.0.2.1" in site.routes(EVERYTHING)
+    del site.kernel.commands[:]
+    site.run(RESYNC)
+
+    assert ran(site) == []
+    assert [entry["container"] for entry in logged if entry["event"] == "entry.refused"] == [
+        "dovecot"
+    ]
+
+
+def test_no_size_is_said_of_what_keeps_off_the_gateway() -> None:
+    other = container("postfix", "192.0.2.8/24", label="198.51.100.0/24")
+    site = past_set_up("198.51.100.0/24", other)
+    site.kernel.tunnel(GATEWAY.sandbox_key, "198.51.100.0/24", 1280)
+    site.run()
+
+    assert f"route replace {PAST}" in ran(site)
+    assert "route replace 198.51.100.0/24 via 192.0.2.1 mtu 1280" in ran(site)

@@ -9,7 +9,19 @@ import pytest
 
 from lib.cli import tables
 from lib.cli.tables import Row
-from lib.model import IPV4, TABLE, Client, Desired, Gateway, Refusal, Route, Skipped, Thing
+from lib.model import (
+    DIRECT,
+    IPV4,
+    TABLE,
+    Client,
+    Desired,
+    Gateway,
+    Inside,
+    Refusal,
+    Route,
+    Skipped,
+    Thing,
+)
 from lib.reconcile.look import Findings
 from lib.reconcile.namespace import Namespace, gather
 from lib.reconcile.report import Failure
@@ -285,3 +297,53 @@ def test_what_the_gateway_cannot_carry_is_as_it_should_be_if_it_is_unreachable()
 
     assert (there.gateway, there.state, there.reason) == ("unreachable", "ok", remark.reason)
     assert (lacks.state, lacks.reason) == ("missing", "not there: guard")
+
+
+# --- what keeps off the gateway -----------------------------------------------------------------
+
+PAST = Route(ip_network(DST), None, 0, DIRECT)
+FROM = policy.past(ip_address("10.5.0.7"))
+DEFAULT = route("0.0.0.0/0", "192.0.2.254")
+
+
+def direct_rows(*actual: Thing, entered: bool = True) -> list[tuple[str, ...]]:
+    """Return destination, way, state and reason of what keeps off the gateway."""
+    whole = Client("dovecot", "c1", NETNS, (), (), direct=(PAST, FROM))
+    (space,) = gather([whole]).values()
+    routes = tuple(one for one in actual if isinstance(one, Route))
+    rules = tuple(one for one in actual if not isinstance(one, Route))
+    space.take(Inside(routes, (), rules), "wg-net")
+    values = {"netns": NETNS, "stderr": "not permitted"}
+    failures = [] if entered else [Failure("client.failed", "dovecot", "c1", "netns", "", values)]
+    desired = Desired((whole,), ())
+    rows = tables.rows(Findings(GATEWAY, None, desired, [space] if entered else [], failures))
+    assert all(row.direct for row in rows if row.dst)
+    return [(row.dst, row.way, row.state, row.reason) for row in rows if row.dst]
+
+
+def test_what_keeps_off_the_gateway_has_a_state_too() -> None:
+    there = route(via="192.0.2.254")
+    way, other = "192.0.2.254 direct", ("from 10.5.0.7", "direct", "ok", "")
+
+    assert direct_rows(DEFAULT, there, FROM) == [(DST, way, "ok", ""), other]
+    assert direct_rows(DEFAULT) == [
+        (DST, way, "missing", ""),
+        ("from 10.5.0.7", "direct", "missing", ""),
+    ]
+    assert direct_rows(DEFAULT, route(via="192.0.2.9"), FROM) == [
+        (DST, way, "wrong", f"there is {DST} via 192.0.2.9"),
+        other,
+    ]
+    assert direct_rows(FROM) == [
+        (
+            DST,
+            "direct",
+            "refused",
+            "has no other way: the engine gave the container no IPv4 gateway",
+        ),
+        other,
+    ]
+    assert direct_rows(entered=False) == [
+        (DST, "direct", "unknown", "not permitted"),
+        ("from 10.5.0.7", "direct", "unknown", "not permitted"),
+    ]
