@@ -362,6 +362,8 @@ class Skipped:
     hint: str = ""
     expected: bool = False
     """True where nothing is wrong, such as a container of another gateway."""
+    left: Client | None = None
+    """What it keeps if it stands in its namespace, where it may have left the network: guards."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ Pure: it looks at nothing itself.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from lib.cli.output import printable
@@ -68,6 +68,9 @@ def rows(findings: Findings) -> list[Row]:
     """Return what was found, ordered by container."""
     found = [row for client in findings.desired.clients for row in _client(client, findings)]
     for skipped in findings.desired.skipped:
+        if held := [*_left(skipped.left, findings)] if skipped.left else []:
+            found += held
+            continue
         state = "skipped" if skipped.expected else "refused"
         whose = (skipped.container, skipped.container_id)
         found.append(Row(*whose, state=state, reason=skipped.reason, hint=skipped.hint))
@@ -154,6 +157,15 @@ def _client(client: Client, findings: Findings) -> Iterator[Row]:
     for refusal in client.refusals:
         if not refusal.served:
             yield Row(*whose, refusal.entry, "", "refused", refusal.reason, refusal.hint)
+
+
+def _left(client: Client, findings: Findings) -> Iterator[Row]:
+    """Yield the rows of who has left the network, if what keeps its packets there stands."""
+    space = next((space for space in findings.namespaces if space.path == client.netns), None)
+    held = tuple(guard for guard in client.routes if space and guard in space.wanted)
+    for row in _client(replace(client, routes=held), findings) if held else ():
+        is_held = row.state == "ok" and not row.direct
+        yield replace(row, state="unreachable") if is_held else row
 
 
 def _direct(

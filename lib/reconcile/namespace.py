@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from lib.kernel.access import Kernel
     from lib.kernel.namespaces import NamespaceId
     from lib.kernel.shells import Conversation, Outcome
-    from lib.model import Inside, Network, Thing
+    from lib.model import Desired, Inside, Network, Thing
     from lib.reconcile.ledger import Ledger
     from lib.reconcile.report import Failure
     from lib.reconcile.reporting import Reporting
@@ -72,12 +72,15 @@ class Namespace:
     """The networks to which the engine has attached it."""
     mtus: Mapping[Network, int] = field(default_factory=dict)
     """How large packets to a destination may be behind the gateway (bytes)."""
+    left: list[Client] = field(default_factory=list)
+    """Those of whom only what keeps their packets from another way is wanted, while it stands."""
     past: Mapping[Thing, Route] = field(default_factory=dict)
     """The direct routes as they are to be there: by which gateway, a look tells."""
 
     def take(self, here: Inside, network: str) -> None:
         """Take in what is there, and what that says of the routes by a gateway on the network."""
         self.actual = (*here.routes, *here.rules)
+        held = self._hold()
         if self.mtus:
             by_gateway = (one for one in self._routes() if one.gateway)
             self.mtus = {one.dst: sized(one, here, self.mtus).mtu for one in by_gateway}
@@ -87,9 +90,28 @@ class Namespace:
             }
         found = direct.resolved(self.wanted, here)
         remarks = {one: said for one, said in found.items() if isinstance(said, Refusal)}
-        self.refusals = {**reach.refusals(self._routes(), here, network), **remarks}
+        self.refusals = {**reach.refusals(self._routes(), here, network), **remarks, **held}
         self.past = {one: route for one, route in found.items() if isinstance(route, Route)}
         self.wanted = {self.past.get(one, one): client for one, client in self.wanted.items()}
+
+    def _hold(self) -> dict[Route, Refusal]:
+        """Want what is to stay of those who have left, and return what is to be said of it."""
+        remarks: dict[Route, Refusal] = {}
+        for client in self.left:
+            said = zip(client.routes, client.refusals, strict=True)
+            held = {guard: remark for guard, remark in said if self._stands_alone(guard)}
+            for thing in (*policy.needs(held), *(client.direct if held else ())):
+                self.wanted.setdefault(thing, client)
+            remarks |= held
+        return remarks
+
+    def _stands_alone(self, guard: Route) -> bool:
+        """Tell whether it stands, and nobody leads to its destination, as another gateway would."""
+        others = (one for one in self.actual if one not in self.given and isinstance(one, Route))
+        led = any(
+            (one.dst, one.table) == (guard.dst, guard.table) and one.gateway for one in others
+        )
+        return guard in self.actual and not led
 
     def _routes(self) -> Iterator[Route]:
         return (thing for thing in self.wanted if isinstance(thing, Route))
@@ -125,7 +147,9 @@ class Namespace:
         refused = [route for route, remark in self.refusals.items() if not remark.served]
         wanted = [thing for thing in self.wanted if thing not in refused]
         kept = {*self.attached, *(route.dst for route in refused if route.kind != DIRECT)}
-        returnable = [*self.given, *(one for one in self.left_over() if one not in self.given)]
+        # Who has left the network may be on that of another gateway, whose things are like ours.
+        left_over = () if self.left else self.left_over()
+        returnable = [*self.given, *(one for one in left_over if one not in self.given)]
         planned = plan(wanted, self.actual, (one for one in returnable if not is_in(one, kept)))
         return [self.task(step, self._whose(step.thing)) for step in planned]
 
@@ -134,7 +158,8 @@ class Namespace:
         whose = {thing.plain: client for thing, client in self.wanted.items()}
         found = {thing.plain: thing for thing in self.actual}
         there = [found[plain] for plain in whose if plain in found]
-        steps = plan((), self.actual, dict.fromkeys((*there, *self.left_over())))
+        left_over = self.left_over() if whose else ()
+        steps = plan((), self.actual, dict.fromkeys((*there, *left_over)))
         return [
             self.task(
                 replace(step, reason=""), whose.get(step.thing.plain) or self._whose(step.thing)
@@ -177,13 +202,15 @@ class Namespace:
         return tuple(Refusal(dst, reason, advice.CONNECTED) for dst in found)
 
 
-def gather(clients: Iterable[Client]) -> dict[str, Namespace]:
+def gather(desired: Desired) -> dict[str, Namespace]:
     """Gather what is wanted by namespace."""
     namespaces: dict[str, Namespace] = {}
-    for client in clients:
+    for client in desired.clients:
         for thing in (*policy.needs(client.routes), *client.direct):
             namespace = namespaces.setdefault(client.netns, Namespace(client.netns))
             namespace.wanted.setdefault(thing, client)
+    for left in (one.left for one in desired.skipped if one.left):
+        namespaces.setdefault(left.netns, Namespace(left.netns)).left.append(left)
     return namespaces
 
 

@@ -6,6 +6,8 @@ cut a client off or reach a namespace that is not its own.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from ipaddress import ip_network
 from typing import TYPE_CHECKING
 
 from lib import advice
@@ -13,6 +15,7 @@ from lib.model import (
     DEFAULT_METRIC,
     DIRECT_LABEL,
     NETWORKS_LABEL,
+    TABLE,
     Client,
     Desired,
     Refusal,
@@ -66,7 +69,8 @@ def _client(
     point = owner.endpoint(gateway.network_id)
     if not point:
         hint = advice.attach(gateway.network, owner)
-        return skip(f"is not attached to {gateway.network}", hint, expected=True)
+        skipped = skip(f"is not attached to {gateway.network}", hint, expected=True)
+        return skipped if served_by else replace(skipped, left=_left(container, owner, gateway))
     if served_by:
         hint = f"ask the sidecar of {served_by} about it"
         return skip(f"is served by the gateway {served_by}", hint, expected=True)
@@ -95,6 +99,30 @@ def _served(container: Container, owner: Container, gateway: Gateway, point: End
         (*remarks, *refusals, *surprising),
         shared_with=owner.name if owner.id != container.id else "",
         direct=beside,
+    )
+
+
+def _left(container: Container, owner: Container, gateway: Gateway) -> Client | None:
+    """Return what holds on for who is not on the network any more, as far as it stands.
+
+    That is what keeps packets from any other way: the guards of what went to our table.
+    """
+    near = (*owner.attached, *gateway.unlisted, *map(ip_network, gateway.addresses))
+    past = container.labels.get(DIRECT_LABEL, "")
+    wholly = direct.names_networks(past) or not gateway.addresses
+    guards = tuple(
+        policy.guard(dst)
+        for dst in labels.parse(container.labels.get(NETWORKS_LABEL, ""))[0]
+        if policy.table_of(dst, near, wholly=wholly) == TABLE
+    )
+    if not guards or not owner.sandbox_key:
+        return None
+    reason = f"is unreachable: the container has left {gateway.network}"
+    hint = advice.attach(gateway.network, owner)
+    remarks = (Refusal(str(one.dst), reason, hint, served=True) for one in guards)
+    beside, _ = direct.asked(past, guards, owner, gateway, near)
+    return Client(
+        container.name, container.id, owner.sandbox_key, guards, tuple(remarks), direct=beside
     )
 
 

@@ -1660,12 +1660,17 @@ def test_a_rule_that_came_meanwhile_is_an_answer(logged: list[dict[str, Any]]) -
     assert "rule.found" in [entry["event"] for entry in logged]
 
 
-def test_who_leaves_the_network_gives_all_back_in_reverse(logged: list[dict[str, Any]]) -> None:
+NOTHING = replace(EVERYTHING, labels={NETWORKS_LABEL: ""})
+
+
+def test_who_asks_for_nothing_any_more_gives_all_back_in_reverse(
+    logged: list[dict[str, Any]],
+) -> None:
     site = set_up()
     site.run()
     del site.kernel.commands[:], logged[:]
-    site.change(replace(EVERYTHING, endpoints=()))
-    site.on("disconnect", EVERYTHING)
+    site.change(NOTHING)
+    site.on("connect", EVERYTHING)
 
     assert ran(site) == [
         f"rule del {TABLE_RULE}",
@@ -1682,8 +1687,8 @@ def test_what_is_asked_by_rules_that_cannot_be_deleted_stays() -> None:
     site = set_up()
     site.run()
     site.kernel.fail(EVERYTHING.sandbox_key, DENIED, only="rule del")
-    site.change(replace(EVERYTHING, endpoints=()))
-    site.on("disconnect", EVERYTHING)
+    site.change(NOTHING)
+    site.on("connect", EVERYTHING)
 
     assert sorted(ours(site)) == sorted(ALL)
     site.kernel.heal(EVERYTHING.sandbox_key)
@@ -1697,8 +1702,8 @@ def test_rules_that_went_meanwhile_are_an_answer() -> None:
     site.kernel.fail(
         EVERYTHING.sandbox_key, "ip: RTNETLINK answers: No such file or directory", only="rule del"
     )
-    site.change(replace(EVERYTHING, endpoints=()))
-    report = site.on("disconnect", EVERYTHING)
+    site.change(NOTHING)
+    report = site.on("connect", EVERYTHING)
 
     assert report.failing == ()
 
@@ -2014,3 +2019,137 @@ def test_no_size_is_said_of_what_keeps_off_the_gateway() -> None:
 
     assert f"route replace {PAST}" in ran(site)
     assert "route replace 198.51.100.0/24 via 192.0.2.1 mtu 1280" in ran(site)
+
+
+# --- who has left the network -------------------------------------------------------------------
+
+LEFT = replace(EVERYTHING, endpoints=(FRONT,))
+
+
+def leave_network(site: Site, one: Container = LEFT) -> Report:
+    """Let the engine take a client's link to the network away."""
+    for up in (False, True):  # By that one, routes are gone; others are on another one.
+        site.kernel.set_link(one.sandbox_key, up=up)
+    site.kernel.give(one.sandbox_key, ENGINES_DEFAULT)
+    site.change(one)
+    del site.kernel.commands[:]
+    return site.on("disconnect", one)
+
+
+def test_who_has_left_the_network_keeps_its_guard_which_is_told_once(
+    logged: list[dict[str, Any]],
+) -> None:
+    site = set_up()
+    site.run()
+    del logged[:]
+    leave_network(site)
+    site.run(RESYNC)
+    site.drive(10)
+
+    assert (ran(site), ours(site)) == ([], ALL[1:])
+    (said,) = (entry for entry in logged if entry["event"] == "entry.warned")
+    reason = "is unreachable: the container has left wg-net"
+    assert (said["container"], said["entry"], said["reason"]) == ("dovecot", "0.0.0.0/0", reason)
+    assert said["hint"] == "docker network connect wg-net dovecot"
+
+    site.change(EVERYTHING)
+    site.on("connect", EVERYTHING)
+    assert ran(site) == [f"route replace {VIA}"]
+    leave_network(site)
+    assert [entry.get("reason") for entry in logged].count(reason) == 2
+
+
+def test_who_has_left_is_known_to_a_new_daemon_too() -> None:
+    site = Site(LEFT)
+    site.kernel.give(LEFT.sandbox_key, *policy.needs([policy.guard(ip_network("0.0.0.0/0"))])[:2])
+    site.run()
+    site.run(RESYNC)
+
+    assert ran(site) == [f"rule add {TABLE_RULE}"]
+    assert ours(site) == ALL[1:]
+    site.change(replace(LEFT, labels={NETWORKS_LABEL: ""}))
+    site.on("die", LEFT)
+    assert ours(site) == []
+
+
+@pytest.mark.parametrize(
+    "things",
+    [
+        pytest.param((), id="who was never there"),
+        pytest.param(
+            policy.needs([Route(ip_network("0.0.0.0/0"), ip_address("10.5.0.1"), 0, table=TABLE)]),
+            id="whom another gateway serves",
+        ),
+    ],
+)
+def test_nothing_is_touched_of(things: tuple[Any, ...], logged: list[dict[str, Any]]) -> None:
+    site = Site(LEFT)
+    site.kernel.give(LEFT.sandbox_key, *things)
+    site.run()
+
+    assert (ran(site), set(ours(site))) == ([], {iproute.text(thing) for thing in things})
+    assert "entry.warned" not in names(logged)
+
+
+def test_who_comes_to_another_gateway_is_left_to_that() -> None:
+    site = set_up()
+    site.run()
+    other = Route(ip_network("0.0.0.0/0"), ip_address("10.5.0.1"), 0, table=TABLE)
+    site.kernel.set_link(LEFT.sandbox_key, up=False)
+    site.kernel.give(LEFT.sandbox_key, other)
+    before = set(ours(site))
+    site.change(LEFT)
+    del site.kernel.commands[:]
+    site.on("disconnect", LEFT)
+
+    # Guard and rules are its own by now: what they are like says nothing of whose they are.
+    assert iproute.text(other) in ours(site)
+    assert before == {*ours(site), *before}
+
+
+def test_a_wide_network_that_held_the_one_that_was_left_is_kept_too() -> None:
+    labels = {NETWORKS_LABEL: "192.0.0.0/16,10.8.0.0/16"}
+    site = set_up(replace(EVERYTHING, labels=labels))
+    site.run()
+    leave_network(site, replace(LEFT, labels=labels))
+
+    assert ran(site) == []
+    assert ours(site) == [
+        "unreachable 192.0.0.0/16 metric 4000 table 671",
+        MAIN_RULE,
+        TABLE_RULE,
+    ]
+
+
+def test_who_has_left_while_the_gateway_is_lost_keeps_its_guard() -> None:
+    labels = {NETWORKS_LABEL: "192.0.0.0/16"}
+    one = replace(EVERYTHING, labels=labels)
+    site = set_up(one)
+    site.run()
+    site.change(replace(GATEWAY, running=False))
+    site.on("die", GATEWAY)
+    leave_network(site, replace(LEFT, labels=labels))
+
+    assert ours(site) == [
+        "unreachable 192.0.0.0/16 metric 4000 table 671",
+        MAIN_RULE,
+        TABLE_RULE,
+    ]
+
+
+def test_what_keeps_off_the_gateway_stays_for_who_has_left() -> None:
+    site = past_set_up()
+    site.run()
+    leave_network(site, replace(site.engine.known[1], endpoints=(FRONT,)))
+
+    assert set(ours(site)) == {GUARD, f"{PAST} table 671", FROM, MAIN_RULE, TABLE_RULE}
+
+
+def test_what_fails_for_who_has_left_is_told_once(logged: list[dict[str, Any]]) -> None:
+    site = Site(LEFT)
+    site.kernel.give(LEFT.sandbox_key, policy.guard(ip_network("0.0.0.0/0")))
+    site.kernel.fail(LEFT.sandbox_key, DENIED, only="rule add")
+    site.run()
+    site.drive(30)
+
+    assert len([entry for entry in logged if entry["event"] == "rule.failed"]) == 1

@@ -269,7 +269,7 @@ def test_state_of_everything_with_a_size(mtu: int, state: str) -> None:
 def test_what_differs_in_size_alone_is_given_back_to_whom_it_was_given(mtu: int) -> None:
     other = client(route("203.0.113.0/24"), name="postfix")
     one = client(EVERYTHING)
-    spaces = gather((other, one))
+    spaces = gather(Desired((other, one), ()))
     there = (EVERYTHING._replace(mtu=mtu), GUARD, *RULES, ENGINES)
     spaces[NETNS].actual = there
     spaces[NETNS].mtus = {EVERYTHING.dst: 1400}
@@ -309,7 +309,7 @@ DEFAULT = route("0.0.0.0/0", "192.0.2.254")
 def direct_rows(*actual: Thing, entered: bool = True) -> list[tuple[str, ...]]:
     """Return destination, way, state and reason of what keeps off the gateway."""
     whole = Client("dovecot", "c1", NETNS, (), (), direct=(PAST, FROM))
-    (space,) = gather([whole]).values()
+    (space,) = gather(Desired((whole,), ())).values()
     routes = tuple(one for one in actual if isinstance(one, Route))
     rules = tuple(one for one in actual if not isinstance(one, Route))
     space.take(Inside(routes, (), rules), "wg-net")
@@ -347,3 +347,38 @@ def test_what_keeps_off_the_gateway_has_a_state_too() -> None:
         (DST, "direct", "unknown", "not permitted"),
         ("from 10.5.0.7", "direct", "unknown", "not permitted"),
     ]
+
+
+# --- who has left the network -------------------------------------------------------------------
+
+
+def left_rows(*actual: Thing) -> list[tuple[str, ...]]:
+    """Return destination, way, state and reason for who asked for everything and has left."""
+    guard = policy.guard(ip_network("0.0.0.0/0"))
+    remark = Refusal("0.0.0.0/0", "is unreachable: it has left", "connect it", served=True)
+    left = Client("dovecot", "c1", NETNS, (guard,), (remark,), direct=(FROM,))
+    desired = Desired((), (Skipped("dovecot", "c1", "is not attached", expected=True, left=left),))
+    (space,) = gather(desired).values()
+    routes = tuple(one for one in actual if isinstance(one, Route))
+    rules = tuple(one for one in actual if not isinstance(one, Route))
+    space.take(Inside(routes, (), rules), "wg-net")
+    rows = tables.rows(Findings(GATEWAY, None, desired, [space], []))
+    return [(row.dst, row.way, row.state, row.reason) for row in rows]
+
+
+def test_who_has_left_the_network_is_unreachable_as_long_as_that_stands() -> None:
+    guard, (first, second) = policy.guard(ip_network("0.0.0.0/0")), policy.rules(IPV4)
+    reason, past = "is unreachable: it has left", ("from 10.5.0.7", "direct", "ok", "")
+    skipped = [("", "-", "skipped", "is not attached")]
+
+    assert left_rows(guard, FROM, first, second) == [
+        ("0.0.0.0/0", "unreachable", "unreachable", reason),
+        past,
+    ]
+    assert left_rows(guard, FROM, second) == [
+        ("0.0.0.0/0", "unreachable", "missing", "not there: rule 670"),
+        past,
+    ]
+    assert left_rows() == skipped
+    others = route("0.0.0.0/0", "192.0.2.9")._replace(table=TABLE)
+    assert left_rows(others, guard, first, second) == skipped
