@@ -333,7 +333,7 @@ def _parse_route(path: str, version: int, words: deque[str], strange: str) -> _C
     assert network.version == version, strange
     assert said.get("dev", "lo") == "lo", strange
     assert verb == "replace" or not said.keys() & {"src"}, strange
-    assert verb == "del" or ("via" in said) != bool(kind), strange
+    assert verb == "del" or ("via" in said) + ("dev" in said) + bool(kind) == 1, strange
     assert verb == "replace" or version == IPV4 or "metric" in said, strange
     assert said.get("table") != str(MAIN), strange
     assert said.get("mtu", "1").isdigit(), strange
@@ -456,7 +456,7 @@ class _Space:
             return error
         version = command.dst.version
         metric = DEFAULT_METRIC[version] if command.metric is None else command.metric
-        kind = command.kind or "unicast"
+        kind = command.kind or ("connected" if command.on_loopback else "unicast")
         new = Route(command.dst, command.gateway, metric, kind, command.table, command.mtu or 0)
         same = [one for one in self.routes if _where(one) == _where(new)]
         same = [one for one in same if one.metric == new.metric]

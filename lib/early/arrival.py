@@ -33,7 +33,7 @@ from lib.routing import desired, iproute, policy
 from lib.routing.plan import Stage, stage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from lib.early.lookup import Answers, Reference
     from lib.model import Address, Container, Network, Thing
@@ -105,8 +105,7 @@ class Grant:
         """What was set."""
         self.commands: dict[Thing, str] = {
             route: iproute.command(client.netns, _step(route), sources[route.version])
-            for route in client.routes
-            if route.gateway
+            for route in _proofs(client.routes, sources)
         }
         """Those that did not succeed yet and may be tried: at first what proves the namespace."""
         needed = policy.needs(client.routes)
@@ -154,6 +153,8 @@ class Grant:
         """
         if not self._things:
             return False
+        if thing in self._asked and not _is_guard(thing):
+            return True
         if stage(_step(thing)) is Stage.TABLE_RULE:
             before = {*policy.rules(thing.version)} - {thing}
             guards = {one for one in self.commands if one.version == thing.version}
@@ -186,6 +187,17 @@ class Grant:
         if self.commands and self._refusal:
             values = {"command": self._refusal.command, "reason": self._refusal.output}
             log.debug("start.missed", **who(self._client), netns=self._client.netns, **values)
+
+
+def _proofs(routes: Collection[Route], sources: Mapping[int, Address]) -> Collection[Route]:
+    """Return what the kernel refuses in a namespace without the source address, if any is due.
+
+    While the gateway is lost, nothing is that is asked for.
+    """
+    if not routes:
+        return ()
+    by_gateway = [route for route in routes if route.gateway]
+    return by_gateway or [policy.proof(min(sources))]
 
 
 def _step(thing: Thing) -> Step:
@@ -258,11 +270,8 @@ def grant(arrival: Arrival, known: Answers) -> Grant | None:
     early = tuple(
         route._replace(mtu=mtus.get(route.dst, 0)) if route.gateway else route
         for route in wanted.routes
-        if (route.version in sources if route.gateway else route.is_guard)
-        and route not in in_the_way
+        if (route.version in sources or not route.gateway) and route not in in_the_way
     )[:MOST_ROUTES]
-    if not any(route.gateway for route in early):
-        early = ()  # Nothing would prove whose namespace it is.
     if lacks_networks and not early:
         return None
     return Grant(

@@ -8,9 +8,10 @@ route with it when it goes, and then the main table would be asked.
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from typing import TYPE_CHECKING
 
-from lib.model import GUARD_METRIC, MAIN, TABLE, Route, Rule
+from lib.model import DEFAULT_METRIC, GUARD_METRIC, IPV4, IPV6, MAIN, TABLE, Route, Rule
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 SOURCE_PREF, MAIN_PREF, TABLE_PREF = 669, 670, 671
 """When rules of ours are asked: before those of the kernel, which has main at 32766."""
+
+_NOWHERE = {IPV4: ip_network("192.0.2.255/32"), IPV6: ip_network("2001:db8::ffff/128")}
+"""For documentation (RFC 5737, RFC 3849): nobody is there."""
 
 _HALF = 1
 """Prefix length of a half of everything, which stands for a default route."""
@@ -49,6 +53,15 @@ def rules(version: int) -> tuple[Rule, Rule]:
         Rule(version, MAIN_PREF, MAIN, suppress=0),
         Rule(version, TABLE_PREF, TABLE),
     )
+
+
+def proof(version: int) -> Route:
+    """Return a route that changes no packet's way, to be set with the address of a namespace.
+
+    The kernel takes it where that address is; an unreachable one it takes anywhere, in IPv4. It is
+    to be taken back.
+    """
+    return Route(_NOWHERE[version], None, DEFAULT_METRIC[version], "connected", TABLE)
 
 
 def past(source: Address) -> Rule:

@@ -797,3 +797,17 @@ def test_who_is_not_on_the_network_has_no_tunnel(attached: Seam, version: int) -
 def test_links_of_a_namespace_that_is_gone_cannot_be_read(seam: Seam) -> None:
     with pytest.raises(NetnsError, match=GONE):
         seam.kernel.tunnel_mtus(seam.path, [], [])
+
+
+@VERSIONS
+def test_a_namespace_is_proved_by_a_route_to_nowhere(attached: Seam, version: int) -> None:
+    """Also where there is no gateway; what is unreachable, IPv4 takes with any address."""
+    proof = policy.proof(version)
+
+    attached.assert_ended(attached.step("replace", proof, FOREIGN[version]), 2, INVALID)
+    assert attached.to(str(proof.dst)) == []
+    attached.assert_ended(attached.step("replace", proof, OWN[version]), 0)
+    (there,) = attached.to(str(proof.dst))
+    assert there.place == proof.place
+    attached.assert_ended(attached.step("del", there), 0)
+    assert attached.to(str(proof.dst)) == []

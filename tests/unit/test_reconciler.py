@@ -2153,3 +2153,27 @@ def test_what_fails_for_who_has_left_is_told_once(logged: list[dict[str, Any]]) 
     site.drive(30)
 
     assert len([entry for entry in logged if entry["event"] == "rule.failed"]) == 1
+
+
+# --- who starts while the gateway is lost -------------------------------------------------------
+
+
+def test_what_proved_the_namespace_is_taken_back_and_the_rest_is_as_it_should_be() -> None:
+    site = Site()
+    site.run()
+    site.change(replace(GATEWAY, running=False))
+    site.on("die", GATEWAY)
+    one = starting(site)
+    everything = replace(EVERYTHING, id=one.id)
+    lost = Route(ip_network("0.0.0.0/0"), None, 0, "unreachable", TABLE)
+    beside = (policy.proof(4), *policy.needs([lost])[1:])
+    site.kernel.give(one.sandbox_key, lost, *beside)
+    client = Client(one.name, one.id, one.sandbox_key, (lost,))
+    site.reconciler.take_early(EarlyClient(client, complete=True, beside=beside))
+    site.change(everything)
+    del site.kernel.commands[:]
+    report = site.on("start", everything)
+
+    assert ran(site) == ["route del 192.0.2.255/32 table 671"]
+    assert report.unfinished == ()
+    assert ours(site, one) == ["unreachable default table 671", *ALL[1:]]
