@@ -297,6 +297,8 @@ class Inside(NamedTuple):
     """Those that make neighbours beyond a link of its own."""
     rules: tuple[Rule, ...] = ()
     """As far as they are like ours can be, and if they were looked at."""
+    ruled: frozenset[int] = frozenset({IPV4, IPV6})
+    """IP versions in which the kernel knows rules, as far as was looked."""
 
 
 @dataclass(frozen=True, slots=True)

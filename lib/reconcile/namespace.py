@@ -14,7 +14,7 @@ import structlog
 
 from lib import advice
 from lib.errors import NetnsError, NetnsGoneError
-from lib.model import DIRECT, MAIN, Client, Refusal, Route, Rule, Step
+from lib.model import DIRECT, IPV4, IPV6, MAIN, Client, Refusal, Route, Rule, Step
 from lib.reconcile import failures
 from lib.reconcile.ledger import Given
 from lib.reconcile.report import Why
@@ -72,6 +72,8 @@ class Namespace:
     """The networks to which the engine has attached it."""
     mtus: Mapping[Network, int] = field(default_factory=dict)
     """How large packets to a destination may be behind the gateway (bytes)."""
+    ruled: frozenset[int] = frozenset({IPV4, IPV6})
+    """IP versions in which the kernel knows rules, as far as was looked."""
     left: list[Client] = field(default_factory=list)
     """Those of whom only what keeps their packets from another way is wanted, while it stands."""
     past: Mapping[Thing, Route] = field(default_factory=dict)
@@ -79,7 +81,7 @@ class Namespace:
 
     def take(self, here: Inside, network: str) -> None:
         """Take in what is there, and what that says of the routes by a gateway on the network."""
-        self.actual = (*here.routes, *here.rules)
+        self.actual, self.ruled = (*here.routes, *here.rules), here.ruled
         held = self._hold()
         if self.mtus:
             by_gateway = (one for one in self._routes() if one.gateway)
@@ -128,8 +130,9 @@ class Namespace:
 
     @property
     def has_rules(self) -> bool:
-        """Whether rules are to be there, or were put there."""
-        return any(isinstance(thing, Rule) for thing in (*self.wanted, *self.given))
+        """Whether rules are to be there, or were put there, or tell if there is IPv6 at all."""
+        things = (*self.wanted, *self.given)
+        return any(isinstance(thing, Rule) or thing.kind == "unreachable" for thing in things)
 
     @property
     def clients(self) -> tuple[Client, ...]:
@@ -145,13 +148,16 @@ class Namespace:
     def tasks(self) -> list[Task]:
         """Return what makes it right, by stage."""
         refused = [route for route, remark in self.refusals.items() if not remark.served]
-        wanted = [thing for thing in self.wanted if thing not in refused]
+        wanted = [thing for thing in self.wanted if self._can_be(thing) and thing not in refused]
         kept = {*self.attached, *(route.dst for route in refused if route.kind != DIRECT)}
         # Who has left the network may be on that of another gateway, whose things are like ours.
         left_over = () if self.left else self.left_over()
         returnable = [*self.given, *(one for one in left_over if one not in self.given)]
         planned = plan(wanted, self.actual, (one for one in returnable if not is_in(one, kept)))
         return [self.task(step, self._whose(step.thing)) for step in planned]
+
+    def _can_be(self, thing: Thing) -> bool:
+        return isinstance(thing, Route) or thing.version in self.ruled
 
     def returns(self) -> list[Task]:
         """Return what takes back all that is there as it is wanted, or can only be ours."""
@@ -320,7 +326,8 @@ class Visitor:
                 self.ledger.put(place, thing, client)
         for client in namespace.clients:
             wanted = namespace.wanted_by(client)
-            beyond = [remark for one, remark in namespace.refusals.items() if one in wanted]
+            remarks = (remark for one, remark in namespace.refusals.items() if one in wanted)
+            beyond = tuple(dict.fromkeys(remarks))  # A route and its guard have the same.
             said = (*namespace.direct(wanted), *namespace.kept(client), *beyond)
             if self.reporting.inside(client, said) and beyond:
                 self.ledger.note(client.container_id, Why.LOOK_AGAIN)

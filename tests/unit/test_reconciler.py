@@ -39,7 +39,7 @@ from tests.fakes import WG_NET, StandInEngine
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
 
-    from lib.kernel.shells import Conversation
+    from lib.kernel.shells import Conversation, Outcome
     from lib.model import Address, Network
 
 ROOT = "/run/docker/netns"
@@ -2177,3 +2177,69 @@ def test_what_proved_the_namespace_is_taken_back_and_the_rest_is_as_it_should_be
     assert ran(site) == ["route del 192.0.2.255/32 table 671"]
     assert report.unfinished == ()
     assert ours(site, one) == ["unreachable default table 671", *ALL[1:]]
+
+
+# --- a kernel without IPv6 ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("label", "gateway", "commands"),
+    [
+        pytest.param("0.0.0.0/0,::/0", GATEWAY, 4, id="everything"),
+        pytest.param("0.0.0.0/0,::/0", container("wireguard", "192.0.2.1/24"), 4, id="IPv4 alone"),
+        pytest.param("::/0", GATEWAY, 0, id="nothing else"),
+    ],
+)
+def test_without_ipv6_it_is_refused_once_and_nothing_fails(
+    label: str, gateway: Container, commands: int, logged: list[dict[str, Any]]
+) -> None:
+    one = replace(EVERYTHING, labels={NETWORKS_LABEL: label})
+    site = Site(one, gateway=gateway)
+    site.kernel.boot_without_ipv6(one.sandbox_key)
+    site.run()
+    site.drive(120)
+    site.run(RESYNC)
+
+    assert (len(ran(site)), [line for line in ran(site) if "-6" in line]) == (commands, [])
+    refused = [entry for entry in logged if entry["event"] == "entry.refused"]
+    assert [(entry["entry"], entry["reason"]) for entry in refused] == [
+        ("::/0", "is IPv6, and this kernel has no policy rules for IPv6")
+    ]
+    assert site.reports[-1].unfinished == ()
+
+
+def test_nor_does_what_a_lost_gateway_makes_unreachable(logged: list[dict[str, Any]]) -> None:
+    one = replace(CLIENT, labels={NETWORKS_LABEL: BOTH})
+    site = Site(one)
+    site.kernel.boot_without_ipv6(one.sandbox_key)
+    site.change(replace(GATEWAY, running=False))
+    site.run()
+    site.drive(120)
+
+    assert ran(site) == ["route replace unreachable 10.8.0.0/16"]
+    refused = [entry["entry"] for entry in logged if entry["event"] == "entry.refused"]
+    assert refused == ["fd00:8::/64"]
+
+
+def test_the_fake_kernel_answers_as_such_a_kernel_does() -> None:
+    site = Site(CLIENT)
+    site.kernel.boot_without_ipv6(CLIENT.sandbox_key)
+    enter = f"nsenter --net={CLIENT.sandbox_key} ip -6"
+    outcomes: list[Outcome] = []
+
+    def conversation() -> Conversation:
+        outcomes.extend(
+            (
+                yield [
+                    f"{enter} rule add {TABLE_RULE}",
+                    f"{enter} route replace unreachable default metric 4000 table 671",
+                ]
+            )
+        )
+
+    site.kernel.serve([conversation()])
+
+    assert [(one.exit_code, one.output.partition(": ")[2]) for one in outcomes] == [
+        (2, "RTNETLINK answers: Address family not supported by protocol"),
+        (2, "RTNETLINK answers: Operation not supported"),
+    ]
