@@ -2059,6 +2059,16 @@ def test_who_has_left_the_network_keeps_its_guard_which_is_told_once(
     assert [entry.get("reason") for entry in logged].count(reason) == 2
 
 
+def test_what_led_there_is_taken_back_if_it_is_still_there() -> None:
+    site = set_up()
+    site.run()
+    site.change(LEFT)
+    del site.kernel.commands[:]
+    site.on("disconnect", LEFT)
+
+    assert (ran(site), ours(site)) == ([f"route del {VIA}"], ALL[1:])
+
+
 def test_who_has_left_is_known_to_a_new_daemon_too() -> None:
     site = Site(LEFT)
     site.kernel.give(LEFT.sandbox_key, *policy.needs([policy.guard(ip_network("0.0.0.0/0"))])[:2])

@@ -352,8 +352,8 @@ def test_what_keeps_off_the_gateway_has_a_state_too() -> None:
 # --- who has left the network -------------------------------------------------------------------
 
 
-def left_rows(*actual: Thing) -> list[tuple[str, ...]]:
-    """Return destination, way, state and reason for who asked for everything and has left."""
+def left_findings(*actual: Thing) -> Findings:
+    """Return what is found of who asked for everything and has left, with that in its namespace."""
     guard = policy.guard(ip_network("0.0.0.0/0"))
     remark = Refusal("0.0.0.0/0", "is unreachable: it has left", "connect it", served=True)
     left = Client("dovecot", "c1", NETNS, (guard,), (remark,), direct=(FROM,))
@@ -362,8 +362,23 @@ def left_rows(*actual: Thing) -> list[tuple[str, ...]]:
     routes = tuple(one for one in actual if isinstance(one, Route))
     rules = tuple(one for one in actual if not isinstance(one, Route))
     space.take(Inside(routes, (), rules), "wg-net")
-    rows = tables.rows(Findings(GATEWAY, None, desired, [space], []))
+    return Findings(GATEWAY, None, desired, [space], [])
+
+
+def left_rows(*actual: Thing) -> list[tuple[str, ...]]:
+    """Return destination, way, state and reason."""
+    rows = tables.rows(left_findings(*actual))
     return [(row.dst, row.way, row.state, row.reason) for row in rows]
+
+
+def test_what_is_kept_of_who_has_left_can_be_taken_back_if_it_is_ours() -> None:
+    held = (policy.guard(ip_network("0.0.0.0/0")), FROM, *policy.rules(IPV4))
+    others = route("0.0.0.0/0", "192.0.2.9")._replace(table=TABLE)
+    (space,) = left_findings(*held).namespaces
+    (foreign,) = left_findings(others, *held).namespaces
+
+    assert {task.step.thing for task in space.returns()} == {*held}
+    assert foreign.returns() == []
 
 
 def test_who_has_left_the_network_is_unreachable_as_long_as_that_stands() -> None:
