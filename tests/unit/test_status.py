@@ -349,6 +349,18 @@ def test_what_keeps_off_the_gateway_has_a_state_too() -> None:
     ]
 
 
+def test_what_keeps_off_the_gateway_is_taken_back_too() -> None:
+    there = route(via="192.0.2.254")
+    whole = Client("dovecot", "c1", NETNS, (), (), direct=(PAST, FROM))
+    (space,) = gather(Desired((whole,), ())).values()
+    space.take(Inside((DEFAULT, there), (), (FROM,)), "wg-net")
+
+    assert [task.command.partition(" ip ")[2] for task in space.returns()] == [
+        "rule del pref 669 from 10.5.0.7 lookup main",
+        f"route del {DST} via 192.0.2.254",
+    ]
+
+
 # --- who has left the network -------------------------------------------------------------------
 
 
