@@ -235,6 +235,7 @@ PORTS = (
     f" those of the callers, in the label {DIRECT_LABEL}"
 )
 ONE_OF_TWO_LABELS = f"name it in {NETWORKS_LABEL} or in {DIRECT_LABEL}, not in both"
+NOT_THE_ENGINES = "leave the default route as the engine sets it, or remove the entry"
 NOT_INTERNAL = "attach the container to a network that is not internal, or remove the entry"
 
 

@@ -65,21 +65,23 @@ def asked(
 
 def resolved(wanted: Collection[Thing], here: Inside) -> dict[Route, Route | Refusal]:
     """Return, of what is wanted in a namespace, each direct route as it is now; or why not."""
-    through = {thing.place for thing in wanted if not _is_direct(thing)}
-    found: dict[Route, Route | Refusal] = {}
-    for route in filter(_is_direct, wanted):
-        dst, gateway = str(route.dst), _default_gateway(route.version, here)
-        if route.place in through:
-            reason = "is to go through the gateway for another container in this network namespace"
-            found[route] = Refusal(dst, reason, advice.ONE_OF_TWO_LABELS)
-        elif gateway:
-            found[route] = route._replace(gateway=gateway, kind="unicast")
-        else:
-            reason = (
-                f"has no other way: the engine gave the container no IPv{route.version} gateway"
-            )
-            found[route] = Refusal(dst, reason, advice.NOT_INTERNAL)
-    return found
+    through = [thing for thing in wanted if isinstance(thing, Route) and not _is_direct(thing)]
+    return {route: _way(route, through, here) for route in filter(_is_direct, wanted)}
+
+
+def _way(route: Route, through: Iterable[Route], here: Inside) -> Route | Refusal:
+    """Return where a direct route leads, beside those through the gateway; or why nowhere."""
+    gateway, hint = _default_gateway(route.version, here), advice.NOT_INTERNAL
+    reason = f"has no other way: the engine gave the container no IPv{route.version} gateway"
+    if any(one.place == route.place for one in through):
+        reason = "is to go through the gateway for another container in this network namespace"
+        hint = advice.ONE_OF_TWO_LABELS
+    elif gateway and any(one.gateway == gateway for one in through):
+        reason = "has no other way: the container's default route leads to the gateway, too"
+        hint = advice.NOT_THE_ENGINES
+    elif gateway:
+        return route._replace(gateway=gateway, kind="unicast")
+    return Refusal(str(route.dst), reason, hint)
 
 
 def _is_direct(thing: Thing) -> TypeGuard[Route]:

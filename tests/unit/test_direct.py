@@ -256,6 +256,18 @@ def test_what_another_container_in_the_namespace_wants_through_the_gateway_goes_
     )
 
 
+def test_a_default_route_by_the_gateway_itself_is_no_other_way() -> None:
+    wanted = unresolved("198.51.100.0/24")
+    everything = default("192.0.2.1", table=TABLE)
+
+    (remark,) = direct.resolved([everything, wanted], Inside((default("192.0.2.1"),))).values()
+
+    assert isinstance(remark, Refusal)
+    assert remark.reason == (
+        "has no other way: the container's default route leads to the gateway, too"
+    )
+
+
 def test_its_failure_keeps_none_of_the_other_rules_waiting() -> None:
     first, table = plan([FROM4, Rule(4, 671, 671)], ())
 
