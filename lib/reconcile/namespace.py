@@ -14,7 +14,7 @@ import structlog
 
 from lib import advice
 from lib.errors import NetnsError, NetnsGoneError
-from lib.model import DIRECT, IPV4, IPV6, MAIN, Client, Refusal, Route, Rule, Step
+from lib.model import DIRECT, IPV4, IPV6, MAIN, TABLE, Client, Refusal, Route, Rule, Step
 from lib.reconcile import failures
 from lib.reconcile.ledger import Given
 from lib.reconcile.report import Why
@@ -76,13 +76,16 @@ class Namespace:
     """IP versions in which the kernel knows rules, as far as was looked."""
     left: list[Client] = field(default_factory=list)
     """Those of whom only what keeps their packets from another way is wanted, while it stands."""
+    is_anothers: bool = False
+    """Whether these are another gateway's clients now."""
     past: Mapping[Thing, Route] = field(default_factory=dict)
     """The direct routes as they are to be there: by which gateway, a look tells."""
 
     def take(self, here: Inside, network: str) -> None:
         """Take in what is there, and what that says of the routes by a gateway on the network."""
         self.actual, self.ruled = (*here.routes, *here.rules), here.ruled
-        held = self._hold()
+        self.is_anothers = self._is_anothers(here.routes)
+        held = {} if self.is_anothers else self._hold()
         if self.mtus:
             by_gateway = (one for one in self._routes() if one.gateway)
             self.mtus = {one.dst: sized(one, here, self.mtus).mtu for one in by_gateway}
@@ -101,19 +104,20 @@ class Namespace:
         remarks: dict[Route, Refusal] = {}
         for client in self.left:
             said = zip(client.routes, client.refusals, strict=True)
-            held = {guard: remark for guard, remark in said if self._stands_alone(guard)}
+            held = {guard: remark for guard, remark in said if guard in self.actual}
             for thing in (*policy.needs(held), *(client.direct if held else ())):
                 self.wanted.setdefault(thing, client)
             remarks |= held
         return remarks
 
-    def _stands_alone(self, guard: Route) -> bool:
-        """Tell whether it stands, and nobody leads to its destination, as another gateway would."""
-        others = (one for one in self.actual if one not in self.given and isinstance(one, Route))
-        led = any(
-            (one.dst, one.table) == (guard.dst, guard.table) and one.gateway for one in others
+    def _is_anothers(self, routes: Iterable[Route]) -> bool:
+        """Tell whether somebody leads by our table: another sidecar's gateway, to which they came.
+
+        What we put there is like what that one wants, and its own by now.
+        """
+        return bool(self.left) and any(
+            one.table == TABLE and one.gateway and one not in self.given for one in routes
         )
-        return guard in self.actual and not led
 
     def _routes(self) -> Iterator[Route]:
         return (thing for thing in self.wanted if isinstance(thing, Route))
@@ -150,9 +154,10 @@ class Namespace:
         refused = [route for route, remark in self.refusals.items() if not remark.served]
         wanted = [thing for thing in self.wanted if self._can_be(thing) and thing not in refused]
         kept = {*self.attached, *(route.dst for route in refused if route.kind != DIRECT)}
-        # Who has left the network may be on that of another gateway, whose things are like ours.
+        given = () if self.is_anothers else self.given
+        # Who has left may come to another gateway, which may just begin to set its own.
         left_over = () if self.left else self.left_over()
-        returnable = [*self.given, *(one for one in left_over if one not in self.given)]
+        returnable = [*given, *(one for one in left_over if one not in given)]
         planned = plan(wanted, self.actual, (one for one in returnable if not is_in(one, kept)))
         return [self.task(step, self._whose(step.thing)) for step in planned]
 
@@ -317,7 +322,8 @@ class Visitor:
     def _take_stock(self, namespace: Namespace, place: NamespaceId) -> None:
         """Compare what we remember with what is there."""
         actual = set(namespace.actual)
-        for thing in namespace.given.keys() - actual:
+        gone = namespace.given.keys() if namespace.is_anothers else namespace.given.keys() - actual
+        for thing in gone:
             self.ledger.drop(place, thing)
         for thing, client in namespace.wanted.items():
             if thing in actual:

@@ -2101,20 +2101,22 @@ def test_nothing_is_touched_of(things: tuple[Any, ...], logged: list[dict[str, A
     assert "entry.warned" not in names(logged)
 
 
-def test_who_comes_to_another_gateway_is_left_to_that() -> None:
+@pytest.mark.parametrize("withdraws", [True, False])
+def test_who_comes_to_another_gateway_is_left_to_that(*, withdraws: bool) -> None:
+    """Guard and rules are that one's by now, and like ours."""
     site = set_up()
     site.run()
     other = Route(ip_network("0.0.0.0/0"), ip_address("10.5.0.1"), 0, table=TABLE)
     site.kernel.set_link(LEFT.sandbox_key, up=False)
     site.kernel.give(LEFT.sandbox_key, other)
-    before = set(ours(site))
     site.change(LEFT)
     del site.kernel.commands[:]
-    site.on("disconnect", LEFT)
+    report = site.on("disconnect", LEFT)
+    site.run(RESYNC)
+    leave(site, withdraws=withdraws)
 
-    # Guard and rules are its own by now: what they are like says nothing of whose they are.
-    assert iproute.text(other) in ours(site)
-    assert before == {*ours(site), *before}
+    assert (ran(site), report.unfinished) == ([], ())
+    assert set(ours(site)) == {iproute.text(other), *ALL[1:]}
 
 
 def test_a_wide_network_that_held_the_one_that_was_left_is_kept_too() -> None:
