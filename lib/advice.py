@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lib.model import GATEWAY_LABEL, IPV6, NETWORKS_LABEL
+from lib.model import DIRECT_LABEL, GATEWAY_LABEL, IPV6, NETWORKS_LABEL
 
 if TYPE_CHECKING:
     from lib.model import Container
@@ -230,7 +230,13 @@ CONNECTED = "remove it from the label: the container reaches that network direct
 
 
 DNS = "give it one that is reached otherwise (dns:), unless names are to go through the gateway"
-PORTS = "publish on a reverse proxy without the label, or name narrower networks in the label"
+PORTS = (
+    "publish on a reverse proxy without the label, or name the network that is published on, or"
+    f" those of the callers, in the label {DIRECT_LABEL}"
+)
+ONE_OF_TWO_LABELS = f"name it in {NETWORKS_LABEL} or in {DIRECT_LABEL}, not in both"
+NOT_THE_ENGINES = "leave the default route as the engine sets it, or remove the entry"
+NOT_INTERNAL = "attach the container to a network that is not internal, or remove the entry"
 
 
 def both_versions(other: int) -> str:

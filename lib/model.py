@@ -36,6 +36,9 @@ ROLE_LABEL, SIDECAR = "wgroutemgr.role", "sidecar"
 NETWORKS_LABEL = "wgroutemgr.networks"
 """On a client: the destinations that it wants to reach through the gateway."""
 
+DIRECT_LABEL = "wgroutemgr.direct"
+"""On a client: what of these it is to reach without the gateway."""
+
 IPV4, IPV6 = 4, 6
 """The IP versions, as `ipaddress` names them."""
 
@@ -49,6 +52,10 @@ would stumble over there."""
 
 GUARD_METRIC = 4000
 """Of the route in our table that holds where the one through the gateway has gone with its link."""
+
+DIRECT = "direct"
+"""Kind of a wanted route by the engine's own gateway: only a look into the namespace tells which
+that is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,6 +297,8 @@ class Inside(NamedTuple):
     """Those that make neighbours beyond a link of its own."""
     rules: tuple[Rule, ...] = ()
     """As far as they are like ours can be, and if they were looked at."""
+    ruled: frozenset[int] = frozenset({IPV4, IPV6})
+    """IP versions in which the kernel knows rules, as far as was looked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,6 +334,12 @@ class Client:
     refusals: tuple[Refusal, ...] = ()
     shared_with: str = ""
     """Name of the container that owns the namespace, where that is another one."""
+    direct: tuple[Thing, ...] = ()
+    """What keeps packets off the gateway: routes of the kind `DIRECT`, and rules."""
+
+    def leads_past(self, thing: Thing) -> bool:
+        """Tell whether what stands there is what keeps its packets off the gateway."""
+        return any(one.place == thing.place for one in self.direct)
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,6 +364,8 @@ class Skipped:
     hint: str = ""
     expected: bool = False
     """True where nothing is wrong, such as a container of another gateway."""
+    left: Client | None = None
+    """What it keeps if it stands in its namespace, where it may have left the network: guards."""
 
 
 @dataclass(frozen=True, slots=True)

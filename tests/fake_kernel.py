@@ -7,6 +7,7 @@ that `lib.routing.iproute` makes, nothing else. What holds it to the truth is
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 from collections import deque
@@ -108,6 +109,11 @@ class FakeKernel(Kernel):
         """Take away IPv6 addresses and routes, as `net.ipv6.conf.all.disable_ipv6=1` does."""
         self._spaces[path].drop_ipv6()
 
+    def boot_without_ipv6(self, path: str) -> None:
+        """Let the kernel be one that was booted with `ipv6.disable=1`."""
+        self._spaces[path].drop_ipv6()
+        self._spaces[path].has_ipv6 = False
+
     def duplicate(self, path: str, address: str) -> None:
         """Let an IPv6 address be one that somebody else has on the link."""
         self._spaces[path].duplicates.add(ip_address(address))
@@ -208,7 +214,10 @@ class FakeKernel(Kernel):
             for one in space.addresses
         )
         rules = rules or any(route.table != MAIN for route in space.routes)
-        return Inside(tuple(space.routes), tuple(addresses), tuple(space.rules) if rules else ())
+        if not rules:
+            return Inside(tuple(space.routes), tuple(addresses))
+        ruled = frozenset({IPV4, IPV6} if space.has_ipv6 else {IPV4})
+        return Inside(tuple(space.routes), tuple(addresses), tuple(space.rules), ruled)
 
     def tunnel_mtus(
         self, path: str, front: Collection[Address], destinations: Iterable[Network]
@@ -333,7 +342,7 @@ def _parse_route(path: str, version: int, words: deque[str], strange: str) -> _C
     assert network.version == version, strange
     assert said.get("dev", "lo") == "lo", strange
     assert verb == "replace" or not said.keys() & {"src"}, strange
-    assert verb == "del" or ("via" in said) != bool(kind), strange
+    assert verb == "del" or ("via" in said) + ("dev" in said) + bool(kind) == 1, strange
     assert verb == "replace" or version == IPV4 or "metric" in said, strange
     assert said.get("table") != str(MAIN), strange
     assert said.get("mtu", "1").isdigit(), strange
@@ -391,6 +400,7 @@ class _Space:
     rules: list[Rule] = field(default_factory=list)
     addresses: list[Interface] = field(default_factory=list)
     duplicates: set[Address] = field(default_factory=set)
+    has_ipv6: bool = True
     mtu: int = 1500
     tunnels: dict[Network, int] = field(default_factory=dict)
     """By destination, how large packets may be on the link that it is routed into."""
@@ -438,7 +448,10 @@ class _Space:
     def change(self, command: _Command | _RuleCommand) -> Done:
         """Do what a command says."""
         if isinstance(command, _RuleCommand):
-            return self._change_rules(command)
+            is_known = self.has_ipv6 or command.rule.version == IPV4
+            return self._change_rules(command) if is_known else refused(errno.EAFNOSUPPORT)
+        if command.dst.version == IPV6 and not self.has_ipv6:
+            return refused(errno.EOPNOTSUPP)
         return self.replace(command) if command.verb == "replace" else self.delete(command)
 
     def _change_rules(self, command: _RuleCommand) -> Done:
@@ -456,7 +469,7 @@ class _Space:
             return error
         version = command.dst.version
         metric = DEFAULT_METRIC[version] if command.metric is None else command.metric
-        kind = command.kind or "unicast"
+        kind = command.kind or ("connected" if command.on_loopback else "unicast")
         new = Route(command.dst, command.gateway, metric, kind, command.table, command.mtu or 0)
         same = [one for one in self.routes if _where(one) == _where(new)]
         same = [one for one in same if one.metric == new.metric]

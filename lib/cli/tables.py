@@ -6,7 +6,7 @@ Pure: it looks at nothing itself.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from lib.cli.output import printable
@@ -48,6 +48,15 @@ class Row:
     hint: str = ""
     mtu: int = 0
     """How large packets may be on that route (bytes); 0 if nothing is to be said of that."""
+    direct: bool = False
+    """Whether it is what keeps off the gateway."""
+
+    @property
+    def way(self) -> str:
+        """The gateway as a person reads it."""
+        size = f"mtu {self.mtu}" if self.mtu else ""
+        words = (self.gateway, "direct" if self.direct else "", size)
+        return " ".join(word for word in words if word) or "-"
 
     @property
     def why(self) -> str:
@@ -59,6 +68,9 @@ def rows(findings: Findings) -> list[Row]:
     """Return what was found, ordered by container."""
     found = [row for client in findings.desired.clients for row in _client(client, findings)]
     for skipped in findings.desired.skipped:
+        if held := [*_left(skipped.left, findings)] if skipped.left else []:
+            found += held
+            continue
         state = "skipped" if skipped.expected else "refused"
         whose = (skipped.container, skipped.container_id)
         found.append(Row(*whose, state=state, reason=skipped.reason, hint=skipped.hint))
@@ -88,7 +100,7 @@ def table(found: Sequence[Row], *, colour: bool) -> Iterator[str]:
                 row.network or "-",
                 row.netns or "-",
                 row.dst or "-",
-                f"{row.gateway} mtu {row.mtu}" if row.mtu else row.gateway or "-",
+                row.way,
                 row.state,
                 row.why,
             )
@@ -130,12 +142,16 @@ def _client(client: Client, findings: Findings) -> Iterator[Row]:
     remarks = {refusal.entry: refusal for refusal in client.refusals if refusal.served}
     for wanted in client.routes:
         route = space.sized(wanted) if space else wanted
-        state = _state(route, space) if space else unknown
+        state = _state(route, policy.needs([route]), space) if space else unknown
         if not state:
             continue  # It ended while it was looked at.
         if (remark := remarks.get(str(route.dst))) and "reason" not in state:
             state |= {"reason": remark.reason, "hint": remark.hint}
-        yield Row(*whose, str(route.dst), str(route.gateway or route.kind), **state, mtu=route.mtu)
+        where = str(route.dst), str(route.gateway or route.kind)
+        yield Row(*whose, *where, **state, mtu=route.mtu, direct=False)
+    for thing in client.direct:
+        if row := _direct(thing, whose, space, unknown):
+            yield row
     if not client.routes and not client.refusals:
         yield Row(*whose, state="skipped", reason="its label names no network")
     for refusal in client.refusals:
@@ -143,10 +159,36 @@ def _client(client: Client, findings: Findings) -> Iterator[Row]:
             yield Row(*whose, refusal.entry, "", "refused", refusal.reason, refusal.hint)
 
 
-def _state(route: Route, space: Namespace) -> dict[str, str]:
+def _left(client: Client, findings: Findings) -> Iterator[Row]:
+    """Yield the rows of who has left the network, if what keeps its packets there stands."""
+    space = next((space for space in findings.namespaces if space.path == client.netns), None)
+    held = tuple(guard for guard in client.routes if space and guard in space.wanted)
+    for row in _client(replace(client, routes=held), findings) if held else ():
+        is_held = row.state == "ok" and not row.direct
+        yield replace(row, state="unreachable") if is_held else row
+
+
+def _direct(
+    wanted: Thing,
+    whose: tuple[str, str, str, str],
+    space: Namespace | None,
+    unknown: dict[str, str],
+) -> Row | None:
+    """Return the row of what keeps off the gateway; None if the container ended meanwhile."""
+    thing = space.past.get(wanted, wanted) if space else wanted
+    state = _state(thing, [thing], space) if space else unknown
+    if isinstance(thing, Rule):
+        where = f"from {thing.source}", ""
+    else:
+        where = str(thing.dst), str(thing.gateway or "")
+        if space and (remark := space.refusals.get(thing)):
+            state = {"state": "refused", "reason": remark.reason, "hint": remark.hint}
+    return Row(*whose, *where, **state, mtu=0, direct=True) if state else None
+
+
+def _state(route: Thing, needed: Sequence[Thing], space: Namespace) -> dict[str, str]:
     if direct := space.direct([route]):
         return {"state": "refused", "reason": direct[0].reason, "hint": direct[0].hint}
-    needed = policy.needs([route])
     if plan(needed, space.actual):
         there = [other for other in space.actual if _competes(other, route)]
         if any(other not in needed for other in there):
@@ -156,14 +198,16 @@ def _state(route: Route, space: Namespace) -> dict[str, str]:
             return {"state": "missing"}
         lacking = ", ".join(_name(thing) for thing in needed if thing not in space.actual)
         return {"state": "missing", "reason": f"not there: {lacking}"}
-    if route.kind == "unreachable" and not route.is_guard:
+    if isinstance(route, Route) and route.kind == "unreachable" and not route.is_guard:
         return {"state": "unreachable", "reason": "the gateway is lost"}
     return {"state": "ok"}
 
 
-def _competes(other: Thing, route: Route) -> bool:
+def _competes(other: Thing, route: Thing) -> bool:
     """Tell whether it leads to the same destination in the same table."""
-    return isinstance(other, Route) and (other.dst, other.table) == (route.dst, route.table)
+    if isinstance(other, Rule) or isinstance(route, Rule):
+        return False
+    return (other.dst, other.table) == (route.dst, route.table)
 
 
 def _name(thing: Thing) -> str:

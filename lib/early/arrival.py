@@ -15,14 +15,25 @@ from typing import TYPE_CHECKING
 import structlog
 
 from lib.kernel.shells import Outcome
-from lib.model import MAIN, TABLE, Client, EarlyClient, Endpoint, Route, Rule, Snapshot, Step
+from lib.model import (
+    DIRECT_LABEL,
+    MAIN,
+    TABLE,
+    Client,
+    EarlyClient,
+    Endpoint,
+    Route,
+    Rule,
+    Snapshot,
+    Step,
+)
 from lib.reconcile import failures
 from lib.reconcile.reporting import who
 from lib.routing import desired, iproute, policy
 from lib.routing.plan import Stage, stage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from lib.early.lookup import Answers, Reference
     from lib.model import Address, Container, Network, Thing
@@ -94,8 +105,7 @@ class Grant:
         """What was set."""
         self.commands: dict[Thing, str] = {
             route: iproute.command(client.netns, _step(route), sources[route.version])
-            for route in client.routes
-            if route.gateway
+            for route in _proofs(client.routes, sources)
         }
         """Those that did not succeed yet and may be tried: at first what proves the namespace."""
         needed = policy.needs(client.routes)
@@ -143,6 +153,8 @@ class Grant:
         """
         if not self._things:
             return False
+        if thing in self._asked and not _is_guard(thing):
+            return True
         if stage(_step(thing)) is Stage.TABLE_RULE:
             before = {*policy.rules(thing.version)} - {thing}
             guards = {one for one in self.commands if one.version == thing.version}
@@ -175,6 +187,17 @@ class Grant:
         if self.commands and self._refusal:
             values = {"command": self._refusal.command, "reason": self._refusal.output}
             log.debug("start.missed", **who(self._client), netns=self._client.netns, **values)
+
+
+def _proofs(routes: Collection[Route], sources: Mapping[int, Address]) -> Collection[Route]:
+    """Return what the kernel refuses in a namespace without the source address, if any is due.
+
+    While the gateway is lost, nothing is that is asked for.
+    """
+    if not routes:
+        return ()
+    by_gateway = [route for route in routes if route.gateway]
+    return by_gateway or [policy.proof(min(sources))]
 
 
 def _step(thing: Thing) -> Step:
@@ -225,7 +248,8 @@ def grant(arrival: Arrival, known: Answers) -> Grant | None:
     """Return what the client gets that holds a namespace; None if too little is known of it.
 
     From Docker 28 on networks are attached one by one, and a route that overlaps one still to come
-    makes the start itself fail. Without an address of its IP version there is no proof.
+    makes the start itself fail. Without an address of its IP version there is no proof. What is to
+    keep off the gateway waits for the pass: the engine's own gateway is the last to be known.
     """
     owner = known.owner_of(arrival.addresses)
     description = owner and known.description(owner, arrival.since)
@@ -246,17 +270,14 @@ def grant(arrival: Arrival, known: Answers) -> Grant | None:
     early = tuple(
         route._replace(mtu=mtus.get(route.dst, 0)) if route.gateway else route
         for route in wanted.routes
-        if (route.version in sources if route.gateway else route.is_guard)
-        and route not in in_the_way
+        if (route.version in sources or not route.gateway) and route not in in_the_way
     )[:MOST_ROUTES]
-    if not any(route.gateway for route in early):
-        early = ()  # Nothing would prove whose namespace it is.
     if lacks_networks and not early:
         return None
     return Grant(
         replace(wanted, routes=early),
         sources,
-        leaves_out=len(early) < len(wanted.routes),
+        leaves_out=len(early) < len(wanted.routes) or DIRECT_LABEL in description.client.labels,
         lacks_networks=lacks_networks,
     )
 

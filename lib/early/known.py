@@ -12,7 +12,7 @@ import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from lib.model import NETWORKS_LABEL, Container
+from lib.model import DIRECT_LABEL, NETWORKS_LABEL, Container
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -23,7 +23,9 @@ MOST_CONTAINERS = 2000
 """Of which something is remembered; the longest unheard-of is forgotten first."""
 
 MOST_CHARACTERS = 4096
-"""Of the label of a container that is remembered."""
+"""Of each label of a container that is remembered."""
+
+_OURS = (NETWORKS_LABEL, DIRECT_LABEL)
 
 
 class KnownContainers:
@@ -103,16 +105,15 @@ class KnownContainers:
 
     def _keep(self, container: Container) -> None:
         self._forget(container.id)
-        label = container.labels.get(NETWORKS_LABEL)
-        if label and len(label) > MOST_CHARACTERS:
+        labels = {key: text for key in _OURS if (text := container.labels.get(key)) is not None}
+        if any(len(text) > MOST_CHARACTERS for text in labels.values()):
             self._is_listed = False  # Not everything is known any more.
             return
-        labels = {} if label is None else {NETWORKS_LABEL: label}
         self._containers[container.id] = replace(
             container, labels=labels, sandbox_key="", endpoints=(), upper_dir=""
         )
         self._names[container.name] = container.id
-        if labels and not container.running:
+        if NETWORKS_LABEL in labels and not container.running:
             self._idle.add(container.id)
         if len(self._containers) > MOST_CONTAINERS:
             oldest = next(iter(self._containers))

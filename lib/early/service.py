@@ -109,9 +109,10 @@ class EarlyRoutes:
         """Lead clients there from now on, whose namespaces appear in that directory.
 
         Nothing is set towards another gateway after this returned, but for what takes longer than a
-        second. None of a gateway: clients wait for the pass.
+        second. To one that is lost, what they ask for is unreachable. None of a gateway: clients
+        wait for the pass.
         """
-        usable = gateway if gateway and gateway.addresses else None
+        usable = gateway if gateway and (gateway.addresses or gateway.lost) else None
         if (usable, directory) == (self._gateway, self._directory):
             return
         is_other_gateway = usable != self._gateway

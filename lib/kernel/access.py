@@ -46,8 +46,8 @@ class Reader:
         ):
             routes = route_table.listed(kernel)
             rules = rules or any(route.table != MAIN for route in routes)
-            found = route_table.rules(kernel) if rules else ()
-            return Inside(routes, addresses.listed(kernel, sizes=sizes), found)
+            told = route_table.rules(kernel) if rules else ()
+            return Inside(routes, addresses.listed(kernel, sizes=sizes), *told)
 
     def tunnel_mtus(
         self, path: str, front: Collection[Address], destinations: Iterable[Network]

@@ -51,6 +51,7 @@ _NETWORKS: dict[int, type[Network]] = {
     socket.AF_INET: IPv4Network,
     socket.AF_INET6: IPv6Network,
 }
+_VERSIONS: dict[int, int] = {socket.AF_INET: 4, socket.AF_INET6: 6}
 _UNICAST = 1
 _KINDS = {
     _UNICAST: "unicast",
@@ -93,13 +94,17 @@ def _routes(data: bytes) -> tuple[Route, ...]:
     return tuple(route for message in netlink.messages(data) if (route := _route(message)))
 
 
-def rules(kernel: socket.socket) -> tuple[Rule, ...]:
-    """Return the rules that were added where a socket is; OSError if the kernel does not tell.
+def rules(kernel: socket.socket) -> tuple[tuple[Rule, ...], frozenset[int]]:
+    """Return the rules that were added where a socket is, and in which IP versions there are any.
 
-    Those by which a table is asked for all packets, or for those of one address.
+    The rules are those by which a table is asked for all packets, or for those of one address. Each
+    namespace has some of the kernel's own, unless the kernel was built or booted without IPv6, or
+    without its rules. Raises OSError if the kernel does not tell.
     """
-    said = netlink.dump(kernel, _GET_RULE, bytes(_ROUTE.size))
-    return tuple(rule for message in said if (rule := _rule(message)))
+    said = [*netlink.dump(kernel, _GET_RULE, bytes(_ROUTE.size))]
+    families = {one.body[0] for one in said}
+    versions = frozenset(number for family, number in _VERSIONS.items() if family in families)
+    return tuple(rule for message in said if (rule := _rule(message))), versions
 
 
 def is_in_main(message: Message) -> bool:
@@ -160,7 +165,7 @@ def _rule(message: Message) -> Rule | None:
         return None
     suppress = _number(values[_SUPPRESS]) if _SUPPRESS in values else _NONE
     return Rule(
-        version=4 if family == socket.AF_INET else 6,
+        version=_VERSIONS[family],
         pref=_number(values[_PREF]),
         table=_number(values[_TABLE]) if _TABLE in values else table,
         suppress=None if suppress == _NONE else suppress,

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from lib.kernel import addresses, links, netlink, route_table
+from lib.routing.size import hosts
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -19,13 +20,6 @@ if TYPE_CHECKING:
 _GET_ROUTE = 26
 _DST, _SRC, _IN, _OUT = 1, 2, 3, 4
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
-_ANY = {
-    "0.0.0.0/0": "192.0.2.0/30",
-    "0.0.0.0/1": "64.0.0.0/30",
-    "::/0": "2001:db8::/126",
-    "::/1": "2001:db8::/126",
-}
-"""Of a default route, and of the first half of one: its first addresses are the host's own."""
 
 
 def tunnel_mtus(
@@ -37,34 +31,34 @@ def tunnel_mtus(
     nowhere, is left out: it has no tunnel now. Raises OSError if the kernel does not tell.
     """
     sizes = links.mtus(kernel)
-    by_version = {
-        one.address.version: (link, one)
-        for link, one in addresses.held(kernel, sizes)
-        if one.address in front
-    }
+    held = addresses.held(kernel, sizes)
+    by_version = {one.address.version: (link, one) for link, one in held if one.address in front}
+    near = [one.network for _, one in held]
     found = {}
     for dst in destinations:
         if dst.version in by_version:
             link, own = by_version[dst.version]
-            out = next(_outs(kernel, dst, link, own), link)
+            out = next(_outs(kernel, hosts(dst, near), link, own), link)
             if out != link:
                 size = sizes.get(out, 0)
                 found[dst] = size if size < own.mtu else 0
     return found
 
 
-def _outs(kernel: socket.socket, dst: Network, link: int, own: LocalAddress) -> Iterator[int]:
+def _outs(
+    kernel: socket.socket, asked: Iterable[Address], link: int, own: LocalAddress
+) -> Iterator[int]:
     """Yield by which link packets leave, as for one that comes in, and as for one of its own.
 
     The latter where the former is dropped, as without forwarding: that is not judged here.
     """
     came_in = netlink.attribute(_IN, struct.pack("=I", link))
-    for sender in _some(own.network):
+    for sender in hosts(own.network):
         if sender != own.address:
             came_in += netlink.attribute(_SRC, sender.packed)
             break
     for how in (came_in, b""):
-        for host in _some(dst):
+        for host in asked:
             with suppress(OSError):
                 yield from _out(kernel, host, how)
 
@@ -78,10 +72,3 @@ def _out(kernel: socket.socket, host: Address, how: bytes) -> Iterator[int]:
     values = dict(netlink.attributes(answer.body[len(body) :]))
     if route_table.is_unicast(answer) and _OUT in values:
         yield int.from_bytes(values[_OUT], sys.byteorder)
-
-
-def _some(network: Network) -> Iterator[Address]:
-    """Yield two hosts of a network, or the one that it has."""
-    here = type(network)(_ANY.get(str(network), network))
-    last = here.num_addresses - 1
-    yield from dict.fromkeys((here[min(1, last)], here[min(2, last)]))

@@ -48,8 +48,8 @@ class GatewayTracker:
     ) -> None:
         """Tell `announce` of the gateway and of the directory of namespaces, before anyone acts.
 
-        None for the gateway where it is lost or unknown, or serves nobody; None for the directory
-        where it is not known, or not mounted here.
+        One that is lost has no addresses. None for the gateway where it is unknown, or serves
+        nobody; None for the directory where it is not mounted here.
         """
         self._settings = settings
         self._clock = clock
@@ -64,6 +64,8 @@ class GatewayTracker:
         """The one whose network namespace that uses, mostly its own."""
         self._last: Gateway | None = None
         """As it was when it was last found or lost."""
+        self._directory: Path | None = advice.NETNS_DIRECTORY
+        """That of namespaces; the usual one until a gateway has run."""
         self._network: DockerNetwork | None = None
         """The one that was looked at last."""
         self._unlisted: tuple[Network, ...] = ()
@@ -98,10 +100,10 @@ class GatewayTracker:
         self.state = state
         self._last = None if isinstance(state, Unknown) else state.gateway
         self.network = self._last.network if self._last else self.network
-        key = self.netns
-        directory = Path(key).parent if key and not is_at_process(key) else None
-        serves = isinstance(state, Found) and not state.served_by
-        self._announce(self._last if serves else None, directory)
+        if key := self.netns:
+            self._directory = None if is_at_process(key) else Path(key).parent
+        serves = not isinstance(state, Unknown) and not state.served_by
+        self._announce(self._last if serves else None, self._directory)
         if isinstance(state, Found):
             self._judge_network()
         return state

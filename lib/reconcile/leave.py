@@ -112,7 +112,11 @@ class Leaving:
         connected = {address.network for address in here.addresses}
         there = {thing: who for thing, who in namespace.given.items() if thing in actual}
         if not self._withdraws:
-            there = {thing: who for thing, who in there.items() if _leads(thing)}
+            there = {
+                thing: who
+                for thing, who in there.items()
+                if _leads(thing) and not who.leads_past(thing)
+            }
         self._left[place] = dict(there)
         due = [thing for thing in there if not is_in(thing, connected)]
         if self._withdraws:

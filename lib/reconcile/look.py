@@ -56,7 +56,7 @@ def look(engine: Engine, kernel: Reader, settings: Settings) -> Findings:
     mtus = Mtus(kernel, settings.mtu)
     mtus.begin(state.gateway, tracker.netns, is_full=True)
     sizes = mtus.learn(route.dst for client in wanted.clients for route in client.routes)
-    for namespace in gather(wanted.clients).values():
+    for namespace in gather(wanted).values():
         namespace.mtus = sizes
         try:
             kernel.check(namespace.path)

@@ -14,12 +14,12 @@ import structlog
 
 from lib import advice
 from lib.errors import NetnsError, NetnsGoneError
-from lib.model import MAIN, Client, Refusal, Route, Rule, Step
+from lib.model import DIRECT, IPV4, IPV6, MAIN, TABLE, Client, Refusal, Route, Rule, Step
 from lib.reconcile import failures
 from lib.reconcile.ledger import Given
 from lib.reconcile.report import Why
 from lib.reconcile.reporting import who
-from lib.routing import iproute, policy, reach
+from lib.routing import direct, iproute, policy, reach
 from lib.routing.plan import Stage, chain, directly_reached, plan, stage
 from lib.routing.size import sized
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from lib.kernel.access import Kernel
     from lib.kernel.namespaces import NamespaceId
     from lib.kernel.shells import Conversation, Outcome
-    from lib.model import Inside, Network, Thing
+    from lib.model import Desired, Inside, Network, Thing
     from lib.reconcile.ledger import Ledger
     from lib.reconcile.report import Failure
     from lib.reconcile.reporting import Reporting
@@ -72,10 +72,20 @@ class Namespace:
     """The networks to which the engine has attached it."""
     mtus: Mapping[Network, int] = field(default_factory=dict)
     """How large packets to a destination may be behind the gateway (bytes)."""
+    ruled: frozenset[int] = frozenset({IPV4, IPV6})
+    """IP versions in which the kernel knows rules, as far as was looked."""
+    left: list[Client] = field(default_factory=list)
+    """Those of whom only what keeps their packets from another way is wanted, while it stands."""
+    is_anothers: bool = False
+    """Whether these are another gateway's clients now."""
+    past: Mapping[Thing, Route] = field(default_factory=dict)
+    """The direct routes as they are to be there: by which gateway, a look tells."""
 
     def take(self, here: Inside, network: str) -> None:
         """Take in what is there, and what that says of the routes by a gateway on the network."""
-        self.actual = (*here.routes, *here.rules)
+        self.actual, self.ruled = (*here.routes, *here.rules), here.ruled
+        self.is_anothers = self._is_anothers(here.routes)
+        held = {} if self.is_anothers else self._hold()
         if self.mtus:
             by_gateway = (one for one in self._routes() if one.gateway)
             self.mtus = {one.dst: sized(one, here, self.mtus).mtu for one in by_gateway}
@@ -83,7 +93,31 @@ class Namespace:
                 self.sized(one) if isinstance(one, Route) else one: client
                 for one, client in self.wanted.items()
             }
-        self.refusals = reach.refusals(self._routes(), here, network)
+        found = direct.resolved(self.wanted, here)
+        remarks = {one: said for one, said in found.items() if isinstance(said, Refusal)}
+        self.refusals = {**reach.refusals(self._routes(), here, network), **remarks, **held}
+        self.past = {one: route for one, route in found.items() if isinstance(route, Route)}
+        self.wanted = {self.past.get(one, one): client for one, client in self.wanted.items()}
+
+    def _hold(self) -> dict[Route, Refusal]:
+        """Want what is to stay of those who have left, and return what is to be said of it."""
+        remarks: dict[Route, Refusal] = {}
+        for client in self.left:
+            said = zip(client.routes, client.refusals, strict=True)
+            held = {guard: remark for guard, remark in said if guard in self.actual}
+            for thing in (*policy.needs(held), *(client.direct if held else ())):
+                self.wanted.setdefault(thing, client)
+            remarks |= held
+        return remarks
+
+    def _is_anothers(self, routes: Iterable[Route]) -> bool:
+        """Tell whether somebody leads by our table: another sidecar's gateway, to which they came.
+
+        What we put there is like what that one wants, and its own by now.
+        """
+        return bool(self.left) and any(
+            one.table == TABLE and one.gateway and one not in self.given for one in routes
+        )
 
     def _routes(self) -> Iterator[Route]:
         return (thing for thing in self.wanted if isinstance(thing, Route))
@@ -100,8 +134,9 @@ class Namespace:
 
     @property
     def has_rules(self) -> bool:
-        """Whether rules are to be there, or were put there."""
-        return any(isinstance(thing, Rule) for thing in (*self.wanted, *self.given))
+        """Whether rules are to be there, or were put there, or tell if there is IPv6 at all."""
+        things = (*self.wanted, *self.given)
+        return any(isinstance(thing, Rule) or thing.kind == "unreachable" for thing in things)
 
     @property
     def clients(self) -> tuple[Client, ...]:
@@ -117,18 +152,25 @@ class Namespace:
     def tasks(self) -> list[Task]:
         """Return what makes it right, by stage."""
         refused = [route for route, remark in self.refusals.items() if not remark.served]
-        wanted = [thing for thing in self.wanted if thing not in refused]
-        kept = {*self.attached, *(route.dst for route in refused)}
-        returnable = [*self.given, *(one for one in self.left_over() if one not in self.given)]
+        wanted = [thing for thing in self.wanted if self._can_be(thing) and thing not in refused]
+        kept = {*self.attached, *(route.dst for route in refused if route.kind != DIRECT)}
+        given = () if self.is_anothers else self.given
+        # Who has left may come to another gateway, which may just begin to set its own.
+        left_over = () if self.left else self.left_over()
+        returnable = [*given, *(one for one in left_over if one not in given)]
         planned = plan(wanted, self.actual, (one for one in returnable if not is_in(one, kept)))
         return [self.task(step, self._whose(step.thing)) for step in planned]
+
+    def _can_be(self, thing: Thing) -> bool:
+        return isinstance(thing, Route) or thing.version in self.ruled
 
     def returns(self) -> list[Task]:
         """Return what takes back all that is there as it is wanted, or can only be ours."""
         whose = {thing.plain: client for thing, client in self.wanted.items()}
         found = {thing.plain: thing for thing in self.actual}
         there = [found[plain] for plain in whose if plain in found]
-        steps = plan((), self.actual, dict.fromkeys((*there, *self.left_over())))
+        left_over = self.left_over() if whose else ()
+        steps = plan((), self.actual, dict.fromkeys((*there, *left_over)))
         return [
             self.task(
                 replace(step, reason=""), whose.get(step.thing.plain) or self._whose(step.thing)
@@ -171,13 +213,15 @@ class Namespace:
         return tuple(Refusal(dst, reason, advice.CONNECTED) for dst in found)
 
 
-def gather(clients: Iterable[Client]) -> dict[str, Namespace]:
+def gather(desired: Desired) -> dict[str, Namespace]:
     """Gather what is wanted by namespace."""
     namespaces: dict[str, Namespace] = {}
-    for client in clients:
-        for thing in policy.needs(client.routes):
+    for client in desired.clients:
+        for thing in (*policy.needs(client.routes), *client.direct):
             namespace = namespaces.setdefault(client.netns, Namespace(client.netns))
             namespace.wanted.setdefault(thing, client)
+    for left in (one.left for one in desired.skipped if one.left):
+        namespaces.setdefault(left.netns, Namespace(left.netns)).left.append(left)
     return namespaces
 
 
@@ -278,7 +322,8 @@ class Visitor:
     def _take_stock(self, namespace: Namespace, place: NamespaceId) -> None:
         """Compare what we remember with what is there."""
         actual = set(namespace.actual)
-        for thing in namespace.given.keys() - actual:
+        gone = namespace.given.keys() if namespace.is_anothers else namespace.given.keys() - actual
+        for thing in gone:
             self.ledger.drop(place, thing)
         for thing, client in namespace.wanted.items():
             if thing in actual:
@@ -287,7 +332,8 @@ class Visitor:
                 self.ledger.put(place, thing, client)
         for client in namespace.clients:
             wanted = namespace.wanted_by(client)
-            beyond = [remark for one, remark in namespace.refusals.items() if one in wanted]
+            remarks = (remark for one, remark in namespace.refusals.items() if one in wanted)
+            beyond = tuple(dict.fromkeys(remarks))  # A route and its guard have the same.
             said = (*namespace.direct(wanted), *namespace.kept(client), *beyond)
             if self.reporting.inside(client, said) and beyond:
                 self.ledger.note(client.container_id, Why.LOOK_AGAIN)

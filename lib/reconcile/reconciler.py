@@ -200,7 +200,7 @@ class Reconciler:
             served.append(wanted)
             self._reporting.remarks(wanted)
             self._note_located(wanted, located, batch)
-            namespaces = gather(wanted.clients)
+            namespaces = gather(wanted)
             for _, owner in located.snapshot.clients:
                 path = owner.sandbox_key
                 if path in before:
@@ -220,7 +220,9 @@ class Reconciler:
 
     def _note_located(self, wanted: Desired, located: Located, batch: Sequence[Container]) -> None:
         """Remember who could not be located, and that nothing can fail for who wants nothing."""
-        visited = {client.container_id for client in wanted.clients if client.routes}
+        left = (one.left for one in wanted.skipped if one.left)
+        served = (client for client in wanted.clients if client.routes)
+        visited = {client.container_id for client in (*served, *left)}
         failed = {failure.container_id for failure in located.failures}
         for key in _names(batch).keys() - visited - failed:
             self._ledger.keep_failures(key, ())

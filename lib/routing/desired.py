@@ -6,15 +6,27 @@ cut a client off or reach a namespace that is not its own.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from ipaddress import ip_network
 from typing import TYPE_CHECKING
 
 from lib import advice
-from lib.model import DEFAULT_METRIC, NETWORKS_LABEL, Client, Desired, Refusal, Route, Skipped
-from lib.routing import labels, policy
+from lib.model import (
+    DEFAULT_METRIC,
+    DIRECT_LABEL,
+    NETWORKS_LABEL,
+    TABLE,
+    Client,
+    Desired,
+    Refusal,
+    Route,
+    Skipped,
+)
+from lib.routing import attached, direct, labels, policy
 from lib.routing.surprises import surprises
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from lib.model import Container, Endpoint, Gateway, Network, Snapshot
 
@@ -57,43 +69,84 @@ def _client(
     point = owner.endpoint(gateway.network_id)
     if not point:
         hint = advice.attach(gateway.network, owner)
-        return skip(f"is not attached to {gateway.network}", hint, expected=True)
+        skipped = skip(f"is not attached to {gateway.network}", hint, expected=True)
+        return skipped if served_by else replace(skipped, left=_left(container, owner, gateway))
     if served_by:
         hint = f"ask the sidecar of {served_by} about it"
         return skip(f"is served by the gateway {served_by}", hint, expected=True)
     if not owner.sandbox_key:
         return skip("has no network namespace yet", expected=True)
-    routes, refusals = _routes(container.labels.get(NETWORKS_LABEL, ""), gateway, owner, point)
-    shared_with = owner.name if owner.id != container.id else ""
+    return _served(container, owner, gateway, point)
+
+
+def _served(container: Container, owner: Container, gateway: Gateway, point: Endpoint) -> Client:
+    networks = (*owner.attached, *gateway.unlisted)
+    past = container.labels.get(DIRECT_LABEL, "")
+    routes, remarks = _routes(
+        container.labels.get(NETWORKS_LABEL, ""),
+        gateway,
+        point,
+        networks,
+        wholly=direct.names_networks(past),
+    )
+    beside, refusals = direct.asked(past, routes, owner, gateway, networks)
+    surprising = surprises(owner, [route.dst for route in routes], beside)
     return Client(
-        container.name, container.id, owner.sandbox_key, routes, refusals, shared_with=shared_with
+        container.name,
+        container.id,
+        owner.sandbox_key,
+        routes,
+        (*remarks, *refusals, *surprising),
+        shared_with=owner.name if owner.id != container.id else "",
+        direct=beside,
+    )
+
+
+def _left(container: Container, owner: Container, gateway: Gateway) -> Client | None:
+    """Return what holds on for who is not on the network any more, as far as it stands.
+
+    That is what keeps packets from any other way: the guards of what went to our table.
+    """
+    near = (*owner.attached, *gateway.unlisted, *map(ip_network, gateway.addresses))
+    past = container.labels.get(DIRECT_LABEL, "")
+    wholly = direct.names_networks(past) or not gateway.addresses
+    guards = tuple(
+        policy.guard(dst)
+        for dst in labels.parse(container.labels.get(NETWORKS_LABEL, ""))[0]
+        if policy.table_of(dst, near, wholly=wholly) == TABLE
+    )
+    if not guards or not owner.sandbox_key:
+        return None
+    reason = f"is unreachable: the container has left {gateway.network}"
+    hint = advice.attach(gateway.network, owner)
+    remarks = (Refusal(str(one.dst), reason, hint, served=True) for one in guards)
+    beside, _ = direct.asked(past, guards, owner, gateway, near)
+    return Client(
+        container.name, container.id, owner.sandbox_key, guards, tuple(remarks), direct=beside
     )
 
 
 def _routes(
-    label: str, gateway: Gateway, owner: Container, point: Endpoint
+    label: str, gateway: Gateway, point: Endpoint, networks: Sequence[Network], *, wholly: bool
 ) -> tuple[tuple[Route, ...], tuple[Refusal, ...]]:
     destinations, refusals = labels.parse(label)
-    attached = (*owner.attached, *gateway.unlisted)
-    versions: set[int] = {network.version for network in attached}
+    versions: set[int] = {network.version for network in networks}
     routes = []
     remarks = list(refusals)
     for dst in destinations:
-        remark = _lacking(dst, gateway, point) or _attached(dst, attached)
+        remark = _lacking(dst, gateway, point) or attached.refusal(dst, networks)
         is_served = not remark or remark.served
         if is_served:
-            routes.append(_route(dst, gateway, attached))
+            routes.append(_route(dst, gateway, policy.table_of(dst, networks, wholly=wholly)))
         # Who has no address of an IP version lacks nothing where that is unreachable.
         if remark and (dst.version in versions or not is_served):
             remarks.append(remark)
     remarks += _open(destinations, versions)
-    remarks += surprises(owner, [route.dst for route in routes])
     return tuple(routes), tuple(remarks)
 
 
-def _route(dst: Network, gateway: Gateway, attached: Iterable[Network]) -> Route:
+def _route(dst: Network, gateway: Gateway, table: int) -> Route:
     """Return what leads to a destination, or what keeps packets from any other way there."""
-    table = policy.table_of(dst, attached)
     if dst.version in gateway.lost:
         return Route(dst, None, DEFAULT_METRIC[dst.version], "unreachable", table)
     if address := gateway.address(dst.version):
@@ -126,12 +179,3 @@ def _open(destinations: Iterable[Network], versions: set[int]) -> Iterator[Refus
         for other in versions - everything.keys():
             reason = f"is served, but IPv{other} goes on by the engine's default route"
             yield Refusal(str(dst), reason, advice.both_versions(other), served=True)
-
-
-def _attached(dst: Network, attached: Iterable[Network]) -> Refusal | None:
-    for network in attached:
-        if network.version == dst.version and dst.subnet_of(network):  # type: ignore[arg-type]
-            reason = f"is equal to or inside {network}, to which the container is attached"
-            hint = "remove it: the container reaches that network directly"
-            return Refusal(str(dst), reason, hint)
-    return None

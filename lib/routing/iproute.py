@@ -34,6 +34,8 @@ def command(netns: str, step: Step, source: Address | None = None) -> str:
     words = [*_enter(netns), *ip, "route", verb, *_route(thing, with_metric=is_exact)]
     if source:
         words += ["src", str(source)]
+    if verb == "replace" and thing.kind == "connected":
+        words += ["dev", "lo"]
     if step.exact or (verb == "replace" and thing.mtu):
         words += ["mtu", str(thing.mtu)]
     if is_exact and thing.kind in _REJECTING:  # It does not compare the type.

@@ -6,10 +6,17 @@ networks that the client is attached to is decided in `lib.routing.desired`.
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
-from ipaddress import ip_interface, ip_network
+from ipaddress import ip_address, ip_interface, ip_network
+from typing import TYPE_CHECKING, TypeVar
 
 from lib.model import Network, Refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
 
 MAX_ENTRIES = 1000
 """Entries of one label that are read; a client with more of them wants a wider network."""
@@ -32,6 +39,8 @@ _NOT_UNICAST = {
     }.items()
 }
 _SHOWN = 80
+_NAME = re.compile("[a-zA-Z0-9][a-zA-Z0-9_.-]*")
+"""What the engine takes for the name of a network (moby, daemon/names/names.go)."""
 
 
 @lru_cache(maxsize=256)  # Labels never change, and each pass asks for all.
@@ -40,21 +49,45 @@ def parse(text: str) -> tuple[tuple[Network, ...], tuple[Refusal, ...]]:
 
     White space around entries, empty entries and repetitions are passed over in silence.
     """
+    return _entries(text, _destination)
+
+
+@lru_cache(maxsize=256)
+def parse_direct(text: str) -> tuple[tuple[Network | str, ...], tuple[Refusal, ...]]:
+    """Return destinations and names of networks of a `wgroutemgr.direct` label, and the same."""
+    return _entries(text, _destination_or_name)
+
+
+def _entries(
+    text: str, parse_one: Callable[[str], T | Refusal]
+) -> tuple[tuple[T, ...], tuple[Refusal, ...]]:
     entries = [entry for raw in text.split(",") if (entry := raw.strip())]
-    destinations: dict[Network, None] = {}
+    found: dict[T, None] = {}
     refusals: dict[Refusal, None] = {}
     for entry in entries[:MAX_ENTRIES]:
-        parsed = _destination(entry)
+        parsed = parse_one(entry)
         if isinstance(parsed, Refusal):
             refusals[parsed] = None
         else:
-            destinations[parsed] = None
+            found[parsed] = None
     if surplus := entries[MAX_ENTRIES:]:
         reason = (
             f"is entry {MAX_ENTRIES + 1} of the label; from here on all {len(surplus)} are left out"
         )
         refusals[_refusal(surplus[0], reason, "join neighbouring networks into wider ones")] = None
-    return tuple(destinations), tuple(refusals)
+    return tuple(found), tuple(refusals)
+
+
+def _destination_or_name(entry: str) -> Network | str | Refusal:
+    return entry if _NAME.fullmatch(entry) and not _is_address(entry) else _destination(entry)
+
+
+def _is_address(entry: str) -> bool:
+    try:
+        ip_address(entry)
+    except ValueError:
+        return False
+    return True
 
 
 def _destination(entry: str) -> Network | Refusal:

@@ -70,11 +70,11 @@ def chain(step: Step) -> object:
     """Return to what a step belongs of which nothing more is done in a pass once a part failed.
 
     Those are the steps to one destination; and the rules of an IP version, with what may only go
-    from our table after them.
+    from our table after them. A rule for one address keeps none of these waiting.
     """
     thing = step.thing
     if isinstance(thing, Rule):
-        return thing.version
+        return thing if thing.source else thing.version
     return thing.dst if thing.table == MAIN or step.verb == "replace" else thing.version
 
 

@@ -8,25 +8,32 @@ route with it when it goes, and then the main table would be asked.
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from typing import TYPE_CHECKING
 
-from lib.model import GUARD_METRIC, MAIN, TABLE, Route, Rule
+from lib.model import DEFAULT_METRIC, GUARD_METRIC, IPV4, IPV6, MAIN, TABLE, Route, Rule
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from lib.model import Network, Thing
+    from lib.model import Address, Network, Thing
 
 SOURCE_PREF, MAIN_PREF, TABLE_PREF = 669, 670, 671
 """When rules of ours are asked: before those of the kernel, which has main at 32766."""
+
+_NOWHERE = {IPV4: ip_network("192.0.2.255/32"), IPV6: ip_network("2001:db8::ffff/128")}
+"""For documentation (RFC 5737, RFC 3849): nobody is there."""
 
 _HALF = 1
 """Prefix length of a half of everything, which stands for a default route."""
 
 
-def table_of(dst: Network, attached: Iterable[Network]) -> int:
-    """Return the table for a destination of a client that is attached to these networks."""
-    if dst.prefixlen <= _HALF:
+def table_of(dst: Network, attached: Iterable[Network], *, wholly: bool = False) -> int:
+    """Return the table for a destination of a client that is attached to these networks.
+
+    Ours for all of them if `wholly`.
+    """
+    if wholly or dst.prefixlen <= _HALF:
         return TABLE
     same = (one for one in attached if one.version == dst.version)
     return TABLE if any(one.subnet_of(dst) for one in same) else MAIN  # type: ignore[arg-type]
@@ -48,6 +55,20 @@ def rules(version: int) -> tuple[Rule, Rule]:
     )
 
 
+def proof(version: int) -> Route:
+    """Return a route that changes no packet's way, to be set with the address of a namespace.
+
+    The kernel takes it where that address is; an unreachable one it takes anywhere, in IPv4. It is
+    to be taken back.
+    """
+    return Route(_NOWHERE[version], None, DEFAULT_METRIC[version], "connected", TABLE)
+
+
+def past(source: Address) -> Rule:
+    """Return the rule by which packets from an address do not come to our table."""
+    return Rule(source.version, SOURCE_PREF, MAIN, source=source)
+
+
 def needs(routes: Iterable[Route]) -> tuple[Thing, ...]:
     """Return all that has to be there for these routes to hold, in the order of its setting."""
     found: dict[Thing, None] = {}
@@ -63,7 +84,11 @@ def needs(routes: Iterable[Route]) -> tuple[Thing, ...]:
 
 
 def is_ours(thing: Thing) -> bool:
-    """Tell whether it can only be there because of us: our table is nobody else's."""
+    """Tell whether it can only be there because of us: our table is nobody else's.
+
+    A rule for one address may be the container's own: one that is added without a preference gets
+    the one before the lowest that is there.
+    """
     if isinstance(thing, Rule):
         return thing in rules(thing.version)
     return thing.table == TABLE

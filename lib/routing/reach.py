@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from lib.model import Refusal
+from lib.model import TABLE, Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -31,7 +31,10 @@ def refusals(routes: Iterable[Route], here: Inside, network: str) -> Mapping[Rou
     """
     found = {}
     for route in routes:
-        if route.gateway and (remark := _remark(route, route.gateway, here, network)):
+        remark = _unruled(route, here)
+        if route.gateway and not remark:
+            remark = _remark(route, route.gateway, here, network)
+        if remark:
             found[route] = remark
     return found
 
@@ -41,6 +44,21 @@ def limited(client: Client, here: Inside, network: str) -> Client:
     found = refusals(client.routes, here, network)
     routes = tuple(one for one in client.routes if one not in found or found[one].served)
     return replace(client, routes=routes, refusals=(*client.refusals, *found.values()))
+
+
+def _unruled(route: Route, here: Inside) -> Refusal | None:
+    """Refuse what goes to our table where the kernel has no rules by which it would be asked.
+
+    Without any route either it does not know that IP version: then nothing can be unreachable.
+    """
+    version = route.version
+    is_known = route.gateway or any(one.version == version for one in here.routes)
+    if version in here.ruled or (route.table != TABLE and is_known):
+        return None
+    family = f"IPv{version}"
+    reason = f"is {family}, and this kernel has no policy rules for {family}"
+    hint = "remove the entry from its label, or boot the host without ipv6.disable=1"
+    return Refusal(str(route.dst), reason, hint)
 
 
 def _remark(route: Route, gateway: Address, here: Inside, network: str) -> Refusal | None:

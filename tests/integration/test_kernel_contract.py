@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, closing
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -760,7 +760,7 @@ def test_what_a_tunnel_takes_is_found(attached: Seam, version: int, *, forwards:
     assert found() == {}
 
 
-@pytest.mark.parametrize("length", [0, 1])
+@pytest.mark.parametrize("length", [0, 1, 2, 7])
 @VERSIONS
 def test_what_a_tunnel_takes_is_found_for_everything(seam: Seam, version: int, length: int) -> None:
     own = {4: "198.51.100.7", 6: "2001:db8:9::7"}
@@ -771,6 +771,17 @@ def test_what_a_tunnel_takes_is_found_for_everything(seam: Seam, version: int, l
     found = seam.kernel.tunnel_mtus(seam.path, [ip_address(own[version])], [ip_network(dst)])
 
     assert found == {ip_network(dst): 1420}
+
+
+@VERSIONS
+def test_of_a_wide_network_others_are_asked_than_neighbours(seam: Seam, version: int) -> None:
+    own = {4: "198.18.0.7/24", 6: "2001:db8::7/64"}
+    dst = {4: "198.18.0.0/15", 6: "2001:db8::/32"}[version]
+    seam.site.add(seam.path, addresses=[*own.values()])
+    seam.site.tunnel(seam.path, dst, 1420)
+    front = [ip_interface(own[version]).ip]
+
+    assert seam.kernel.tunnel_mtus(seam.path, front, [ip_network(dst)]) == {ip_network(dst): 1420}
 
 
 @VERSIONS
@@ -797,3 +808,17 @@ def test_who_is_not_on_the_network_has_no_tunnel(attached: Seam, version: int) -
 def test_links_of_a_namespace_that_is_gone_cannot_be_read(seam: Seam) -> None:
     with pytest.raises(NetnsError, match=GONE):
         seam.kernel.tunnel_mtus(seam.path, [], [])
+
+
+@VERSIONS
+def test_a_namespace_is_proved_by_a_route_to_nowhere(attached: Seam, version: int) -> None:
+    """Also where there is no gateway; what is unreachable, IPv4 takes with any address."""
+    proof = policy.proof(version)
+
+    attached.assert_ended(attached.step("replace", proof, FOREIGN[version]), 2, INVALID)
+    assert attached.to(str(proof.dst)) == []
+    attached.assert_ended(attached.step("replace", proof, OWN[version]), 0)
+    (there,) = attached.to(str(proof.dst))
+    assert there.place == proof.place
+    attached.assert_ended(attached.step("del", there), 0)
+    assert attached.to(str(proof.dst)) == []

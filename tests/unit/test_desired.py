@@ -145,6 +145,25 @@ def test_a_container_is_left_out_with_this_reason(container: Container, expected
     assert compute(container) == Desired((), (expected,))
 
 
+def test_who_is_not_on_the_network_may_have_left_it() -> None:
+    """What of everything and wide networks stands in its namespace holds on."""
+    elsewhere = (endpoint("10.5.0.9/24", network="other", network_id="net-other"),)
+    label = "0.0.0.0/0,198.51.100.0/24,192.0.0.0/16,10.0.0.0/8,2001:db8::/32"
+    one = replace(CLIENT, endpoints=elsewhere, labels={"wgroutemgr.networks": label})
+
+    (skipped,) = compute(one).skipped
+    assert skipped.left
+    assert {str(guard.dst) for guard in skipped.left.routes} == {*label.split(",")} - {
+        "198.51.100.0/24"
+    }
+    assert all(guard.is_guard for guard in skipped.left.routes)
+    plain = replace(one, labels={"wgroutemgr.networks": "198.51.100.0/24"})
+    assert compute(plain).skipped[0].left is None
+    assert compute(replace(one, sandbox_key="")).skipped[0].left is None
+    served = desired.compute(Snapshot(((one, one),)), GATEWAY, "another")
+    assert served.skipped[0].left is None
+
+
 def test_a_container_that_is_left_out_costs_the_others_nothing() -> None:
     wanted = compute(replace(CLIENT, id="c0", name="a", running=False), CLIENT)
 

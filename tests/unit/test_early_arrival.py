@@ -22,12 +22,14 @@ from lib.early.known import KnownContainers
 from lib.early.lookup import Answers, Description, Reference
 from lib.kernel.shells import Outcome
 from lib.model import (
+    DIRECT_LABEL,
     NETWORKS_LABEL,
     Client,
     Container,
     DockerNetwork,
     Endpoint,
     Event,
+    Gateway,
     Route,
     Rule,
 )
@@ -565,15 +567,96 @@ def test_what_the_gateway_cannot_carry_is_unreachable_once_anything_proves_the_n
     assert found.given.complete
 
 
-def test_what_the_gateway_cannot_carry_has_to_wait_where_nothing_proves_the_namespace() -> None:
-    one = replace(CREATED, labels={NETWORKS_LABEL: "::/0"})
-    known = Knowledge(described={BY_ID: description(one)}).answers()
-    v4 = replace(GATEWAY, addresses=GATEWAY.addresses[:1])
-    found = grant(arrival(*CLIENT), replace(known, gateway=v4))
+PROOF = "route replace 192.0.2.255/32 table 671 src 192.0.2.7 dev lo"
+PROOF6 = "-6 route replace 2001:db8::ffff/128 table 671 src fd::7 dev lo"
+BLOCKED = [
+    f"{INSIDE} route replace unreachable default table 671",
+    f"{INSIDE} route replace unreachable default metric 4000 table 671",
+    f"{INSIDE} rule add pref 670 lookup main suppress_prefixlength 0",
+]
+LOST = replace(GATEWAY, addresses=(), lost=frozenset({4, 6}))
 
+
+def starting(label: str, gateway: Gateway, **values: object) -> Grant:
+    """Return what a client with a label gets that starts with the gateway like that."""
+    one = replace(CREATED, labels={NETWORKS_LABEL: label})
+    known = replace(Knowledge(**values), described={BY_ID: description(one)})  # type: ignore[arg-type]
+    found = grant(arrival("fd::7", *CLIENT), replace(known.answers(), gateway=gateway))
     assert found
-    assert found.commands == {}
-    assert not found.given.complete
+    return found
+
+
+def test_what_the_gateway_cannot_carry_has_a_proof_of_its_own() -> None:
+    v4 = replace(GATEWAY, addresses=GATEWAY.addresses[:1])
+
+    assert rounds(starting("::/0", v4)) == [
+        [f"{INSIDE} {PROOF}"],
+        [
+            f"{INSIDE} -6 route replace unreachable default metric 4000 table 671",
+            f"{INSIDE} -6 rule add pref 670 lookup main suppress_prefixlength 0",
+        ],
+        [f"{INSIDE} -6 rule add pref 671 lookup 671"],
+    ]
+
+
+def test_while_the_gateway_is_lost_what_is_asked_for_is_unreachable_after_a_proof() -> None:
+    found = starting("0.0.0.0/0,10.9.0.0/16", LOST)
+
+    assert rounds(found) == [
+        [f"{INSIDE} {PROOF}"],
+        [*BLOCKED[:2], f"{INSIDE} route replace unreachable 10.9.0.0/16", BLOCKED[2]],
+        [f"{INSIDE} rule add pref 671 lookup 671"],
+    ]
+    assert found.given.complete
+    assert [str(route.dst) for route in found.given.client.routes] == ["0.0.0.0/0", "10.9.0.0/16"]
+    assert policy.proof(4) in found.given.beside  # The pass takes it back.
+
+
+def test_by_whatever_address_there_is() -> None:
+    network = replace(WG_NET, interfaces={"c1": FACES[1:]})
+
+    assert rounds(starting("0.0.0.0/0", LOST, network=network))[:2] == [
+        [f"{INSIDE} {PROOF6}"],
+        BLOCKED,
+    ]
+
+
+def test_nothing_follows_a_proof_that_is_refused() -> None:
+    found = starting("0.0.0.0/0,10.9.0.0/16", LOST)
+
+    assert rounds(found, "src") == [[f"{INSIDE} {PROOF}"]]
+    assert (found.given.client.routes, found.given.beside) == ((), ())
+
+
+def test_one_ip_version_that_is_lost_needs_no_proof_of_its_own() -> None:
+    half = replace(GATEWAY, addresses=GATEWAY.addresses[:1], lost=frozenset({6}))
+
+    assert rounds(starting("10.9.0.0/16,fd00:8::/64", half)) == [
+        [f"{INSIDE} route replace 10.9.0.0/16 via 192.0.2.1 src 192.0.2.7"],
+        [f"{INSIDE} -6 route replace unreachable fd00:8::/64"],
+    ]
+
+
+def test_what_is_unreachable_is_in_the_way_of_a_network_still_to_come_too() -> None:
+    both = replace(TWO_NETWORKS, labels=INSIDE_OTHER)
+    known = Knowledge(described={BY_ID: description(both)}).answers()
+    found = grant(arrival(*CLIENT), replace(known, gateway=LOST))
+    assert found
+
+    assert rounds(found) == [
+        [f"{INSIDE} {PROOF}"],
+        [f"{INSIDE} -6 route replace unreachable fd00:8::/64"],
+    ]
+
+
+def test_a_gateway_that_is_found_meanwhile_is_led_to() -> None:
+    """With all there already, a rule says so."""
+    rounds(starting("0.0.0.0/0", LOST))
+    found = starting("0.0.0.0/0", GATEWAY)
+
+    assert rounds(found)[0] == [
+        f"{INSIDE} route replace default via 192.0.2.1 table 671 src 192.0.2.7"
+    ]
 
 
 def test_everything_may_be_early_whatever_networks_are_still_to_come() -> None:
@@ -622,3 +705,18 @@ def test_the_sum_is_told_when_nothing_goes_on() -> None:
         "duration_ms": 1.0,
     }
     assert logged[-1]["routes"] == 1
+
+
+@pytest.mark.parametrize(
+    ("label", "where"), [("198.51.100.0/24", ""), ("front", " table 671"), ("10.8.0.0/17", "")]
+)
+def test_what_keeps_off_the_gateway_follows_the_start(label: str, where: str) -> None:
+    """And what goes through it is where the pass will have it."""
+    one = replace(CREATED, labels={NETWORKS_LABEL: "10.8.0.0/16", DIRECT_LABEL: label})
+    found = given(Knowledge(described={BY_ID: description(one)}))
+
+    assert list(found.commands.values()) == [
+        f"{INSIDE} route replace 10.8.0.0/16 via 192.0.2.1{where} src 192.0.2.7"
+    ]
+    rounds(found)
+    assert not found.given.complete

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lib.early.known import MOST_CHARACTERS, MOST_CONTAINERS, KnownContainers
-from lib.model import NETWORKS_LABEL, Event
+from lib.model import DIRECT_LABEL, NETWORKS_LABEL, Event
 from tests.fakes import CREATED
 
 if TYPE_CHECKING:
@@ -139,3 +139,15 @@ def test_who_is_not_among_those_that_run_does_not() -> None:
     assert known.may_start()
     states = [known.get(identifier) for identifier in ("c1", "c2")]
     assert [found.running for found in states if found] == [False, True]
+
+
+def test_of_its_labels_those_that_are_ours_are_remembered() -> None:
+    known = KnownContainers()
+    ours = {NETWORKS_LABEL: "10.8.0.0/16", DIRECT_LABEL: "front"}
+    known.learn(replace(CREATED, id="1", labels={**ours, "other": "text"}))
+    known.learn(replace(CREATED, id="2", labels={**ours, DIRECT_LABEL: "x" * 5000}))
+
+    found = known.get("1")
+    assert found
+    assert found.labels == ours
+    assert known.get("2") is None

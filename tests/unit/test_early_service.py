@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from lib.engine.client import Engine
     from lib.errors import WgRouteMgrError
     from lib.kernel.mounts import HasFileno
-    from lib.model import Address, EarlyClient
+    from lib.model import Address, EarlyClient, Gateway
 
 SECONDS = 5.0
 OTHER_GATEWAY = replace(GATEWAY, container_id="gw2", addresses=(ip_address("192.0.2.3"),))
@@ -230,8 +230,25 @@ def test_a_directory_that_becomes_known_later_is_followed_and_another_after_it(
     assert site.taken()
 
 
-@pytest.mark.parametrize("gateway", [None, replace(GATEWAY, addresses=(), lost=frozenset({4, 6}))])
-def test_nobody_is_led_to_a_gateway_that_is_lost(gateway: None, tmp_path: Path) -> None:
+def test_while_the_gateway_is_lost_all_that_led_to_it_is_unreachable(tmp_path: Path) -> None:
+    site = Site()
+    site.early.lead_to(GATEWAY, tmp_path)
+    site.early.lead_to(replace(GATEWAY, addresses=(), lost=frozenset({4, 6})), tmp_path)
+    site.watch.appear()
+
+    found = site.taken()
+    while not found[-1].complete:
+        found += site.taken()
+    assert [line.partition(" ip ")[2] for line in site.runner.ran] == [
+        "route replace 192.0.2.255/32 table 671 src 192.0.2.7 dev lo",
+        "route replace unreachable 10.8.0.0/16",
+    ]
+
+
+@pytest.mark.parametrize("gateway", [None, replace(GATEWAY, addresses=())])
+def test_nobody_is_led_to_a_gateway_that_is_not_known(
+    gateway: Gateway | None, tmp_path: Path
+) -> None:
     site = Site()
     site.early.lead_to(GATEWAY, tmp_path)
     site.early.lead_to(gateway, tmp_path)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import structlog
 
+from lib.advice import NETNS_DIRECTORY
 from lib.engine import sidecar
 from lib.model import Container, DockerNetwork, Endpoint, Gateway, Network, Sidecar
 from lib.reconcile.gateway import GatewayTracker
@@ -76,7 +77,7 @@ def test_a_gateway_found_stopped_is_announced_with_its_directory_once_it_runs() 
     site = Site(STOPPED)
 
     assert isinstance(site.update(), Lost)
-    assert site.announced == [(None, None)]
+    assert site.announced == [(LOST, NETNS_DIRECTORY)]
     assert site.update(RUNNING) == Found(GATEWAY)
     assert site.announced[1:] == [(GATEWAY, Path(HERE).parent)]
 
@@ -91,7 +92,7 @@ def test_a_lost_gateway_keeps_the_time_of_its_loss(logged: Callable[[], list[str
         LOST, "the gateway wireguard is not running", "docker start wireguard", since=100.0
     )
     assert site.update() == lost
-    assert site.announced[1:] == [(None, None)] * 2
+    assert site.announced[1:] == [(LOST, Path(HERE).parent)] * 2
     assert logged()[2:] == ["warning gateway.lost"]
 
 
@@ -119,7 +120,7 @@ def test_if_routes_are_to_be_kept_a_lost_gateway_is_unknown(
     assert site.update(STOPPED) == Unknown(
         "the gateway wireguard is not running", "docker start wireguard"
     )
-    assert site.announced[1:] == [(None, None)]
+    assert site.announced[1:] == [(None, Path(HERE).parent)]
     assert logged()[2:] == ["warning gateway.missing"]
 
 

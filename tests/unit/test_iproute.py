@@ -190,6 +190,14 @@ def test_a_source_address_is_the_last_word_of_a_command() -> None:
     )
 
 
+def test_what_proves_a_namespace_is_on_the_loopback() -> None:
+    step = Step("replace", policy.proof(6))
+
+    assert iproute.command("/n", step, ip_address("fd::7")) == (
+        "nsenter --net=/n ip -6 route replace 2001:db8::ffff/128 table 671 src fd::7 dev lo"
+    )
+
+
 def test_a_route_in_words_says_how_large_packets_may_be() -> None:
     sized = route("192.0.2.0/24", "198.51.100.1", 7)._replace(mtu=1280)
 

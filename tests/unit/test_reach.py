@@ -6,8 +6,8 @@ from ipaddress import ip_address, ip_interface, ip_network
 
 import pytest
 
-from lib.model import Client, Inside, LocalAddress, Route
-from lib.routing import reach
+from lib.model import TABLE, Client, Inside, LocalAddress, Route
+from lib.routing import policy, reach
 
 V4 = Route(ip_network("198.51.100.0/24"), ip_address("192.0.2.1"), 0)
 V6 = Route(ip_network("2001:db8:1::/48"), ip_address("fd::1"), 1024)
@@ -71,3 +71,29 @@ def test_a_route_by_the_addresses_that_are_there(route: Route, inside: Inside, r
     is_refused = bool(reason) and not client.refusals[0].served
     assert client.routes == ((route,) if not is_refused else ())
     assert all(refusal.entry == str(route.dst) for refusal in client.refusals)
+
+
+UNRULED = "is IPv6, and this kernel has no policy rules for IPv6"
+
+
+@pytest.mark.parametrize(
+    ("route", "routes", "reason"),
+    [
+        pytest.param(V6._replace(table=TABLE), (), UNRULED, id="in our table"),
+        pytest.param(policy.guard(V6.dst), (), UNRULED, id="a guard"),
+        pytest.param(policy.guard(V6.dst), (CONNECTED,), UNRULED, id="even with other routes"),
+        pytest.param(LOST, (), UNRULED, id="unreachable, with no IPv6 at all"),
+        pytest.param(LOST, (CONNECTED,), "", id="unreachable, with IPv6"),
+        pytest.param(V6, (CONNECTED,), "", id="in the main table"),
+        pytest.param(V4._replace(table=TABLE), (), "", id="of the other version"),
+    ],
+)
+def test_what_takes_rules_is_refused_where_there_are_none(
+    route: Route, routes: tuple[Route, ...], reason: str
+) -> None:
+    inside = here("192.0.2.7/24", "fd::7/64", routes=routes)._replace(ruled=frozenset({4}))
+
+    found = reach.refusals([route], inside, "wg-net")
+
+    assert [one.reason for one in found.values()] == [reason] * bool(reason)
+    assert reach.refusals([route], inside._replace(ruled=frozenset({4, 6})), "wg-net") == {}

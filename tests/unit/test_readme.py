@@ -28,6 +28,7 @@ from lib.health import OK
 from lib.logs import ecs
 from lib.model import (
     DEFAULT_METRIC,
+    DIRECT_LABEL,
     GATEWAY_LABEL,
     NETWORK_LABEL,
     NETWORKS_LABEL,
@@ -77,7 +78,7 @@ def constants() -> Iterator[str]:
                 yield node.value
 
 
-LABELS = [NETWORK_LABEL, GATEWAY_LABEL, ROLE_LABEL, NETWORKS_LABEL]
+LABELS = [NETWORK_LABEL, GATEWAY_LABEL, ROLE_LABEL, NETWORKS_LABEL, DIRECT_LABEL]
 
 
 def events() -> set[str]:

@@ -12,6 +12,7 @@ import structlog
 
 from lib.errors import EngineError, NetnsError
 from lib.model import (
+    DIRECT_LABEL,
     GATEWAY_LABEL,
     NETWORK_LABEL,
     NETWORKS_LABEL,
@@ -38,7 +39,7 @@ from tests.fakes import WG_NET, StandInEngine
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
 
-    from lib.kernel.shells import Conversation
+    from lib.kernel.shells import Conversation, Outcome
     from lib.model import Address, Network
 
 ROOT = "/run/docker/netns"
@@ -1659,12 +1660,17 @@ def test_a_rule_that_came_meanwhile_is_an_answer(logged: list[dict[str, Any]]) -
     assert "rule.found" in [entry["event"] for entry in logged]
 
 
-def test_who_leaves_the_network_gives_all_back_in_reverse(logged: list[dict[str, Any]]) -> None:
+NOTHING = replace(EVERYTHING, labels={NETWORKS_LABEL: ""})
+
+
+def test_who_asks_for_nothing_any_more_gives_all_back_in_reverse(
+    logged: list[dict[str, Any]],
+) -> None:
     site = set_up()
     site.run()
     del site.kernel.commands[:], logged[:]
-    site.change(replace(EVERYTHING, endpoints=()))
-    site.on("disconnect", EVERYTHING)
+    site.change(NOTHING)
+    site.on("connect", EVERYTHING)
 
     assert ran(site) == [
         f"rule del {TABLE_RULE}",
@@ -1681,8 +1687,8 @@ def test_what_is_asked_by_rules_that_cannot_be_deleted_stays() -> None:
     site = set_up()
     site.run()
     site.kernel.fail(EVERYTHING.sandbox_key, DENIED, only="rule del")
-    site.change(replace(EVERYTHING, endpoints=()))
-    site.on("disconnect", EVERYTHING)
+    site.change(NOTHING)
+    site.on("connect", EVERYTHING)
 
     assert sorted(ours(site)) == sorted(ALL)
     site.kernel.heal(EVERYTHING.sandbox_key)
@@ -1696,8 +1702,8 @@ def test_rules_that_went_meanwhile_are_an_answer() -> None:
     site.kernel.fail(
         EVERYTHING.sandbox_key, "ip: RTNETLINK answers: No such file or directory", only="rule del"
     )
-    site.change(replace(EVERYTHING, endpoints=()))
-    report = site.on("disconnect", EVERYTHING)
+    site.change(NOTHING)
+    report = site.on("connect", EVERYTHING)
 
     assert report.failing == ()
 
@@ -1833,3 +1839,419 @@ def test_early_guards_and_rules_are_taken_back_from_who_never_ran() -> None:
     site.drive(35)
 
     assert ours(site, one) == []
+
+
+# --- what keeps off the gateway -----------------------------------------------------------------
+
+FRONT = Endpoint("front", "n2", (ip_interface("10.5.0.7/24"),))
+PAST = "198.51.100.0/24 via 192.0.2.254"
+FROM = "pref 669 from 10.5.0.7 lookup main"
+
+
+def past_set_up(label: str = "198.51.100.0/24,front", *clients: Container) -> Site:
+    labels = {NETWORKS_LABEL: "0.0.0.0/0", DIRECT_LABEL: label}
+    one = replace(EVERYTHING, labels=labels, endpoints=(*EVERYTHING.endpoints, FRONT))
+    site = Site(one, *clients)
+    site.kernel.give(one.sandbox_key, ENGINES_DEFAULT)
+    return site
+
+
+def move_default(site: Site, gateway: str | None) -> None:
+    """Let the engine move the default route, or take it away."""
+    path = EVERYTHING.sandbox_key
+    before = [
+        one for one in site.kernel.routes(path) if one.dst.prefixlen == 0 and one.table != 671
+    ]
+    for one in before:
+        site.kernel.run(f"nsenter --net={path} ip route del {iproute.text(one)}")
+    if gateway:
+        site.kernel.give(path, ENGINES_DEFAULT._replace(gateway=ip_address(gateway)))
+    del site.kernel.commands[:]
+
+
+def test_what_keeps_off_the_gateway_is_set_beside_it(logged: list[dict[str, Any]]) -> None:
+    site = past_set_up("198.51.100.0/24")
+    report = site.run()
+
+    assert ran(site) == [
+        f"route replace {VIA}",
+        f"route replace {GUARD}",
+        f"route replace {PAST}",
+        f"rule add {MAIN_RULE}",
+        f"rule add {TABLE_RULE}",
+    ]
+    assert (report.routes, report.changed, report.unfinished) == (1, 5, ())
+    del site.kernel.commands[:], logged[:]
+    assert site.run(RESYNC).changed == 0
+    assert logged == []
+
+
+def test_a_name_sets_a_rule_before_ours_and_all_in_our_table() -> None:
+    site = past_set_up()
+    site.run()
+
+    assert ran(site) == [
+        f"route replace {VIA}",
+        f"route replace {GUARD}",
+        f"route replace {PAST} table 671",
+        f"rule add {MAIN_RULE}",
+        f"rule add {FROM}",
+        f"rule add {TABLE_RULE}",
+    ]
+    assert ours(site)[-3:] == [FROM, MAIN_RULE, TABLE_RULE]
+
+
+def test_a_default_route_that_the_engine_moves_is_followed(logged: list[dict[str, Any]]) -> None:
+    site = past_set_up("198.51.100.0/24")
+    site.run()
+    move_default(site, "10.5.0.1")
+    site.on("connect", EVERYTHING)
+
+    assert ran(site) == ["route replace 198.51.100.0/24 via 10.5.0.1"]
+
+    move_default(site, None)
+    del logged[:]
+    for _ in range(2):
+        site.on("disconnect", EVERYTHING)
+    assert ran(site) == ["route del 198.51.100.0/24 via 10.5.0.1"]
+    (refused,) = (entry for entry in logged if entry["event"] == "entry.refused")
+    assert (refused["entry"], refused["reason"]) == (
+        "198.51.100.0/24",
+        "has no other way: the engine gave the container no IPv4 gateway",
+    )
+
+    move_default(site, "192.0.2.254")
+    site.on("connect", EVERYTHING)
+    assert ran(site) == [f"route replace {PAST}"]
+
+
+def test_it_stays_while_the_gateway_is_lost() -> None:
+    site = past_set_up()
+    site.run()
+    del site.kernel.commands[:]
+    site.change(replace(GATEWAY, running=False))
+    site.on("die", GATEWAY)
+
+    assert ran(site) == ["route replace unreachable default table 671"]
+    assert {f"{PAST} table 671", FROM} <= {*ours(site)}
+
+
+def test_a_rule_for_one_address_that_fails_leaves_nothing_open() -> None:
+    site = past_set_up()
+    site.kernel.fail(EVERYTHING.sandbox_key, DENIED, only="pref 669")
+    report = site.run()
+
+    assert ours(site)[-2:] == [MAIN_RULE, TABLE_RULE]
+    assert report.failing == ("dovecot",)
+
+
+def test_a_rule_for_one_address_that_the_container_added_is_its_own() -> None:
+    site = set_up()
+    theirs = policy.past(ip_address("10.5.0.7"))
+    site.kernel.give(EVERYTHING.sandbox_key, theirs)
+    site.run()
+    site.run(RESYNC)
+
+    assert theirs in site.kernel.rules(EVERYTHING.sandbox_key)
+
+
+def test_who_leaves_the_network_of_a_name_loses_its_rule() -> None:
+    site = past_set_up("front")
+    one = site.engine.known[1]
+    site.run()
+    del site.kernel.commands[:]
+    site.change(replace(one, endpoints=EVERYTHING.endpoints))
+    site.on("disconnect", one)
+
+    assert ran(site) == [f"rule del {FROM}"]
+
+
+@pytest.mark.parametrize("withdraws", [True, False])
+def test_what_keeps_off_the_gateway_at_the_end(*, withdraws: bool) -> None:
+    site = past_set_up()
+    site.run()
+    del site.kernel.commands[:]
+    leave(site, withdraws=withdraws)
+
+    assert ran(site) == (
+        [
+            f"rule del {TABLE_RULE}",
+            f"rule del {MAIN_RULE}",
+            f"rule del {FROM}",
+            f"route del {VIA}",
+            f"route del {PAST} table 671",
+            f"route del {GUARD}",
+        ]
+        if withdraws
+        else ["route replace unreachable default table 671"]
+    )
+
+
+def test_of_two_containers_in_one_namespace_the_gateways_wins(
+    logged: list[dict[str, Any]],
+) -> None:
+    guest = replace(
+        EVERYTHING,
+        id="guest-id",
+        name="guest",
+        network_mode="container:dovecot",
+        sandbox_key="",
+        endpoints=(),
+        labels={NETWORKS_LABEL: "198.51.100.0/24"},
+    )
+    site = past_set_up("198.51.100.0/24", guest)
+    site.run()
+    assert "198.51.100.0/24 192.0.2.1" in site.routes(EVERYTHING)
+    del site.kernel.commands[:]
+    site.run(RESYNC)
+
+    assert ran(site) == []
+    assert [entry["container"] for entry in logged if entry["event"] == "entry.refused"] == [
+        "dovecot"
+    ]
+
+
+def test_no_size_is_said_of_what_keeps_off_the_gateway() -> None:
+    other = container("postfix", "192.0.2.8/24", label="198.51.100.0/24")
+    site = past_set_up("198.51.100.0/24", other)
+    site.kernel.tunnel(GATEWAY.sandbox_key, "198.51.100.0/24", 1280)
+    site.run()
+
+    assert f"route replace {PAST}" in ran(site)
+    assert "route replace 198.51.100.0/24 via 192.0.2.1 mtu 1280" in ran(site)
+
+
+# --- who has left the network -------------------------------------------------------------------
+
+LEFT = replace(EVERYTHING, endpoints=(FRONT,))
+
+
+def leave_network(site: Site, one: Container = LEFT) -> Report:
+    """Let the engine take a client's link to the network away."""
+    for up in (False, True):  # By that one, routes are gone; others are on another one.
+        site.kernel.set_link(one.sandbox_key, up=up)
+    site.kernel.give(one.sandbox_key, ENGINES_DEFAULT)
+    site.change(one)
+    del site.kernel.commands[:]
+    return site.on("disconnect", one)
+
+
+def test_who_has_left_the_network_keeps_its_guard_which_is_told_once(
+    logged: list[dict[str, Any]],
+) -> None:
+    site = set_up()
+    site.run()
+    del logged[:]
+    leave_network(site)
+    site.run(RESYNC)
+    site.drive(10)
+
+    assert (ran(site), ours(site)) == ([], ALL[1:])
+    (said,) = (entry for entry in logged if entry["event"] == "entry.warned")
+    reason = "is unreachable: the container has left wg-net"
+    assert (said["container"], said["entry"], said["reason"]) == ("dovecot", "0.0.0.0/0", reason)
+    assert said["hint"] == "docker network connect wg-net dovecot"
+
+    site.change(EVERYTHING)
+    site.on("connect", EVERYTHING)
+    assert ran(site) == [f"route replace {VIA}"]
+    leave_network(site)
+    assert [entry.get("reason") for entry in logged].count(reason) == 2
+
+
+def test_what_led_there_is_taken_back_if_it_is_still_there() -> None:
+    site = set_up()
+    site.run()
+    site.change(LEFT)
+    del site.kernel.commands[:]
+    site.on("disconnect", LEFT)
+
+    assert (ran(site), ours(site)) == ([f"route del {VIA}"], ALL[1:])
+
+
+def test_who_has_left_is_known_to_a_new_daemon_too() -> None:
+    site = Site(LEFT)
+    site.kernel.give(LEFT.sandbox_key, *policy.needs([policy.guard(ip_network("0.0.0.0/0"))])[:2])
+    site.run()
+    site.run(RESYNC)
+
+    assert ran(site) == [f"rule add {TABLE_RULE}"]
+    assert ours(site) == ALL[1:]
+    site.change(replace(LEFT, labels={NETWORKS_LABEL: ""}))
+    site.on("die", LEFT)
+    assert ours(site) == []
+
+
+@pytest.mark.parametrize(
+    "things",
+    [
+        pytest.param((), id="who was never there"),
+        pytest.param(
+            policy.needs([Route(ip_network("0.0.0.0/0"), ip_address("10.5.0.1"), 0, table=TABLE)]),
+            id="whom another gateway serves",
+        ),
+    ],
+)
+def test_nothing_is_touched_of(things: tuple[Any, ...], logged: list[dict[str, Any]]) -> None:
+    site = Site(LEFT)
+    site.kernel.give(LEFT.sandbox_key, *things)
+    site.run()
+
+    assert (ran(site), set(ours(site))) == ([], {iproute.text(thing) for thing in things})
+    assert "entry.warned" not in names(logged)
+
+
+@pytest.mark.parametrize("withdraws", [True, False])
+def test_who_comes_to_another_gateway_is_left_to_that(*, withdraws: bool) -> None:
+    """Guard and rules are that one's by now, and like ours."""
+    site = set_up()
+    site.run()
+    other = Route(ip_network("0.0.0.0/0"), ip_address("10.5.0.1"), 0, table=TABLE)
+    site.kernel.set_link(LEFT.sandbox_key, up=False)
+    site.kernel.give(LEFT.sandbox_key, other)
+    site.change(LEFT)
+    del site.kernel.commands[:]
+    report = site.on("disconnect", LEFT)
+    site.run(RESYNC)
+    leave(site, withdraws=withdraws)
+
+    assert (ran(site), report.unfinished) == ([], ())
+    assert set(ours(site)) == {iproute.text(other), *ALL[1:]}
+
+
+def test_a_wide_network_that_held_the_one_that_was_left_is_kept_too() -> None:
+    labels = {NETWORKS_LABEL: "192.0.0.0/16,10.8.0.0/16"}
+    site = set_up(replace(EVERYTHING, labels=labels))
+    site.run()
+    leave_network(site, replace(LEFT, labels=labels))
+
+    assert ran(site) == []
+    assert ours(site) == [
+        "unreachable 192.0.0.0/16 metric 4000 table 671",
+        MAIN_RULE,
+        TABLE_RULE,
+    ]
+
+
+def test_who_has_left_while_the_gateway_is_lost_keeps_its_guard() -> None:
+    labels = {NETWORKS_LABEL: "192.0.0.0/16"}
+    one = replace(EVERYTHING, labels=labels)
+    site = set_up(one)
+    site.run()
+    site.change(replace(GATEWAY, running=False))
+    site.on("die", GATEWAY)
+    leave_network(site, replace(LEFT, labels=labels))
+
+    assert ours(site) == [
+        "unreachable 192.0.0.0/16 metric 4000 table 671",
+        MAIN_RULE,
+        TABLE_RULE,
+    ]
+
+
+def test_what_keeps_off_the_gateway_stays_for_who_has_left() -> None:
+    site = past_set_up()
+    site.run()
+    leave_network(site, replace(site.engine.known[1], endpoints=(FRONT,)))
+
+    assert set(ours(site)) == {GUARD, f"{PAST} table 671", FROM, MAIN_RULE, TABLE_RULE}
+
+
+def test_what_fails_for_who_has_left_is_told_once(logged: list[dict[str, Any]]) -> None:
+    site = Site(LEFT)
+    site.kernel.give(LEFT.sandbox_key, policy.guard(ip_network("0.0.0.0/0")))
+    site.kernel.fail(LEFT.sandbox_key, DENIED, only="rule add")
+    site.run()
+    site.drive(30)
+
+    assert len([entry for entry in logged if entry["event"] == "rule.failed"]) == 1
+
+
+# --- who starts while the gateway is lost -------------------------------------------------------
+
+
+def test_what_proved_the_namespace_is_taken_back_and_the_rest_is_as_it_should_be() -> None:
+    site = Site()
+    site.run()
+    site.change(replace(GATEWAY, running=False))
+    site.on("die", GATEWAY)
+    one = starting(site)
+    everything = replace(EVERYTHING, id=one.id)
+    lost = Route(ip_network("0.0.0.0/0"), None, 0, "unreachable", TABLE)
+    beside = (policy.proof(4), *policy.needs([lost])[1:])
+    site.kernel.give(one.sandbox_key, lost, *beside)
+    client = Client(one.name, one.id, one.sandbox_key, (lost,))
+    site.reconciler.take_early(EarlyClient(client, complete=True, beside=beside))
+    site.change(everything)
+    del site.kernel.commands[:]
+    report = site.on("start", everything)
+
+    assert ran(site) == ["route del 192.0.2.255/32 table 671"]
+    assert report.unfinished == ()
+    assert ours(site, one) == ["unreachable default table 671", *ALL[1:]]
+
+
+# --- a kernel without IPv6 ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("label", "gateway", "commands"),
+    [
+        pytest.param("0.0.0.0/0,::/0", GATEWAY, 4, id="everything"),
+        pytest.param("0.0.0.0/0,::/0", container("wireguard", "192.0.2.1/24"), 4, id="IPv4 alone"),
+        pytest.param("::/0", GATEWAY, 0, id="nothing else"),
+    ],
+)
+def test_without_ipv6_it_is_refused_once_and_nothing_fails(
+    label: str, gateway: Container, commands: int, logged: list[dict[str, Any]]
+) -> None:
+    one = replace(EVERYTHING, labels={NETWORKS_LABEL: label})
+    site = Site(one, gateway=gateway)
+    site.kernel.boot_without_ipv6(one.sandbox_key)
+    site.run()
+    site.drive(120)
+    site.run(RESYNC)
+
+    assert (len(ran(site)), [line for line in ran(site) if "-6" in line]) == (commands, [])
+    refused = [entry for entry in logged if entry["event"] == "entry.refused"]
+    assert [(entry["entry"], entry["reason"]) for entry in refused] == [
+        ("::/0", "is IPv6, and this kernel has no policy rules for IPv6")
+    ]
+    assert site.reports[-1].unfinished == ()
+
+
+def test_nor_does_what_a_lost_gateway_makes_unreachable(logged: list[dict[str, Any]]) -> None:
+    one = replace(CLIENT, labels={NETWORKS_LABEL: BOTH})
+    site = Site(one)
+    site.kernel.boot_without_ipv6(one.sandbox_key)
+    site.change(replace(GATEWAY, running=False))
+    site.run()
+    site.drive(120)
+
+    assert ran(site) == ["route replace unreachable 10.8.0.0/16"]
+    refused = [entry["entry"] for entry in logged if entry["event"] == "entry.refused"]
+    assert refused == ["fd00:8::/64"]
+
+
+def test_the_fake_kernel_answers_as_such_a_kernel_does() -> None:
+    site = Site(CLIENT)
+    site.kernel.boot_without_ipv6(CLIENT.sandbox_key)
+    enter = f"nsenter --net={CLIENT.sandbox_key} ip -6"
+    outcomes: list[Outcome] = []
+
+    def conversation() -> Conversation:
+        outcomes.extend(
+            (
+                yield [
+                    f"{enter} rule add {TABLE_RULE}",
+                    f"{enter} route replace unreachable default metric 4000 table 671",
+                ]
+            )
+        )
+
+    site.kernel.serve([conversation()])
+
+    assert [(one.exit_code, one.output.partition(": ")[2]) for one in outcomes] == [
+        (2, "RTNETLINK answers: Address family not supported by protocol"),
+        (2, "RTNETLINK answers: Operation not supported"),
+    ]

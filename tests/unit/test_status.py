@@ -9,7 +9,19 @@ import pytest
 
 from lib.cli import tables
 from lib.cli.tables import Row
-from lib.model import IPV4, TABLE, Client, Desired, Gateway, Refusal, Route, Skipped, Thing
+from lib.model import (
+    DIRECT,
+    IPV4,
+    TABLE,
+    Client,
+    Desired,
+    Gateway,
+    Inside,
+    Refusal,
+    Route,
+    Skipped,
+    Thing,
+)
 from lib.reconcile.look import Findings
 from lib.reconcile.namespace import Namespace, gather
 from lib.reconcile.report import Failure
@@ -257,7 +269,7 @@ def test_state_of_everything_with_a_size(mtu: int, state: str) -> None:
 def test_what_differs_in_size_alone_is_given_back_to_whom_it_was_given(mtu: int) -> None:
     other = client(route("203.0.113.0/24"), name="postfix")
     one = client(EVERYTHING)
-    spaces = gather((other, one))
+    spaces = gather(Desired((other, one), ()))
     there = (EVERYTHING._replace(mtu=mtu), GUARD, *RULES, ENGINES)
     spaces[NETNS].actual = there
     spaces[NETNS].mtus = {EVERYTHING.dst: 1400}
@@ -285,3 +297,115 @@ def test_what_the_gateway_cannot_carry_is_as_it_should_be_if_it_is_unreachable()
 
     assert (there.gateway, there.state, there.reason) == ("unreachable", "ok", remark.reason)
     assert (lacks.state, lacks.reason) == ("missing", "not there: guard")
+
+
+# --- what keeps off the gateway -----------------------------------------------------------------
+
+PAST = Route(ip_network(DST), None, 0, DIRECT)
+FROM = policy.past(ip_address("10.5.0.7"))
+DEFAULT = route("0.0.0.0/0", "192.0.2.254")
+
+
+def direct_rows(*actual: Thing, entered: bool = True) -> list[tuple[str, ...]]:
+    """Return destination, way, state and reason of what keeps off the gateway."""
+    whole = Client("dovecot", "c1", NETNS, (), (), direct=(PAST, FROM))
+    (space,) = gather(Desired((whole,), ())).values()
+    routes = tuple(one for one in actual if isinstance(one, Route))
+    rules = tuple(one for one in actual if not isinstance(one, Route))
+    space.take(Inside(routes, (), rules), "wg-net")
+    values = {"netns": NETNS, "stderr": "not permitted"}
+    failures = [] if entered else [Failure("client.failed", "dovecot", "c1", "netns", "", values)]
+    desired = Desired((whole,), ())
+    rows = tables.rows(Findings(GATEWAY, None, desired, [space] if entered else [], failures))
+    assert all(row.direct for row in rows if row.dst)
+    return [(row.dst, row.way, row.state, row.reason) for row in rows if row.dst]
+
+
+def test_what_keeps_off_the_gateway_has_a_state_too() -> None:
+    there = route(via="192.0.2.254")
+    way, other = "192.0.2.254 direct", ("from 10.5.0.7", "direct", "ok", "")
+
+    assert direct_rows(DEFAULT, there, FROM) == [(DST, way, "ok", ""), other]
+    assert direct_rows(DEFAULT) == [
+        (DST, way, "missing", ""),
+        ("from 10.5.0.7", "direct", "missing", ""),
+    ]
+    assert direct_rows(DEFAULT, route(via="192.0.2.9"), FROM) == [
+        (DST, way, "wrong", f"there is {DST} via 192.0.2.9"),
+        other,
+    ]
+    assert direct_rows(FROM) == [
+        (
+            DST,
+            "direct",
+            "refused",
+            "has no other way: the engine gave the container no IPv4 gateway",
+        ),
+        other,
+    ]
+    assert direct_rows(entered=False) == [
+        (DST, "direct", "unknown", "not permitted"),
+        ("from 10.5.0.7", "direct", "unknown", "not permitted"),
+    ]
+
+
+def test_what_keeps_off_the_gateway_is_taken_back_too() -> None:
+    there = route(via="192.0.2.254")
+    whole = Client("dovecot", "c1", NETNS, (), (), direct=(PAST, FROM))
+    (space,) = gather(Desired((whole,), ())).values()
+    space.take(Inside((DEFAULT, there), (), (FROM,)), "wg-net")
+
+    assert [task.command.partition(" ip ")[2] for task in space.returns()] == [
+        "rule del pref 669 from 10.5.0.7 lookup main",
+        f"route del {DST} via 192.0.2.254",
+    ]
+
+
+# --- who has left the network -------------------------------------------------------------------
+
+
+def left_findings(*actual: Thing) -> Findings:
+    """Return what is found of who asked for everything and has left, with that in its namespace."""
+    guard = policy.guard(ip_network("0.0.0.0/0"))
+    remark = Refusal("0.0.0.0/0", "is unreachable: it has left", "connect it", served=True)
+    left = Client("dovecot", "c1", NETNS, (guard,), (remark,), direct=(FROM,))
+    desired = Desired((), (Skipped("dovecot", "c1", "is not attached", expected=True, left=left),))
+    (space,) = gather(desired).values()
+    routes = tuple(one for one in actual if isinstance(one, Route))
+    rules = tuple(one for one in actual if not isinstance(one, Route))
+    space.take(Inside(routes, (), rules), "wg-net")
+    return Findings(GATEWAY, None, desired, [space], [])
+
+
+def left_rows(*actual: Thing) -> list[tuple[str, ...]]:
+    """Return destination, way, state and reason."""
+    rows = tables.rows(left_findings(*actual))
+    return [(row.dst, row.way, row.state, row.reason) for row in rows]
+
+
+def test_what_is_kept_of_who_has_left_can_be_taken_back_if_it_is_ours() -> None:
+    held = (policy.guard(ip_network("0.0.0.0/0")), FROM, *policy.rules(IPV4))
+    others = route("0.0.0.0/0", "192.0.2.9")._replace(table=TABLE)
+    (space,) = left_findings(*held).namespaces
+    (foreign,) = left_findings(others, *held).namespaces
+
+    assert {task.step.thing for task in space.returns()} == {*held}
+    assert foreign.returns() == []
+
+
+def test_who_has_left_the_network_is_unreachable_as_long_as_that_stands() -> None:
+    guard, (first, second) = policy.guard(ip_network("0.0.0.0/0")), policy.rules(IPV4)
+    reason, past = "is unreachable: it has left", ("from 10.5.0.7", "direct", "ok", "")
+    skipped = [("", "-", "skipped", "is not attached")]
+
+    assert left_rows(guard, FROM, first, second) == [
+        ("0.0.0.0/0", "unreachable", "unreachable", reason),
+        past,
+    ]
+    assert left_rows(guard, FROM, second) == [
+        ("0.0.0.0/0", "unreachable", "missing", "not there: rule 670"),
+        past,
+    ]
+    assert left_rows() == skipped
+    others = route("0.0.0.0/0", "192.0.2.9")._replace(table=TABLE)
+    assert left_rows(others, guard, first, second) == skipped
