@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from contextlib import closing
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import structlog
@@ -25,6 +26,7 @@ from lib.kernel.shells import Shells
 from lib.reconcile.reconciler import Reconciler
 from lib.reconcile.report import Lost, Unknown, Why
 from lib.reconcile.reporting import hint
+from lib.reconcile.tunnels import shown
 from lib.schedule import Schedule, delay, delays
 from lib.settings import VERSION
 from lib.state import State
@@ -208,17 +210,19 @@ class Daemon:
         early: Early,
         health: Health,
         *,
-        publish: Callable[[Sidecar | None], None] = lambda _: None,
+        publish: Callable[[Sidecar | None, Mapping[Network, float]], None] = lambda *_: None,
         lacking: str = "",
         connect: Callable[[], Engine] = Engine,
         clock: Clock = time,
     ) -> None:
         """Serve with what the sidecar was given; `lacking` is what it cannot do without, if any.
 
-        Tell `publish` of our place when it may have changed.
+        Tell `publish` of our place, and of what the gateway's tunnel is lost for, when either may
+        have changed.
         """
         self._publish = publish
         self._on_stop = settings.on_stop
+        self._cuts_off = settings.on_tunnel_loss == "unreachable"
         self._lacking = lacking
         self._health = health
         self._early = early
@@ -231,9 +235,13 @@ class Daemon:
             settings,
             lambda tries: delay(tries, settings.resync_interval),
             announce=early.lead_to,
+            news=self._note_change,
             clock=clock.monotonic,
             time_of_day=clock.time,
         )
+        self._stream: EventStream | None = None
+        self._has_changed = False
+        """Whether the gateway's links, routes or rules have since they were looked at."""
         self._trigger = "startup"
         self._trouble = ""
         """What the last pass found to keep clients from their routes."""
@@ -241,7 +249,7 @@ class Daemon:
     def run(self) -> NoReturn:
         """Serve, and connect again whenever the engine goes away."""
         self._health.tell("has just been started")
-        self._publish(None)
+        self._publish(None, {})
         while True:
             try:
                 with closing(self._connect()) as engine:
@@ -278,13 +286,23 @@ class Daemon:
 
     def _listen(self, engine: Engine) -> EventStream:
         since = int(self._clock.time()) - _OVERLAP_SECONDS
-        return engine.listen(since, self._early.note)
+        self._stream = engine.listen(since, self._early.note)
+        return self._stream
+
+    def _note_change(self) -> None:
+        """Take in, in any thread, that the gateway's links, routes or rules changed."""
+        self._has_changed = True  # First: the stream may just be replaced by another.
+        if self._stream:
+            self._stream.wake()
 
     def _wait(self, engine: Engine, stream: EventStream) -> None:
         """Wait until events come or something is due."""
         now = self._clock.monotonic()
         pause = min(self._schedule.next_at() - now, self._connection.probation)
-        events = stream.read(max(0.0, pause))
+        events = stream.read(0.0 if self._has_changed else max(0.0, pause))
+        if self._has_changed:
+            self._has_changed = False
+            self._schedule.note_change(self._clock.monotonic())
         self._take_early()
         if self._connection.probation <= 0:
             self._connection.believe(engine)
@@ -304,13 +322,13 @@ class Daemon:
         now = self._clock.monotonic()
         self._schedule.finish(report, now)
         self._trigger = "reconnect"
-        self._publish(self._reconciler.sidecar)
+        self._publish(self._reconciler.sidecar, report.lost)
         if not isinstance(report.gateway, Unknown):
             if report.scope.is_full:
                 self._early.learn(report.listed)
             self._early.size(report.mtus)
             _log_pass(report, now - begun)
-        self._trouble = _trouble(report)
+        self._trouble = _trouble(report) or (self._cuts_off and _tunnel_trouble(report)) or ""
         self._tell_health()
 
     def _tell_health(self) -> None:
@@ -347,3 +365,12 @@ def _trouble(report: Report) -> str:
         return f"the gateway {name} is lost, see gateway.lost in the log"
     more = any(work.why is Why.MORE for work in report.unfinished)
     return "routes are still to be set" if more else ""
+
+
+def _tunnel_trouble(report: Report) -> str:
+    """Return since when the gateway's tunnel is lost, and for what."""
+    if not report.lost or isinstance(report.gateway, Unknown):
+        return ""
+    since = datetime.fromtimestamp(min(report.lost.values()), UTC)
+    name = report.gateway.gateway.container
+    return f"the tunnel of {name} is lost since {since:%Y-%m-%dT%H:%M:%SZ}: {shown(report.lost)}"

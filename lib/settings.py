@@ -35,6 +35,7 @@ class Settings:
     resync_interval: float = 60.0
     """Seconds between full passes."""
     on_gateway_loss: str = "unreachable"
+    on_tunnel_loss: str = "unreachable"
     on_stop: str = "keep"
     mtu: str = "auto"
     """Or `off`, or a number of bytes."""
@@ -120,6 +121,12 @@ OPTIONS = (
         "what becomes of its clients' routes while the gateway is gone: unreachable or keep",
         "unreachable",
         convert=_one_of("unreachable", "keep"),
+    ),
+    Option(
+        "on-tunnel-loss",
+        "the same while the gateway does not send them into its tunnel: unreachable or warn",
+        "unreachable",
+        convert=_one_of("unreachable", "warn"),
     ),
     Option(
         "on-stop",

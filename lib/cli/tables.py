@@ -31,6 +31,9 @@ _GREEN, _YELLOW, _DIM, _RED = 32, 33, 2, 31
 _COLOURS = {"ok": _GREEN, "refused": _YELLOW, "skipped": _DIM}
 
 
+_ASTRAY = "the gateway sends it into no tunnel"
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One destination of one client, or a container that has none; empty is what there is not."""
@@ -130,7 +133,7 @@ def _client(client: Client, findings: Findings) -> Iterator[Row]:
     remarks = {refusal.entry: refusal for refusal in client.refusals if refusal.served}
     for wanted in client.routes:
         route = space.sized(wanted) if space else wanted
-        state = _state(route, space) if space else unknown
+        state = _state(route, space, findings) if space else unknown
         if not state:
             continue  # It ended while it was looked at.
         if (remark := remarks.get(str(route.dst))) and "reason" not in state:
@@ -143,7 +146,7 @@ def _client(client: Client, findings: Findings) -> Iterator[Row]:
             yield Row(*whose, refusal.entry, "", "refused", refusal.reason, refusal.hint)
 
 
-def _state(route: Route, space: Namespace) -> dict[str, str]:
+def _state(route: Route, space: Namespace, findings: Findings) -> dict[str, str]:
     if direct := space.direct([route]):
         return {"state": "refused", "reason": direct[0].reason, "hint": direct[0].hint}
     needed = policy.needs([route])
@@ -157,8 +160,9 @@ def _state(route: Route, space: Namespace) -> dict[str, str]:
         lacking = ", ".join(_name(thing) for thing in needed if thing not in space.actual)
         return {"state": "missing", "reason": f"not there: {lacking}"}
     if route.kind == "unreachable" and not route.is_guard:
-        return {"state": "unreachable", "reason": "the gateway is lost"}
-    return {"state": "ok"}
+        reason = _ASTRAY if route.dst in findings.astray else "the gateway is lost"
+        return {"state": "unreachable", "reason": reason}
+    return {"state": "ok", "reason": _ASTRAY} if route.dst in findings.astray else {"state": "ok"}
 
 
 def _competes(other: Thing, route: Route) -> bool:

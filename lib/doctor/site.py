@@ -27,6 +27,7 @@ from lib.errors import (
 from lib.kernel import namespaces
 from lib.kernel.access import Reader
 from lib.model import IPV4, IPV6, NETWORKS_LABEL, Gateway, Skipped, Snapshot
+from lib.reconcile import tunnels
 from lib.reconcile.contest import Contest
 from lib.routing import desired, reach
 
@@ -200,12 +201,19 @@ class Site:
             snapshot = Snapshot(((self.container(), self.container_owner()),))
         else:
             snapshot = _all_clients(engine)
-        wanted = desired.compute(snapshot, gateway, self.served_by)
+        wanted = desired.compute(snapshot, self._applied(gateway), self.served_by)
         owners = {container.id: owner for container, owner in snapshot.clients}
         clients = (
             _attached(client, owners[client.container_id], gateway) for client in wanted.clients
         )
         return Asking(tuple(clients), wanted.skipped)
+
+    def _applied(self, gateway: Gateway) -> Gateway:
+        """Return the gateway with what is unreachable through it, as its tunnel is lost."""
+        found = tunnels.once(Reader(), self.settings)
+        with suppress(SkippedError):
+            found.look(gateway, self.gateway_netns_file)
+        return found.applied(gateway)
 
     def _find_client(self) -> AttachedClient:
         asks = NETWORKS_LABEL in self.container().labels

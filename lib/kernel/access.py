@@ -6,14 +6,15 @@ import socket
 from typing import TYPE_CHECKING
 
 from lib.kernel import addresses, namespaces, netlink, route_table, ways
+from lib.kernel.changes import Listener
 from lib.model import MAIN, Inside
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from lib.kernel.namespaces import NamespaceId
     from lib.kernel.shells import Conversation, Shells
-    from lib.model import Address, Network
+    from lib.model import Address, Network, Way
 
 
 class Reader:
@@ -49,10 +50,10 @@ class Reader:
             found = route_table.rules(kernel) if rules else ()
             return Inside(routes, addresses.listed(kernel, sizes=sizes), found)
 
-    def tunnel_mtus(
+    def ways(
         self, path: str, front: Collection[Address], destinations: Iterable[Network]
-    ) -> dict[Network, int]:
-        """Return how large packets to a destination may be: `ways.tunnel_mtus`.
+    ) -> dict[Network, Way]:
+        """Return where a gateway's kernel sends what is for a destination: `ways.ways`.
 
         Raises NetnsError if that fails.
         """
@@ -60,7 +61,14 @@ class Reader:
             namespaces.explained(f"read the links in {path}"),
             netlink.connect(socket.NETLINK_ROUTE, path) as kernel,
         ):
-            return ways.tunnel_mtus(kernel, front, destinations)
+            return ways.ways(kernel, front, destinations)
+
+    def listen(self, path: str, tell: Callable[[], None]) -> Listener:
+        """Call `tell`, in a thread, whenever links, routes or rules of a namespace change.
+
+        Raises NetnsError if that cannot be.
+        """
+        return Listener(path, tell)
 
 
 class Kernel(Reader):

@@ -10,15 +10,15 @@ from lib.errors import NetnsError, NotReadyError
 from lib.reconcile import failures
 from lib.reconcile.clients import Clients
 from lib.reconcile.gateway import GatewayTracker
-from lib.reconcile.mtus import Mtus
 from lib.reconcile.namespace import Namespace, gather
 from lib.reconcile.report import Lost, Unknown
+from lib.reconcile.tunnels import once
 from lib.routing import desired, reach
 
 if TYPE_CHECKING:
     from lib.engine.client import Engine
     from lib.kernel.access import Reader
-    from lib.model import Desired, Gateway
+    from lib.model import Desired, Gateway, Network
     from lib.reconcile.report import Failure
     from lib.settings import Settings
 
@@ -34,6 +34,8 @@ class Findings:
     namespaces: list[Namespace]
     """Those that could be read."""
     failures: list[Failure]
+    astray: frozenset[Network] = frozenset()
+    """What clients ask for and the gateway should send into a tunnel, and does not."""
 
 
 def look(engine: Engine, kernel: Reader, settings: Settings) -> Findings:
@@ -49,15 +51,17 @@ def look(engine: Engine, kernel: Reader, settings: Settings) -> Findings:
     located = clients.locate(engine, clients.list(engine))
     # What is to be taken back was given by this gateway, whoever serves now.
     served_by = "" if settings.command == "withdraw" else state.served_by
-    wanted = desired.compute(located.snapshot, state.gateway, served_by)
     lost = state if isinstance(state, Lost) else None
-    network, seen = state.gateway.network, {}
-    found = Findings(state.gateway, lost, wanted, [], list(located.failures))
-    mtus = Mtus(kernel, settings.mtu)
-    mtus.begin(state.gateway, tracker.netns, is_full=True)
-    sizes = mtus.learn(route.dst for client in wanted.clients for route in client.routes)
+    tunnels = once(kernel, settings)
+    tunnels.look(None if lost else state.gateway, tracker.netns)
+    gateway = tunnels.applied(state.gateway)
+    wanted = desired.compute(located.snapshot, gateway, served_by)
+    tunnels.learn(route.dst for client in wanted.clients for route in client.routes)
+    network, seen = gateway.network, {}
+    astray = frozenset(tunnels.lost)
+    found = Findings(gateway, lost, wanted, [], list(located.failures), astray)
     for namespace in gather(wanted.clients).values():
-        namespace.mtus = sizes
+        namespace.mtus, namespace.unsized = tunnels.mtus, tunnels.unsized
         try:
             kernel.check(namespace.path)
             seen[namespace.path] = here = kernel.read(namespace.path, rules=namespace.has_rules)

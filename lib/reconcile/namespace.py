@@ -24,7 +24,7 @@ from lib.routing.plan import Stage, chain, directly_reached, plan, stage
 from lib.routing.size import sized
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 
     from lib.engine.client import Engine
     from lib.kernel.access import Kernel
@@ -72,13 +72,18 @@ class Namespace:
     """The networks to which the engine has attached it."""
     mtus: Mapping[Network, int] = field(default_factory=dict)
     """How large packets to a destination may be behind the gateway (bytes)."""
+    unsized: Collection[Network] = ()
+    """Destinations of which that is not known: what is there may stay."""
 
     def take(self, here: Inside, network: str) -> None:
         """Take in what is there, and what that says of the routes by a gateway on the network."""
         self.actual = (*here.routes, *here.rules)
-        if self.mtus:
+        if self.mtus or self.unsized:
+            there = {one.plain: one.mtu for one in here.routes if one.dst in self.unsized}
             by_gateway = (one for one in self._routes() if one.gateway)
-            self.mtus = {one.dst: sized(one, here, self.mtus).mtu for one in by_gateway}
+            self.mtus = {
+                one.dst: there.get(one, 0) or sized(one, here, self.mtus).mtu for one in by_gateway
+            }
             self.wanted = {
                 self.sized(one) if isinstance(one, Route) else one: client
                 for one, client in self.wanted.items()
@@ -125,7 +130,11 @@ class Namespace:
 
     def returns(self) -> list[Task]:
         """Return what takes back all that is there as it is wanted, or can only be ours."""
-        whose = {thing.plain: client for thing, client in self.wanted.items()}
+        whose = {
+            plain: client
+            for thing, client in self.wanted.items()
+            for plain in (thing.plain, *_without_gateway(thing))
+        }
         found = {thing.plain: thing for thing in self.actual}
         there = [found[plain] for plain in whose if plain in found]
         steps = plan((), self.actual, dict.fromkeys((*there, *self.left_over())))
@@ -212,6 +221,12 @@ def by_stage(tasks: Iterable[Task]) -> Iterator[list[Task]]:
     for each in Stage:
         if due := [task for task in found if stage(task.step) is each]:
             yield due
+
+
+def _without_gateway(thing: Thing) -> Iterator[Route]:
+    """Yield what stood in the place of a route while its gateway, or that's tunnel, was lost."""
+    if isinstance(thing, Route) and thing.gateway:
+        yield thing.plain._replace(gateway=None, kind="unreachable")
 
 
 def _is_a_loss(thing: Thing) -> bool:

@@ -16,10 +16,11 @@ from lib.reconcile.clients import Clients
 from lib.reconcile.gateway import GatewayTracker
 from lib.reconcile.leave import Leaving
 from lib.reconcile.ledger import Ledger
-from lib.reconcile.mtus import Mtus
 from lib.reconcile.namespace import Namespace, Visitor, gather
 from lib.reconcile.report import Found, Lost, Report, Scope, Unknown
 from lib.reconcile.reporting import Reporting
+from lib.reconcile.rerouting import Rerouting
+from lib.reconcile.tunnels import Tunnels
 from lib.routing import desired
 
 if TYPE_CHECKING:
@@ -45,15 +46,21 @@ class Reconciler:
         delay: Callable[[int], float],
         *,
         announce: Callable[[Gateway | None, Path | None], None] = lambda *_: None,
+        news: Callable[[], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         time_of_day: Callable[[], float] = time.time,
     ) -> None:
-        """Wait `delay(tries)` seconds after failed tries; `announce` tells of the gateway."""
+        """Wait `delay(tries)` seconds after failed tries; `announce` tells of the gateway.
+
+        `news` is called, in a thread, when a reroute is due.
+        """
         self._kernel = kernel
         self._clock = clock
-        self._gateway = GatewayTracker(settings, clock, announce, time_of_day)
+        self._announce = announce
+        self._announced: tuple[Gateway | None, Path | None] = (None, None)
+        self._gateway = GatewayTracker(settings, clock, self._lead, time_of_day)
+        self._tunnels = Tunnels(kernel, settings, time_of_day, tell=news)
         self._clients = Clients(kernel)
-        self._mtus = Mtus(kernel, settings.mtu)
         self._ledger = Ledger(delay)
         self._reporting = Reporting()
         self._complete: set[str] = set()
@@ -66,6 +73,8 @@ class Reconciler:
 
     def run(self, engine: Engine, scope: Scope) -> Report:
         """Do a pass; raise EngineError if the engine does not answer."""
+        if scope.is_reroute:
+            return self._reroute(scope)
         before = self._gateway.state
         state = before
         if scope.is_full or self._concerns_all(scope):
@@ -75,7 +84,8 @@ class Reconciler:
             return Report(scope, state, unfinished=self._ledger.unfinished)
         if state.served_by:
             self._ledger.leave_all()
-        self._mtus.begin(state.gateway, self._gateway.netns, is_full=scope.is_full)
+        if scope.is_full:
+            self._tunnels.begin()
         listed = self._list(engine, scope)
         chosen = self._choose(listed, scope, is_news=state != before)
         served: list[Desired] = []
@@ -91,6 +101,7 @@ class Reconciler:
         visits = with_progress(found, len(chosen), "clients looked at")
         self._kernel.serve(visitor.visit(namespace) for namespace in visits)
         self._ledger.finish(_names(chosen), self._clock())
+        self._tunnels.tell()
         clients = [client for wanted in served for client in wanted.clients]
         return Report(
             scope,
@@ -102,7 +113,41 @@ class Reconciler:
             unfinished=self._ledger.unfinished,
             again_at=self._gateway.again_at,
             listed=listed,
-            mtus=dict(self._mtus.known),
+            mtus=self._tunnels.mtus,
+            lost=self._tunnels.lost,
+        )
+
+    def _lead(self, gateway: Gateway | None, directory: Path | None) -> None:
+        """Look where the gateway sends what, and announce it with that."""
+        self._announced = gateway, directory
+        self._tunnels.look(gateway, self._gateway.netns)
+        self._tunnels.tell()
+        self._announce(self._tunnels.applied(gateway) if gateway else None, directory)
+
+    def _reroute(self, scope: Scope) -> Report:
+        """Look where the gateway sends what, and lead what stands by that; ask the engine nothing.
+
+        What is not there yet is a pass's to set.
+        """
+        gateway, directory = self._announced
+        if not gateway:
+            return Report(scope, self._gateway.state, unfinished=self._ledger.unfinished)
+        lost, mtus = self._tunnels.lost, self._tunnels.mtus
+        self._lead(gateway, directory)
+        resized = {dst for dst, _ in mtus.items() ^ self._tunnels.mtus.items()}
+        applied = self._tunnels.applied(gateway)
+        work = Rerouting(self._kernel, self._ledger, applied, self._tunnels.mtus, resized)
+        self._kernel.serve(work.visits())
+        return Report(
+            scope,
+            self._gateway.state,
+            clients=len(work.clients),
+            routes=work.changed,
+            changed=work.changed,
+            unfinished=self._ledger.unfinished,
+            mtus=self._tunnels.mtus,
+            lost=self._tunnels.lost,
+            is_rerouted=bool(resized) or lost != self._tunnels.lost,
         )
 
     def leave(self, *, withdraws: bool) -> None:
@@ -196,7 +241,11 @@ class Reconciler:
             before[place.path].append((place, given))
         for batch in self._clients.batches(chosen):
             located = self._clients.locate(engine, batch, scope.ids)
-            wanted = desired.compute(located.snapshot, state.gateway, state.served_by)
+            gateway = self._tunnels.applied(state.gateway)
+            wanted = desired.compute(located.snapshot, gateway, state.served_by)
+            if self._tunnels.learn(one.dst for each in wanted.clients for one in each.routes):
+                gateway = self._tunnels.applied(state.gateway)
+                wanted = desired.compute(located.snapshot, gateway, state.served_by)
             served.append(wanted)
             self._reporting.remarks(wanted)
             self._note_located(wanted, located, batch)
@@ -208,9 +257,8 @@ class Reconciler:
                 if path in namespaces:
                     namespaces[path].identity = located.identities.get(path)
                     namespaces[path].attached = owner.attached
-            mtus = self._mtus.learn(one.dst for each in wanted.clients for one in each.routes)
             for path, namespace in namespaces.items():
-                namespace.mtus = mtus
+                namespace.mtus = self._tunnels.mtus
                 namespace.take_before(before.pop(path, ()))
                 yield namespace
         for path, entries in before.items():

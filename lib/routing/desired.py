@@ -82,7 +82,7 @@ def _routes(
         remark = _lacking(dst, gateway, point) or _attached(dst, attached)
         is_served = not remark or remark.served
         if is_served:
-            routes.append(_route(dst, gateway, attached))
+            routes.append(leading(dst, gateway, policy.table_of(dst, attached)))
         # Who has no address of an IP version lacks nothing where that is unreachable.
         if remark and (dst.version in versions or not is_served):
             remarks.append(remark)
@@ -91,12 +91,12 @@ def _routes(
     return tuple(routes), tuple(remarks)
 
 
-def _route(dst: Network, gateway: Gateway, attached: Iterable[Network]) -> Route:
+def leading(dst: Network, gateway: Gateway, table: int) -> Route:
     """Return what leads to a destination, or what keeps packets from any other way there."""
-    table = policy.table_of(dst, attached)
-    if dst.version in gateway.lost:
+    address = gateway.address(dst.version)
+    if dst.version in gateway.lost or (address and dst in gateway.cut_off):
         return Route(dst, None, DEFAULT_METRIC[dst.version], "unreachable", table)
-    if address := gateway.address(dst.version):
+    if address:
         return Route(dst, address, DEFAULT_METRIC[dst.version], table=table)
     return policy.guard(dst)
 

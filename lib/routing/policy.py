@@ -24,9 +24,14 @@ _HALF = 1
 """Prefix length of a half of everything, which stands for a default route."""
 
 
+def is_wide(dst: Network) -> bool:
+    """Tell whether a destination is all of an IP version, or half of it."""
+    return dst.prefixlen <= _HALF
+
+
 def table_of(dst: Network, attached: Iterable[Network]) -> int:
     """Return the table for a destination of a client that is attached to these networks."""
-    if dst.prefixlen <= _HALF:
+    if is_wide(dst):
         return TABLE
     same = (one for one in attached if one.version == dst.version)
     return TABLE if any(one.subnet_of(dst) for one in same) else MAIN  # type: ignore[arg-type]

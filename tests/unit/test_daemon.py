@@ -77,16 +77,24 @@ class Over(Exception):  # noqa: N818 - it is no error
 
 
 @dataclass
+class Woken:
+    """In a script: something that happens meanwhile, in a thread that wakes who reads."""
+
+    happens: Callable[[], object]
+
+
+@dataclass
 class Stream:
     """An event stream that a test writes: batches, or what ends it, at seconds from its begin."""
 
     clock: Clock
-    script: list[tuple[float, list[Event] | EngineError]]
+    script: list[tuple[float, list[Event] | EngineError | Woken]]
     end: float
     """When the test is over, by the clock."""
     begun: float = 0.0
     waits: list[float] = field(default_factory=list)
     is_closed: bool = False
+    is_woken: bool = False
 
     def __post_init__(self) -> None:
         self.begun = self.clock.now
@@ -100,11 +108,19 @@ class Stream:
             self.clock.now = max(self.clock.now, self.begun + at)
             if isinstance(found, EngineError):
                 raise found
+            if isinstance(found, Woken):
+                found.happens()
+                assert self.is_woken
+                self.is_woken = False
+                return []
             return found
         if until > self.end:
             raise Over
         self.clock.now = until
         return []
+
+    def wake(self) -> None:
+        self.is_woken = True
 
     def close(self) -> None:
         self.is_closed = True
@@ -118,7 +134,7 @@ class Engine(StandInEngine):
     def __init__(self, clock: Clock, *known: Container) -> None:
         super().__init__(known, on=(WG_NET,))
         self.clock = clock
-        self.scripts: list[list[tuple[float, list[Event] | EngineError]]] = []
+        self.scripts: list[list[tuple[float, list[Event] | EngineError | Woken]]] = []
         self.seconds = 10.0
         """After which the test is over."""
         self.streams: list[Stream] = []
@@ -174,9 +190,14 @@ class Site:
         self.early = NoEarlyRoutes()
         self.file = tmp_path / "health"
         self.published: list[Sidecar | None] = []
+        self.lost: list[Mapping[Network, float]] = []
         self.lacking = ""
         self.connect: Callable[[], object] = lambda: self.engine
         self.settings = Settings(gateway="wireguard", network="wg-net", resync_interval=interval)
+
+    def publish(self, sidecar: Sidecar | None, lost: Mapping[Network, float]) -> None:
+        self.published.append(sidecar)
+        self.lost.append(lost)
 
     def daemon(self) -> Daemon:
         """Return a daemon that was not run yet."""
@@ -185,7 +206,7 @@ class Site:
             self.kernel,
             self.early,
             Health(self.file),
-            publish=self.published.append,
+            publish=self.publish,
             lacking=self.lacking,
             connect=self.connect,  # type: ignore[arg-type]
             clock=self.clock,
@@ -362,6 +383,47 @@ def test_early_routes_learn_how_large_packets_may_be(site: Site) -> None:
     site.run()
 
     assert site.early.mtus == {ip_network("10.8.0.0/16"): 1280}
+
+
+@pytest.mark.parametrize(
+    ("choice", "health"),
+    [
+        ("unreachable", "the tunnel of wireguard is lost since 1970-01-12T13:46:45Z: 10.8.0.0/16"),
+        ("warn", "ok"),
+    ],
+)
+def test_a_tunnel_that_goes_is_looked_at_at_once_and_verified_a_little_later(
+    site: Site, choice: str, health: str
+) -> None:
+    site.settings = replace(site.settings, on_tunnel_loss=choice)
+    site.kernel.tunnel(GATEWAY_PATH, "10.8.0.0/16")
+    goes = Woken(lambda: site.kernel.close_tunnel(GATEWAY_PATH, "10.8.0.0/16"))
+    site.engine.scripts = [[(5.0, goes)]]
+    logged = site.run()
+
+    assert (
+        events(logged)[-3:]
+        == {
+            "unreachable": ["tunnel.lost", "route.replaced", "pass.finished"],
+            "warn": ["client.routed", "pass.finished", "tunnel.lost"],
+        }[choice]
+    )
+    assert passes(logged) == ["startup", "tunnel", "tunnel"]
+    assert verdict(site.file) == health
+    assert site.engine.streams[0].waits[1] == pytest.approx(0.3)
+    assert [*site.lost[-1].values()] == [1_000_005.0]
+    assert len(site.early.gateways) == 3
+
+
+def test_a_change_that_is_none_for_us_makes_no_pass(site: Site) -> None:
+    site.engine.scripts = [[(5.0, Woken(lambda: site.kernel.tunnel(GATEWAY_PATH, "10.99.0.0/16")))]]
+    calls = len(site.engine.calls)
+    logged = site.run()
+
+    assert calls == 0
+    assert events(logged)[-1] == "pass.finished"
+    assert passes(logged) == ["startup", "tunnel"]
+    assert verdict(site.file) == "ok"
 
 
 def test_a_lost_engine_is_told_and_listened_to_again(site: Site) -> None:

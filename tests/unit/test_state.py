@@ -47,6 +47,7 @@ def test_what_was_published_is_read(file: Path) -> None:
         "gateway": "wireguard",
         "resync-interval": "60.0",
         "on-gateway-loss": "unreachable",
+        "on-tunnel-loss": "unreachable",
         "on-stop": "keep",
         "mtu": "auto",
     }
