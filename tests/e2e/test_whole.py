@@ -286,7 +286,7 @@ def test_plan_prints_what_sets_it_all_and_status_names_what_is_not_there(world: 
     assert states() == [("missing", "not there: route, guard, rule 670, rule 671")] * 2
     sidecar.exec("sh", "-c", "wgroutemgr plan | sh")
     assert rules(client) == [*RULES[4], *RULES[6]]
-    assert states() == [("ok", "")] * 2
+    assert states() == [("ok", "the gateway sends it into no tunnel")] * 2
     assert sidecar.exec("wgroutemgr", "plan") == ""
 
     client.enter("ip", "rule", "del", "pref", "670")
