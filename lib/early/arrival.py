@@ -23,6 +23,7 @@ from lib.routing.plan import Stage, stage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from typing import TypeGuard
 
     from lib.early.lookup import Answers, Reference
     from lib.model import Address, Container, Network, Thing
@@ -78,10 +79,14 @@ class Grant:
         client: Client,
         sources: Mapping[int, Address],
         *,
+        proofs: Mapping[Route, Route] | None = None,
         leaves_out: bool = False,
         lacks_networks: bool = False,
     ) -> None:
         """Take a client with the routes to set, and for each IP version the address that proves it.
+
+        `proofs` are set first in the place of routes that lead nowhere, as only one with a gateway
+        proves anything: nobody asks our table yet.
 
         `leaves_out` if it asks for others beside; `lacks_networks` if whether it gets these too
         depends on what other networks it is to be on.
@@ -92,9 +97,10 @@ class Grant:
         self.lacks_networks = lacks_networks
         self._things: tuple[Thing, ...] = ()
         """What was set."""
+        self._proofs = proofs or {}
         self.commands: dict[Thing, str] = {
             route: iproute.command(client.netns, _step(route), sources[route.version])
-            for route in client.routes
+            for route in (*client.routes, *self._proofs.values())
             if route.gateway
         }
         """Those that did not succeed yet and may be tried: at first what proves the namespace."""
@@ -109,13 +115,15 @@ class Grant:
     def given(self) -> EarlyClient:
         """The client with what it has by now."""
         lacks = self.commands or self._waiting or self._leaves_out
-        beside = tuple(thing for thing in self._things if thing not in self._client.routes)
+        not_beside = {*self._client.routes, *self._proofs.values()}
+        beside = tuple(thing for thing in self._things if thing not in not_beside)
         return EarlyClient(self._client, complete=not lacks, beside=beside)
 
     def follow(self, before: Grant) -> None:
         """Take the place of one that lacked the networks: what that has set is not set again."""
         given, done = before.given, Outcome("", 0, "", 0.0)
-        there = {*given.client.routes, *given.beside}
+        there: set[Thing] = {*given.client.routes, *given.beside}
+        there |= {proof for route, proof in self._proofs.items() if route in there}
         while known := [thing for thing in self.commands if thing in there]:
             self.take(dict.fromkeys(known, done))
 
@@ -143,10 +151,13 @@ class Grant:
         """
         if not self._things:
             return False
+        if isinstance(thing, Route) and thing in self._proofs:
+            return self._proofs[thing] in self._things
         if stage(_step(thing)) is Stage.TABLE_RULE:
             before = {*policy.rules(thing.version)} - {thing}
-            guards = {one for one in self.commands if one.version == thing.version}
-            return before <= {*self._things} and not any(map(_is_guard, guards))
+            lacking = [*filter(_shuts, self.commands), *(self._proofs.keys() - {*self._things})]
+            is_shut = not any(one.version == thing.version for one in lacking)
+            return before <= {*self._things} and is_shut
         same = [one for one in self._asked if one.table == TABLE and one.version == thing.version]
         if isinstance(thing, Route):
             same = [one for one in same if one.dst == thing.dst]
@@ -186,8 +197,9 @@ def _is_done(thing: Thing, outcome: Outcome) -> bool:
     return not outcome.exit_code or failures.is_found(_step(thing), outcome)
 
 
-def _is_guard(thing: Thing) -> bool:
-    return isinstance(thing, Route) and thing.is_guard
+def _shuts(thing: Thing) -> TypeGuard[Route]:
+    """Tell whether it keeps packets in our table, as a guard does."""
+    return isinstance(thing, Route) and thing.table == TABLE and thing.kind == "unreachable"
 
 
 def next_state(arrival: Arrival, known: Answers, now: float) -> State:
@@ -246,16 +258,24 @@ def grant(arrival: Arrival, known: Answers) -> Grant | None:
     early = tuple(
         route._replace(mtu=mtus.get(route.dst, 0)) if route.gateway else route
         for route in wanted.routes
-        if (route.version in sources if route.gateway else route.is_guard)
+        if (route.version in sources if route.gateway else _shuts(route))
         and route not in in_the_way
     )[:MOST_ROUTES]
-    if not any(route.gateway for route in early):
+    open_again = replace(known.gateway, cut_off=frozenset())
+    proofs = {
+        route: desired.leading(route.dst, open_again, TABLE)
+        for route in early
+        if _shuts(route) and not route.is_guard and route.version in sources
+    }
+    early = tuple(one for one in early if one.gateway or one.is_guard or one in proofs)
+    if not proofs and not any(route.gateway for route in early):
         early = ()  # Nothing would prove whose namespace it is.
     if lacks_networks and not early:
         return None
     return Grant(
         replace(wanted, routes=early),
         sources,
+        proofs=proofs,
         leaves_out=len(early) < len(wanted.routes),
         lacks_networks=lacks_networks,
     )
