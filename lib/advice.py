@@ -142,6 +142,18 @@ def no_tunnel(gateway: str) -> str:
     return f"{line}   # in the sidecar's service, if {gateway} is to have no tunnel"
 
 
+GUARD = (
+    "environment: {WGROUTEMGR_GATEWAY_GUARD: 'on'}"
+    "   # in the sidecar's service: nothing leaves past the tunnel while that is away"
+)
+
+
+def forward_reject(front: str) -> str:
+    """Return the line of a tunnel's configuration that lets nothing out past it."""
+    rule = f"-I FORWARD -i {front} ! -o %i -j REJECT"
+    return f"PostUp = iptables {rule}; ip6tables {rule}   # the same in the tunnel's file"
+
+
 def policy_rule(gateway: str, dst: object, table: str, preference: int) -> str:
     """Return the rule that sends a network by the table that knows it, before all other rules."""
     words = f"{_ip(dst)} rule add pref {preference} to {dst} lookup {table}"

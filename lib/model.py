@@ -271,6 +271,10 @@ class Rule(NamedTuple):
     """Routes with a prefix of that length or a shorter one are passed over there."""
     source: Address | None = None
     """Whose packets it is for; None for all."""
+    device: str = ""
+    """Name of the link by which these come in; empty for all."""
+    is_unreachable: bool = False
+    """Whether they go nowhere instead: then there is no table (0)."""
 
     @property
     def plain(self) -> Rule:

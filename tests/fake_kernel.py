@@ -185,7 +185,8 @@ class FakeKernel(Kernel):
         space = self._spaces.get(path)
         return space.identity if space else None
 
-    def check(self, path: str) -> None:
+    def check(self, path: str, *, own: bool = False) -> None:
+        del own
         if error := self._forbidden.get(path):
             raise error
         if path not in self._spaces:
@@ -221,6 +222,10 @@ class FakeKernel(Kernel):
         space = self._readable(path)
         held = {one.version for one in space.addresses if one.ip in front}
         return {dst: space.way(dst) for dst in destinations if dst.version in held}
+
+    def link_of(self, path: str, held: Collection[Address]) -> str:
+        space = self._readable(path)
+        return "eth0" if any(one.ip in held for one in space.addresses) else ""
 
     def listen(self, path: str, tell: Callable[[], None]) -> Listener:
         self._readable(path)
@@ -366,17 +371,21 @@ def _parse_route(path: str, version: int, words: deque[str], strange: str) -> _C
 def _parse_rule(path: str, version: int, words: deque[str], strange: str) -> _RuleCommand:
     verb = words.popleft()
     assert verb in {"add", "del"}, strange
-    said = _said(words, "pref", "from", "lookup", "suppress_prefixlength")
-    assert not words, strange
+    said = _said(words, "pref", "from", "iif", "lookup", "suppress_prefixlength")
+    is_unreachable = list(words) == ["type", "unreachable"]
+    assert is_unreachable or not words, strange
     # What is left out of a deletion matches anything.
-    assert {"pref", "lookup"} <= said.keys(), strange
-    table, suppress = said["lookup"], said.get("suppress_prefixlength")
+    assert "pref" in said, strange
+    assert ("lookup" in said) != is_unreachable, strange
+    table, suppress = said.get("lookup", "0"), said.get("suppress_prefixlength")
     rule = Rule(
         version,
         int(said["pref"]),
         MAIN if table == "main" else int(table),
         None if suppress is None else int(suppress),
         ip_address(said["from"]) if "from" in said else None,
+        said.get("iif", ""),
+        is_unreachable,
     )
     assert not rule.source or rule.source.version == version, strange
     return _RuleCommand(path, verb, rule)

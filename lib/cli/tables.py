@@ -61,7 +61,8 @@ class Row:
 def rows(findings: Findings) -> list[Row]:
     """Return what was found, ordered by container."""
     found = [row for client in findings.desired.clients for row in _client(client, findings)]
-    for skipped in findings.desired.skipped:
+    unguarded = [findings.unguarded] if findings.unguarded else []
+    for skipped in (*findings.desired.skipped, *unguarded):
         state = "skipped" if skipped.expected else "refused"
         whose = (skipped.container, skipped.container_id)
         found.append(Row(*whose, state=state, reason=skipped.reason, hint=skipped.hint))

@@ -178,7 +178,14 @@ def firewall(site: Site) -> Iterator[Finding]:
         elif chain.drops:
             yield fail(f"{name} drops everything", _accept(chain, gateway.container))
     if not any(chain.drops for chain in chains):
-        yield ok(f"no policy drops forwarded packets (chains: {len(chains)}, rules not judged)")
+        # Nor would one stop what goes past the tunnel while that is away.
+        guards = () if site.settings.gateway_guard == "on" else _guards(link.name)
+        seen = f"no policy drops forwarded packets (chains: {len(chains)}, rules not judged)"
+        yield ok(seen, *guards)
+
+
+def _guards(front: str) -> tuple[str, str]:
+    return advice.GUARD, advice.forward_reject(front)
 
 
 def _unreadable(error: OSError) -> Finding:

@@ -157,11 +157,11 @@ def _is_same(file: Path, found: os.stat_result) -> bool:
         return False
 
 
-def check(path: str) -> None:
+def check(path: str, *, own: bool = False) -> None:
     """Raise NetnsError unless that file is a network namespace other than ours and the host's.
 
-    NetnsGoneError if the file is not there while its directory is, or its process is gone: the
-    container just ended.
+    Ours may do too (`own`). NetnsGoneError if the file is not there while its directory is, or its
+    process is gone: the container just ended.
     """
     file = Path(path)
     try:
@@ -180,7 +180,7 @@ def check(path: str) -> None:
         # or removes one.
         reason = f"{path} is no namespace: the directory's mount does not follow the host's"
         raise NetnsError(reason, "; ".join(prerequisites.mount_advice(file.parent)))
-    if _is_same(OWN, found):
+    if _is_same(OWN, found) and not own:
         reason = f"{path} is our own network namespace"
         raise NetnsError(reason, advice.NOT_THE_GATEWAY)
     if _is_same(_FIRST if is_at_process(path) else file.with_name(HOST), found):

@@ -80,6 +80,11 @@ class GatewayTracker:
         return self._owner.sandbox_key if self._owner else ""
 
     @property
+    def owner(self) -> Container | None:
+        """The container whose namespace the gateway uses, as inspected last."""
+        return self._owner
+
+    @property
     def sidecar(self) -> Sidecar | None:
         """Our place, with the gateway as inspected last; None until it is known."""
         if self._sidecar and self._container:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lib.errors import NetnsError, NotReadyError
-from lib.reconcile import failures
+from lib.model import Skipped
+from lib.reconcile import failures, guard
 from lib.reconcile.clients import Clients
 from lib.reconcile.gateway import GatewayTracker
 from lib.reconcile.namespace import Namespace, gather
@@ -36,6 +37,8 @@ class Findings:
     failures: list[Failure]
     astray: frozenset[Network] = frozenset()
     """What clients ask for and the gateway should send into a tunnel, and does not."""
+    unguarded: Skipped | None = None
+    """Why the gateway has no guard, if it is to have one."""
 
 
 def look(engine: Engine, kernel: Reader, settings: Settings) -> Findings:
@@ -59,11 +62,12 @@ def look(engine: Engine, kernel: Reader, settings: Settings) -> Findings:
     tunnels.learn(route.dst for client in wanted.clients for route in client.routes)
     network, seen = gateway.network, {}
     astray = frozenset(tunnels.lost)
-    found = Findings(gateway, lost, wanted, [], list(located.failures), astray)
-    for namespace in gather(wanted.clients).values():
+    spaces, unguarded = _guarded(kernel, settings, tracker, gateway)
+    found = Findings(gateway, lost, wanted, [], list(located.failures), astray, unguarded)
+    for namespace in (*spaces, *gather(wanted.clients).values()):
         namespace.mtus, namespace.unsized = tunnels.mtus, tunnels.unsized
         try:
-            kernel.check(namespace.path)
+            kernel.check(namespace.path, own=namespace.is_gateways)
             seen[namespace.path] = here = kernel.read(namespace.path, rules=namespace.has_rules)
         except NetnsError as error:
             there = (client for client in namespace.clients if failures.is_there(engine, client))
@@ -78,3 +82,22 @@ def look(engine: Engine, kernel: Reader, settings: Settings) -> Findings:
         for one in wanted.clients
     )
     return replace(found, desired=replace(wanted, clients=tuple(limited)))
+
+
+def _guarded(
+    kernel: Reader, settings: Settings, tracker: GatewayTracker, gateway: Gateway
+) -> tuple[list[Namespace], Skipped | None]:
+    """Return the gateway's namespace if there is anything of a guard to do, or why there is not.
+
+    Whoever set that, it is taken back.
+    """
+    is_over = settings.command == "withdraw"
+    place, owner = tracker.sidecar, tracker.owner
+    is_due = is_over or settings.gateway_guard == "on"
+    if not is_due or not gateway.addresses or not place or not owner:
+        return [], None
+    try:
+        return [guard.guarded(kernel, gateway, place.gateway, owner, is_over=is_over)], None
+    except guard.RefusedError as error:
+        name, key = gateway.container, gateway.container_id
+        return [], Skipped(name, key, f"has no guard: {error.reason}", error.hint)

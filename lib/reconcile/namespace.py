@@ -109,6 +109,12 @@ class Namespace:
         return any(isinstance(thing, Rule) for thing in (*self.wanted, *self.given))
 
     @property
+    def is_gateways(self) -> bool:
+        """Whether it is the gateway's, with its guard."""
+        things = (*self.wanted, *self.given)
+        return any(isinstance(thing, Rule) and thing.device for thing in things)
+
+    @property
     def clients(self) -> tuple[Client, ...]:
         """All for whom it is entered, each once."""
         everyone = [*self.given.values(), *self.wanted.values()]
@@ -272,13 +278,14 @@ class Visitor:
                 changed |= {
                     task.client.container_id for task, outcome in ended if not outcome.exit_code
                 }
-            self._log_clients(namespace, changed)
+            if not namespace.is_gateways:
+                self._log_clients(namespace, changed)
         except NetnsError as error:
             self._fail_entry(namespace, error)
 
     def _enter(self, namespace: Namespace) -> NamespaceId:
         """Read the routes that are there; raise NetnsError if that cannot be."""
-        self.kernel.check(namespace.path)
+        self.kernel.check(namespace.path, own=namespace.is_gateways)
         place = namespace.identity or self.kernel.identify(namespace.path)
         if place is None:
             reason = f"{namespace.path} has just ended"

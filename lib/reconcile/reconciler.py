@@ -14,6 +14,7 @@ from lib.logs.progress import with_progress
 from lib.reconcile import failures
 from lib.reconcile.clients import Clients
 from lib.reconcile.gateway import GatewayTracker
+from lib.reconcile.guard import Guard
 from lib.reconcile.leave import Leaving
 from lib.reconcile.ledger import Ledger
 from lib.reconcile.namespace import Namespace, Visitor, gather
@@ -60,6 +61,7 @@ class Reconciler:
         self._announced: tuple[Gateway | None, Path | None] = (None, None)
         self._gateway = GatewayTracker(settings, clock, self._lead, time_of_day)
         self._tunnels = Tunnels(kernel, settings, time_of_day, tell=news)
+        self._guard = Guard(kernel) if settings.gateway_guard == "on" else None
         self._clients = Clients(kernel)
         self._ledger = Ledger(delay)
         self._reporting = Reporting()
@@ -100,7 +102,8 @@ class Reconciler:
         found = self._namespaces(engine, scope, chosen, served)
         visits = with_progress(found, len(chosen), "clients looked at")
         self._kernel.serve(visitor.visit(namespace) for namespace in visits)
-        self._ledger.finish(_names(chosen), self._clock())
+        names = _names(chosen) | {state.gateway.container_id: state.gateway.container}
+        self._ledger.finish(names, self._clock())
         self._tunnels.tell()
         clients = [client for wanted in served for client in wanted.clients]
         return Report(
@@ -202,7 +205,9 @@ class Reconciler:
         asked = None if scope.is_full else scope.ids
         listed = self._clients.list(engine, asked)
         now = self._clock()
-        present = self._ledger.keep((container.id for container in listed), asked, now)
+        # What failed in the gateway's own namespace is not to be forgotten.
+        there = [*self._gateway.ids, *(container.id for container in listed)]
+        present = self._ledger.keep(there, asked, now)
         self._reporting.keep(present)
         self._complete -= scope.ids | present
         if asked is None:
@@ -237,8 +242,11 @@ class Reconciler:
         state = self._gateway.state
         assert isinstance(state, Found | Lost)  # noqa: S101 - else nobody is visited
         before: dict[str, list[tuple[NamespaceId, Given]]] = defaultdict(list)
-        for place, given in self._ledger.put_before(_names(chosen)):
+        for place, given in self._ledger.put_before({*_names(chosen), state.gateway.container_id}):
             before[place.path].append((place, given))
+        if guarded := self._guarded(state):
+            guarded.take_before(before.pop(guarded.path, ()))
+            yield guarded
         for batch in self._clients.batches(chosen):
             located = self._clients.locate(engine, batch, scope.ids)
             gateway = self._tunnels.applied(state.gateway)
@@ -265,6 +273,13 @@ class Reconciler:
             namespace = Namespace(path, identity=entries[0][0])
             namespace.take_before(entries)
             yield namespace
+
+    def _guarded(self, state: Found | Lost) -> Namespace | None:
+        """Return the gateway's namespace, if it is to have a guard and can have one."""
+        place, owner = self._gateway.sidecar, self._gateway.owner
+        if not self._guard or state.served_by or isinstance(state, Lost) or not place or not owner:
+            return None
+        return self._guard.namespace(state.gateway, place.gateway, owner)
 
     def _note_located(self, wanted: Desired, located: Located, batch: Sequence[Container]) -> None:
         """Remember who could not be located, and that nothing can fail for who wants nothing."""

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 SOURCE_PREF, MAIN_PREF, TABLE_PREF = 669, 670, 671
 """When rules of ours are asked: before those of the kernel, which has main at 32766."""
 
+GUARD_PREF = 32765
+"""When a gateway's guard is asked: right before the kernel's rule for main. Rules of the same
+preference are asked in the order in which they came, and a rule without one comes before all others
+(`fib_default_rule_pref`): so those of `wg-quick` come before, be they older or younger."""
+
 _HALF = 1
 """Prefix length of a half of everything, which stands for a default route."""
 
@@ -50,6 +55,17 @@ def rules(version: int) -> tuple[Rule, Rule]:
     return (
         Rule(version, MAIN_PREF, MAIN, suppress=0),
         Rule(version, TABLE_PREF, TABLE),
+    )
+
+
+def gateway_guard(version: int, device: str) -> tuple[Rule, Rule]:
+    """Return the rules by which a gateway sends nothing by its default route that came by a link.
+
+    What a tunnel's own rules send, or a route of main that is no default, goes its way.
+    """
+    return (
+        Rule(version, GUARD_PREF, MAIN, suppress=0, device=device),
+        Rule(version, GUARD_PREF, 0, device=device, is_unreachable=True),
     )
 
 

@@ -12,10 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tests.e2e.doctor_site import ask, make_gateway
+from tests.e2e.doctor_site import ask, beside, make_gateway
 from tests.e2e.look import await_event, await_routes, entries, events, routes
 from tests.e2e.test_whole import table
+from tests.lab import images
 from tests.lab.engine import poll
+from tests.lab.errors import LabError
 from tests.lab.tunnel import two_sites
 
 if TYPE_CHECKING:
@@ -249,6 +251,71 @@ def test_who_is_only_to_be_warned_keeps_the_routes(lab: Lab) -> None:
     assert poll(lambda: world.states() == [("ok", ASTRAY)] * 4, SECONDS)
     assert world.is_open()
     assert world.say("health").strip() == "ok"
+
+
+def way(world: World, version: int) -> str:
+    """Return by which link the gateway sends on what the client sends to a far host."""
+    client = world.client.address(world.network, ipv6=version == 6)
+    words = f"route get {FAR[version]} from {client} iif eth0"
+    try:
+        shown = world.gateway.enter("ip", f"-{version}", *words.split())
+    except LabError:
+        return ""
+    return shown.partition(" dev ")[2].split()[0]
+
+
+def test_a_guarded_gateway_sends_nothing_past_its_tunnel(lab: Lab) -> None:
+    """Whatever its clients' routes say, whoever was first, and whether a sidecar runs or not."""
+    world = make_world(
+        lab, "--env", "WGROUTEMGR_GATEWAY_GUARD=on", "--env", "WGROUTEMGR_ON_TUNNEL_LOSS=warn"
+    )
+    gateway, sidecar = world.gateway, world.sidecar
+    count_past(gateway)
+
+    def ways() -> list[str]:
+        return [way(world, version) for version in FAR]
+
+    def send_some() -> None:
+        for host in FAR.values():
+            world.client.enter("python3", "-c", SENDER, host, "0.3")
+
+    added = [one["command"] for one in events(sidecar, "rule.added", container=gateway.name)]
+    assert len(added) == 4
+    assert ways() == ["", ""]
+    up(gateway)
+    assert ways() == ["wg0", "wg0"]
+    gateway.enter("ip", "link", "set", "wg0", "down")
+    assert ways() == ["", ""]
+    send_some()
+    down(gateway)
+    sidecar.engine.docker("kill", sidecar.name)
+    send_some()
+    assert (ways(), world.past()) == (["", ""], 0)
+
+    # A gateway that is up already when it gets its guard.
+    gateway.restart()
+    up(gateway)
+    count_past(gateway)
+    assert ways() == ["wg0", "wg0"]
+    sidecar.start()
+    assert poll(lambda: len(events(sidecar, "rule.added", container=gateway.name)) == 8, SECONDS)
+    assert ways() == ["wg0", "wg0"]
+    assert world.say("plan") == ""
+    down(gateway)
+    send_some()
+    assert (ways(), world.past()) == (["", ""], 0)
+
+    sidecar.stop()
+    withdrawn = lab.container(
+        "withdrawn",
+        images.product(lab.engine),
+        *beside(gateway, world.network),
+        command=("withdraw",),
+    )
+    assert poll(lambda: not withdrawn.running(), SECONDS)
+    assert withdrawn.exit_code() == 0
+    assert ways() == ["eth0", "eth0"]
+    assert table(world.client) == []
 
 
 def test_a_real_tunnel_that_goes_and_comes(lab: Lab) -> None:

@@ -592,6 +592,25 @@ def test_rules_are_added_read_and_deleted_once(attached: Seam, version: int) -> 
         assert attached.kernel.read(attached.path, rules=True).rules == wanted[number:]
 
 
+@VERSIONS
+def test_rules_of_a_guard_are_added_read_and_deleted_once(attached: Seam, version: int) -> None:
+    """Both have the same preference: they are asked in the order in which they came."""
+    device = attached.kernel.link_of(attached.path, [ip_address(OWN[version])])
+    assert device == "eth0"
+    assert attached.kernel.link_of(attached.path, [ip_address(FOREIGN[version])]) == ""
+    wanted = policy.gateway_guard(version, device)
+    for one in wanted:
+        attached.assert_ended(attached.step("add", one), 0)
+        attached.assert_ended(attached.step("add", one), 2, "File exists")
+
+    assert attached.kernel.read(attached.path, rules=True).rules == wanted
+    attached.assert_ended(attached.step("del", wanted[1]), 0)
+    attached.assert_ended(attached.step("del", wanted[1]), 2, GONE)
+    assert attached.kernel.read(attached.path, rules=True).rules == wanted[:1]
+    attached.assert_ended(attached.step("del", wanted[0]), 0)
+    assert attached.kernel.read(attached.path, rules=True).rules == ()
+
+
 def test_rules_are_looked_at_if_wanted_or_if_our_table_has_routes(attached: Seam) -> None:
     for one in policy.rules(4):
         attached.step("add", one)
@@ -629,7 +648,8 @@ def test_rules_that_select_packets_are_not_taken_for_ours(tmp_path: Path) -> Non
             "rule add pref 671 unreachable",
             "rule add pref 671 goto 32766",
         )
-        assert Kernel.read(Kernel.__new__(Kernel), str(space.path), rules=True).rules == ()
+        found = Kernel.read(Kernel.__new__(Kernel), str(space.path), rules=True).rules
+    assert [one for one in found if policy.is_ours(one)] == []
 
 
 # --- conversations ------------------------------------------------------------------------------
@@ -850,3 +870,5 @@ def test_links_of_a_namespace_that_is_gone_cannot_be_read(seam: Seam) -> None:
         seam.kernel.ways(seam.path, [], [])
     with pytest.raises(NetnsError, match=GONE):
         seam.kernel.listen(seam.path, lambda: None)
+    with pytest.raises(NetnsError, match=GONE):
+        seam.kernel.link_of(seam.path, [])

@@ -69,9 +69,9 @@ class Kernel(FakeKernel):
         self.checked: list[str] = []
         self.after_read: Callable[[str], None] = lambda _: None
 
-    def check(self, path: str) -> None:
+    def check(self, path: str, *, own: bool = False) -> None:
         self.checked.append(path)
-        super().check(path)
+        super().check(path, own=own)
 
     def read(self, path: str, *, rules: bool = False, sizes: bool = True) -> Inside:
         found = super().read(path, rules=rules, sizes=sizes)
