@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+import threading
 import time
 from contextlib import closing
 from datetime import UTC, datetime
@@ -180,9 +181,9 @@ class Connection:
             self._delays = delays(self._interval)
         self._ended_at = now
 
-    def pause(self) -> None:
-        """Wait before the next try."""
-        self._clock.sleep(next(self._delays))
+    def next_delay(self) -> float:
+        """Return seconds to wait before the next try."""
+        return next(self._delays)
 
     def _log_lost(self, error: EngineError) -> None:
         if self._logged is not False:
@@ -203,7 +204,7 @@ class Connection:
 class Daemon:
     """Keeps the routes as the labels want them until something raises in the main thread."""
 
-    def __init__(  # noqa: PLR0913 - the last two are for tests
+    def __init__(  # noqa: PLR0913 - the last three are for tests
         self,
         settings: Settings,
         kernel: Kernel,
@@ -214,6 +215,7 @@ class Daemon:
         lacking: str = "",
         connect: Callable[[], Engine] = Engine,
         clock: Clock = time,
+        wait: Callable[[threading.Event, float], object] = threading.Event.wait,
     ) -> None:
         """Serve with what the sidecar was given; `lacking` is what it cannot do without, if any.
 
@@ -228,6 +230,7 @@ class Daemon:
         self._early = early
         self._connect = connect
         self._clock = clock
+        self._wait_for = wait
         self._connection = Connection(settings.resync_interval, clock)
         self._schedule = Schedule(settings.resync_interval)
         self._reconciler = Reconciler(
@@ -240,8 +243,8 @@ class Daemon:
             time_of_day=clock.time,
         )
         self._stream: EventStream | None = None
-        self._has_changed = False
-        """Whether the gateway's links, routes or rules have since they were looked at."""
+        self._changed = threading.Event()
+        """Set if the gateway's links, routes or rules have since they were looked at."""
         self._trigger = "startup"
         self._trouble = ""
         """What the last pass found to keep clients from their routes."""
@@ -257,7 +260,7 @@ class Daemon:
             except EngineError as error:
                 self._connection.end(error)
                 self._tell_health()
-            self._connection.pause()
+            self._pause(self._connection.next_delay())
 
     def leave(self) -> None:
         """Do with the clients' routes what is to be done before the end, as the option says."""
@@ -291,7 +294,7 @@ class Daemon:
 
     def _note_change(self) -> None:
         """Take in, in any thread, that the gateway's links, routes or rules changed."""
-        self._has_changed = True  # First: the stream may just be replaced by another.
+        self._changed.set()  # First: the stream may just be replaced by another.
         if self._stream:
             self._stream.wake()
 
@@ -299,10 +302,8 @@ class Daemon:
         """Wait until events come or something is due."""
         now = self._clock.monotonic()
         pause = min(self._schedule.next_at() - now, self._connection.probation)
-        events = stream.read(0.0 if self._has_changed else max(0.0, pause))
-        if self._has_changed:
-            self._has_changed = False
-            self._schedule.note_change(self._clock.monotonic())
+        events = stream.read(0.0 if self._changed.is_set() else max(0.0, pause))
+        self._take_change()
         self._take_early()
         if self._connection.probation <= 0:
             self._connection.believe(engine)
@@ -311,6 +312,24 @@ class Daemon:
         urgent = any(map(self._reconciler.is_urgent, concerned))
         self._schedule.add(concerned, self._clock.monotonic(), urgent=urgent)
 
+    def _take_change(self) -> None:
+        if self._changed.is_set():
+            self._changed.clear()
+            self._schedule.note_change(self._clock.monotonic())
+
+    def _pause(self, seconds: float) -> None:
+        """Wait without an engine, and see meanwhile to what needs none: the gateway's tunnel."""
+        now = self._clock.monotonic()
+        until = now + seconds
+        while now < until:
+            self._wait_for(self._changed, min(until, self._schedule.reroute_at) - now)
+            self._take_change()
+            now = self._clock.monotonic()
+            if scope := self._schedule.take_reroute(now):
+                self._take_early()
+                self._finish(self._reconciler.reroute(scope), now)
+                now = self._clock.monotonic()
+
     def _take_early(self) -> None:
         for client in self._early.taken():
             self._reconciler.take_early(client)
@@ -318,10 +337,13 @@ class Daemon:
     def _pass(self, engine: Engine, scope: Scope) -> None:
         begun = self._clock.monotonic()
         self._take_early()
-        report = self._reconciler.run(engine, scope)
+        self._finish(self._reconciler.run(engine, scope), begun)
+        self._trigger = "reconnect"
+
+    def _finish(self, report: Report, begun: float) -> None:
+        """Take in what a pass found."""
         now = self._clock.monotonic()
         self._schedule.finish(report, now)
-        self._trigger = "reconnect"
         self._publish(self._reconciler.sidecar, report.lost)
         if not isinstance(report.gateway, Unknown):
             if report.scope.is_full:

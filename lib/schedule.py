@@ -68,8 +68,10 @@ class Schedule:
         """What the first event of each container was that a pass has still to look at."""
         self._settled_at = self._settled_until = math.inf
         self._unfinished: tuple[Unfinished, ...] = ()
-        self._reroute_at = self._verify_at = math.inf
-        """When to look at the gateway's tunnel, and when to verify what came of that."""
+        self.reroute_at = math.inf
+        """When to look at the gateway's tunnel."""
+        self._verify_at = math.inf
+        """When to verify what came of that."""
         self._rest_until = self._taken_at = -math.inf
 
     def begin(self, trigger: str) -> None:
@@ -89,7 +91,7 @@ class Schedule:
 
     def note_change(self, now: float) -> None:
         """Take in that links, routes or rules of the gateway changed."""
-        self._reroute_at = min(self._reroute_at, max(now, self._rest_until))
+        self.reroute_at = min(self.reroute_at, max(now, self._rest_until))
 
     def finish(self, report: Report, now: float) -> None:
         """Take in what a pass left to do."""
@@ -114,15 +116,14 @@ class Schedule:
             return -math.inf
         works = (work.due for work in self._unfinished)
         full = min(self.full_at, self._gateway_at, self._again_at, self._verify_at)
-        return min(full, self._reroute_at, self._events_at, *works)
+        return min(full, self.reroute_at, self._events_at, *works)
 
     def take(self, now: float) -> Scope | None:
         """Return whom a pass is due for, once; None if none is."""
         if self.next_at() > now:
             return None
-        if self._reroute_at <= now and not self._trigger:
-            self._reroute_at, self._taken_at = math.inf, now
-            return Scope(TUNNEL)
+        if not self._trigger and (scope := self.take_reroute(now)):
+            return scope
         retries = {work.container_id for work in self._unfinished if work.due <= now}
         self._unfinished = tuple(work for work in self._unfinished if work.due > now)
         is_settled = self._events_at <= now
@@ -133,6 +134,13 @@ class Schedule:
         if changed:
             self._forget_events()
         return scope
+
+    def take_reroute(self, now: float) -> Scope | None:
+        """Return the scope of a reroute if one is due, which needs no engine; else None."""
+        if self.reroute_at > now:
+            return None
+        self.reroute_at, self._taken_at = math.inf, now
+        return Scope(TUNNEL)
 
     def _full_trigger(self, now: float) -> str:
         """Return why a full pass is due, if one is; it is not after that."""

@@ -76,7 +76,7 @@ class Reconciler:
     def run(self, engine: Engine, scope: Scope) -> Report:
         """Do a pass; raise EngineError if the engine does not answer."""
         if scope.is_reroute:
-            return self._reroute(scope)
+            return self.reroute(scope)
         before = self._gateway.state
         state = before
         if scope.is_full or self._concerns_all(scope):
@@ -120,14 +120,7 @@ class Reconciler:
             lost=self._tunnels.lost,
         )
 
-    def _lead(self, gateway: Gateway | None, directory: Path | None) -> None:
-        """Look where the gateway sends what, and announce it with that."""
-        self._announced = gateway, directory
-        self._tunnels.look(gateway, self._gateway.netns)
-        self._tunnels.tell()
-        self._announce(self._tunnels.applied(gateway) if gateway else None, directory)
-
-    def _reroute(self, scope: Scope) -> Report:
+    def reroute(self, scope: Scope) -> Report:
         """Look where the gateway sends what, and lead what stands by that; ask the engine nothing.
 
         What is not there yet is a pass's to set.
@@ -195,6 +188,13 @@ class Reconciler:
             return True
         is_attaching = event.action in {"connect", "disconnect"}
         return not is_attaching and event.container_id not in self._complete
+
+    def _lead(self, gateway: Gateway | None, directory: Path | None) -> None:
+        """Look where the gateway sends what, and announce it with that."""
+        self._announced = gateway, directory
+        self._tunnels.look(gateway, self._gateway.netns)
+        self._tunnels.tell()
+        self._announce(self._tunnels.applied(gateway) if gateway else None, directory)
 
     def _concerns_all(self, scope: Scope) -> bool:
         is_found = isinstance(self._gateway.state, Found)

@@ -27,6 +27,7 @@ from tests.fake_kernel import FakeKernel
 from tests.fakes import WG_NET, StandInEngine
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
@@ -191,6 +192,8 @@ class Site:
         self.file = tmp_path / "health"
         self.published: list[Sidecar | None] = []
         self.lost: list[Mapping[Network, float]] = []
+        self.meanwhile: list[tuple[float, Callable[[], object]]] = []
+        """What happens while there is no engine, and when."""
         self.lacking = ""
         self.connect: Callable[[], object] = lambda: self.engine
         self.settings = Settings(gateway="wireguard", network="wg-net", resync_interval=interval)
@@ -208,9 +211,20 @@ class Site:
             Health(self.file),
             publish=self.publish,
             lacking=self.lacking,
-            connect=self.connect,  # type: ignore[arg-type]
+            connect=lambda: self.connect(),  # type: ignore[arg-type,return-value]  # noqa: PLW0108
             clock=self.clock,
+            wait=self.wait,
         )
+
+    def wait(self, changed: threading.Event, seconds: float) -> None:
+        """Let something happen meanwhile, if it is to."""
+        until = self.clock.now + seconds
+        if self.meanwhile and self.meanwhile[0][0] <= until:
+            self.clock.now, happens = self.meanwhile.pop(0)
+            happens()
+            assert changed.is_set()
+        else:
+            self.clock.sleep(seconds)
 
     def run(
         self, until: type[Exception] = Over, daemon: Daemon | None = None
@@ -424,6 +438,31 @@ def test_a_change_that_is_none_for_us_makes_no_pass(site: Site) -> None:
     assert events(logged)[-1] == "pass.finished"
     assert passes(logged) == ["startup", "tunnel"]
     assert verdict(site.file) == "ok"
+
+
+def test_a_tunnel_that_goes_while_there_is_no_engine(site: Site) -> None:
+    site.kernel.tunnel(GATEWAY_PATH, "10.8.0.0/16")
+    daemon = site.daemon()
+    site.run(daemon=daemon)
+    del site.kernel.commands[:]
+    at = site.clock.now + 20
+
+    def connect() -> NoReturn:
+        if site.clock.now > at + 30:
+            raise Over
+        reason = "no engine answers"
+        raise EngineError(reason)
+
+    site.connect = connect
+    site.meanwhile = [(at, lambda: site.kernel.close_tunnel(GATEWAY_PATH, "10.8.0.0/16"))]
+    logged = site.run(daemon=daemon)
+
+    assert site.kernel.commands == [
+        f"nsenter --net={CLIENT_PATH} ip route replace unreachable 10.8.0.0/16"
+    ]
+    assert events(logged) == ["engine.lost", "tunnel.lost", "route.replaced", "pass.finished"]
+    assert site.meanwhile == []
+    assert verdict(site.file) == "no engine answers"
 
 
 def test_a_lost_engine_is_told_and_listened_to_again(site: Site) -> None:
