@@ -105,6 +105,8 @@ class Container:
     """Empty in a listing."""
     runtime: str = ""
     """What runs it, as the engine calls it; empty in a listing."""
+    may_tunnel: bool = True
+    """Whether it may make a tunnel (`NET_ADMIN`), as far as is known."""
 
     @property
     def shares_netns_of(self) -> str | None:
@@ -202,6 +204,8 @@ class Gateway:
     """Subnets to which the engine attaches who is on that network without listing it among a
     container's networks: `docker_gwbridge`'s, on an overlay."""
 
+    may_tunnel: bool = True
+    """Whether it may have a tunnel one day, as far as is known."""
     cut_off: frozenset[Network] = frozenset()
     """Destinations that should go into a tunnel there, and do not now."""
 

@@ -178,7 +178,9 @@ class Site:
         if not container.running or not endpoint:
             lacking("a running gateway there")
         addresses = tuple(interface.ip for interface in endpoint.interfaces)
-        return Gateway(container.name, container.id, network.name, network.id, addresses)
+        found = Gateway(container.name, container.id, network.name, network.id, addresses)
+        may_tunnel = container.may_tunnel or self.sidecar().gateway.may_tunnel
+        return replace(found, may_tunnel=may_tunnel)
 
     def _find_gateway_link(self) -> Link:
         links = self.gateway_links(self.gateway().addresses)

@@ -224,7 +224,8 @@ class GatewayTracker:
             reason = f"the gateway {owner.name} has no address on the network {network}"
             raise NotReadyError(reason, advice.attach(network, owner))
         addresses = tuple(interface.ip for interface in endpoint.interfaces)
-        return Gateway(owner.name, owner.id, endpoint.network, endpoint.network_id, addresses)
+        found = Gateway(owner.name, owner.id, endpoint.network, endpoint.network_id, addresses)
+        return replace(found, may_tunnel=container.may_tunnel or owner.may_tunnel)
 
     def _lost(self, engine: Engine, place: Sidecar, error: NotReadyError) -> Lost | Unknown:
         """Return the gateway without addresses, so that what it led to becomes unreachable."""

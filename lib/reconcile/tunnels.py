@@ -155,7 +155,8 @@ class Tunnels:
         known = [dst for dst in self._known if dst.version in versions]
         # Who looks once has not seen what went elsewhere before, and leaves it at that.
         elsewhere = self._elsewhere if self._tell else self._known - self._through
-        lost = tunnels.lost(known, self._ways, self._through, elsewhere)
+        may_tunnel = self._gateway.may_tunnel
+        lost = tunnels.lost(known, self._ways, self._through, elsewhere, may_tunnel=may_tunnel)
         now = self._time()
         self._lost = {dst: self._lost.get(dst, now) for dst in lost}
         if not lost & self._through:

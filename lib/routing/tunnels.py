@@ -30,17 +30,21 @@ def lost(
     ways: Mapping[Network, Way],
     through: Collection[Network],
     elsewhere: Collection[Network],
+    *,
+    may_tunnel: bool = True,
 ) -> frozenset[Network]:
     """Return which of the known destinations should go into a tunnel, and do not.
 
-    That is what went `through` one before, and everything, or half of that, in any case. While any
-    of the former is lost, it is also what was not seen to go `elsewhere` before: nobody knows where
-    it would go. So a gateway that never had a tunnel is not judged by single networks.
+    That is what went `through` one before, and everything, or half of that, if the gateway
+    `may_tunnel`. While any of the former is lost, it is also what was not seen to go `elsewhere`
+    before: nobody knows where it would go. So a gateway that never had a tunnel is not judged by
+    single networks, and one that can have none not at all.
     """
     astray = {dst for dst in known if not ways.get(dst, NOWHERE).is_tunnel}
     gone = astray & {*through}
     unknown = astray - {*elsewhere} if gone else set()
-    return frozenset(gone | unknown | {dst for dst in astray if policy.is_wide(dst)})
+    wide = {dst for dst in astray if policy.is_wide(dst)} if may_tunnel or through else set()
+    return frozenset(gone | unknown | wide)
 
 
 def led(thing: Thing, gateway: Gateway) -> Thing:

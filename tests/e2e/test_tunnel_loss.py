@@ -318,6 +318,20 @@ def test_a_guarded_gateway_sends_nothing_past_its_tunnel(lab: Lab) -> None:
     assert table(world.client) == []
 
 
+def test_a_gateway_that_can_have_no_tunnel_serves_everything(lab: Lab) -> None:
+    """Such as a proxy: it lacks the capability."""
+    network = lab.network("wg-net", *SUBNETS)
+    image = images.client(lab.engine)
+    gateway = lab.container("proxy", image, "--network", network, command=images.WAIT)
+    client = lab.client("client", network, networks="0.0.0.0/0")
+    sidecar = lab.lone_sidecar("sidecar", gateway=gateway, network=network)
+    await_event(sidecar, "pass.finished", trigger="startup")
+
+    assert table(client) == [f"-4 default {gateway.address(network)}", "-4 default unreachable"]
+    assert events(sidecar, "tunnel.lost") == []
+    assert poll(lambda: sidecar.exec("wgroutemgr", "health").strip() == "ok", SECONDS)
+
+
 def test_a_real_tunnel_that_goes_and_comes(lab: Lab) -> None:
     sites = two_sites(lab)
     here, there = sites.first, sites.second

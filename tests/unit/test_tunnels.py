@@ -245,6 +245,29 @@ def test_everything_is_lost_until_a_tunnel_was_seen(logged: list[dict[str, Any]]
     assert said(logged) == ["tunnel.lost", "tunnel.found"]
 
 
+@pytest.mark.parametrize(
+    ("through", "expected"), [((), ()), ({B}, {ALL})], ids=["never had one", "had one"]
+)
+def test_who_can_have_no_tunnel_is_not_judged_by_everything_either(
+    through: Collection[Network], expected: Collection[Network]
+) -> None:
+    ways = {ALL: BACK, B: TUNNEL}
+    found = tunnels.lost(ways, ways, through, (), may_tunnel=False)
+
+    assert found == frozenset(expected)
+
+
+def test_a_gateway_that_can_have_no_tunnel_serves_everything() -> None:
+    """Such as a proxy: it lacks the capability."""
+    site = Site(asks(DEFAULTS), gateway=replace(GATEWAY, may_tunnel=False))
+    for dst in tunnels.EVERYTHING:
+        site.kernel.close_tunnel(HERE, str(dst))
+    report = site.run()
+
+    assert "0.0.0.0/0 192.0.2.1" in site.routes(CLIENT)
+    assert report.lost == {}
+
+
 @pytest.mark.parametrize("scope", [REROUTE, RESYNC])
 def test_a_gateway_that_never_had_a_tunnel_is_not_judged(
     scope: Scope, logged: list[dict[str, Any]]
