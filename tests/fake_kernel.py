@@ -233,6 +233,11 @@ class FakeKernel(Kernel):
         self._spaces[path].listeners.append(listener)
         return listener
 
+    def deafen(self, path: str) -> None:
+        """Let who listens there hear nothing any more."""
+        for listener in self._spaces[path].listeners:
+            listener.has_failed = True
+
     def listeners(self, path: str) -> int:
         """Return how many listen there, for tests."""
         return sum(one.is_open for one in self._spaces[path].listeners)
@@ -407,6 +412,11 @@ class _Listener(Listener):
     def __init__(self, tell: Callable[[], None]) -> None:
         self.tell = tell
         self.is_open = True
+        self.has_failed = False
+
+    @property
+    def is_over(self) -> bool:
+        return self.has_failed
 
     def close(self) -> None:
         self.is_open = False

@@ -49,6 +49,11 @@ class Listener:
         self._thread = threading.Thread(target=self._run, name="gateway's routes", daemon=True)
         self._thread.start()
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it hears nothing any more, since the kernel refused."""
+        return not self._thread.is_alive()
+
     def close(self) -> None:
         """Let go of the namespace; the thread tells nothing after this."""
         os.eventfd_write(self._end, 1)

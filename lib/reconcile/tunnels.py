@@ -104,7 +104,8 @@ class Tunnels:
     def _listen(self) -> None:
         """Listen in the gateway's namespace, in that which it has now, if any."""
         place = self._kernel.identify(self._netns) if self._netns else None
-        if place == self._place or not self._tell:
+        is_over = bool(self._listener and self._listener.is_over)
+        if (place == self._place and not is_over) or not self._tell:
             return
         if self._listener:
             self._listener.close()

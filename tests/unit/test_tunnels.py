@@ -428,6 +428,16 @@ def test_it_is_listened_to_in_the_namespace_that_it_has() -> None:
     assert site.run(REROUTE).changed == 0
 
 
+def test_a_listener_that_failed_is_replaced_by_a_full_pass() -> None:
+    site = with_tunnel(CLIENT)
+    site.kernel.deafen(HERE)
+    site.run(RESYNC)
+    assert site.kernel.listeners(HERE) == 1
+    site.kernel.close_tunnel(HERE, PLAIN)
+
+    assert len(site.news) == 1
+
+
 def test_where_it_cannot_be_listened_to_full_passes_try_again() -> None:
     site = Site(CLIENT)
     site.kernel.fail_reading(HERE, "Too many open files")
