@@ -233,21 +233,24 @@ class Daemon:
         self._wait_for = wait
         self._connection = Connection(settings.resync_interval, clock)
         self._schedule = Schedule(settings.resync_interval)
-        self._reconciler = Reconciler(
-            kernel,
-            settings,
-            lambda tries: delay(tries, settings.resync_interval),
-            announce=early.lead_to,
-            news=self._note_change,
-            clock=clock.monotonic,
-            time_of_day=clock.time,
-        )
+        self._reconciler = self._new_reconciler(settings, kernel)
         self._stream: EventStream | None = None
         self._changed = threading.Event()
         """Set if the gateway's links, routes or rules have since they were looked at."""
         self._trigger = "startup"
         self._trouble = ""
         """What the last pass found to keep clients from their routes."""
+
+    def _new_reconciler(self, settings: Settings, kernel: Kernel) -> Reconciler:
+        return Reconciler(
+            kernel,
+            settings,
+            lambda tries: delay(tries, settings.resync_interval),
+            announce=self._early.lead_to,
+            news=self._note_change,
+            clock=self._clock.monotonic,
+            time_of_day=self._clock.time,
+        )
 
     def run(self) -> NoReturn:
         """Serve, and connect again whenever the engine goes away."""

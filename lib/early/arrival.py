@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from typing import TypeGuard
 
     from lib.early.lookup import Answers, Reference
-    from lib.model import Address, Container, Network, Thing
+    from lib.model import Address, Container, Gateway, Network, Thing
 
 log = structlog.get_logger()
 
@@ -254,19 +254,13 @@ def grant(arrival: Arrival, known: Answers) -> Grant | None:
     # Then it will have to be asked of which networks the client is to be on.
     lacks_networks = subnets is None and bool(in_the_way)
     sources: dict[int, Address] = {one.version: one.ip for one in known.addresses_of(owner)}
-    mtus = known.known.mtus
     early = tuple(
-        route._replace(mtu=mtus.get(route.dst, 0)) if route.gateway else route
+        route._replace(mtu=known.known.mtus.get(route.dst, 0)) if route.gateway else route
         for route in wanted.routes
         if (route.version in sources if route.gateway else _shuts(route))
         and route not in in_the_way
     )[:MOST_ROUTES]
-    open_again = replace(known.gateway, cut_off=frozenset())
-    proofs = {
-        route: desired.leading(route.dst, open_again, TABLE)
-        for route in early
-        if _shuts(route) and not route.is_guard and route.version in sources
-    }
+    proofs = _proofs(early, known.gateway, sources)
     early = tuple(one for one in early if one.gateway or one.is_guard or one in proofs)
     if not proofs and not any(route.gateway for route in early):
         early = ()  # Nothing would prove whose namespace it is.
@@ -279,6 +273,18 @@ def grant(arrival: Arrival, known: Answers) -> Grant | None:
         leaves_out=len(early) < len(wanted.routes),
         lacks_networks=lacks_networks,
     )
+
+
+def _proofs(
+    routes: Iterable[Route], gateway: Gateway, sources: Mapping[int, Address]
+) -> dict[Route, Route]:
+    """Return what proves the namespace in the place of routes of our table that lead nowhere."""
+    open_again = replace(gateway, cut_off=frozenset())
+    return {
+        route: desired.leading(route.dst, open_again, TABLE)
+        for route in routes
+        if _shuts(route) and not route.is_guard and route.version in sources
+    }
 
 
 def _wanted(

@@ -17,9 +17,11 @@ from lib.reconcile.tunnels import once
 from lib.routing import desired, reach
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from lib.engine.client import Engine
     from lib.kernel.access import Reader
-    from lib.model import Desired, Gateway, Network
+    from lib.model import Client, Desired, Gateway, Inside, Network
     from lib.reconcile.report import Failure
     from lib.settings import Settings
 
@@ -77,11 +79,12 @@ def look(engine: Engine, kernel: Reader, settings: Settings) -> Findings:
         else:
             namespace.take(here, network)
             found.namespaces.append(namespace)
-    limited = (
-        reach.limited(one, seen[one.netns], network) if one.netns in seen else one
-        for one in wanted.clients
-    )
+    limited = (_limited(one, seen, network) for one in wanted.clients)
     return replace(found, desired=replace(wanted, clients=tuple(limited)))
+
+
+def _limited(client: Client, seen: Mapping[str, Inside], network: str) -> Client:
+    return reach.limited(client, seen[client.netns], network) if client.netns in seen else client
 
 
 def _guarded(

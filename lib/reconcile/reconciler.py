@@ -86,18 +86,12 @@ class Reconciler:
             return Report(scope, state, unfinished=self._ledger.unfinished)
         if state.served_by:
             self._ledger.leave_all()
-        if scope.is_full:
-            self._tunnels.begin()
         listed = self._list(engine, scope)
         chosen = self._choose(listed, scope, is_news=state != before)
         served: list[Desired] = []
+        network = state.gateway.network
         visitor = Visitor(
-            engine,
-            self._kernel,
-            self._ledger,
-            self._reporting,
-            state.gateway.network,
-            scope.trigger,
+            engine, self._kernel, self._ledger, self._reporting, network, scope.trigger
         )
         found = self._namespaces(engine, scope, chosen, served)
         visits = with_progress(found, len(chosen), "clients looked at")
@@ -211,6 +205,7 @@ class Reconciler:
         self._reporting.keep(present)
         self._complete -= scope.ids | present
         if asked is None:
+            self._tunnels.begin()
             self._ledger.keep_namespaces(lambda place: self._kernel.identify(place.path) == place)
         return listed
 
@@ -249,11 +244,9 @@ class Reconciler:
             yield guarded
         for batch in self._clients.batches(chosen):
             located = self._clients.locate(engine, batch, scope.ids)
-            gateway = self._tunnels.applied(state.gateway)
-            wanted = desired.compute(located.snapshot, gateway, state.served_by)
+            wanted = self._wanted(located, state)
             if self._tunnels.learn(one.dst for each in wanted.clients for one in each.routes):
-                gateway = self._tunnels.applied(state.gateway)
-                wanted = desired.compute(located.snapshot, gateway, state.served_by)
+                wanted = self._wanted(located, state)
             served.append(wanted)
             self._reporting.remarks(wanted)
             self._note_located(wanted, located, batch)
@@ -273,6 +266,10 @@ class Reconciler:
             namespace = Namespace(path, identity=entries[0][0])
             namespace.take_before(entries)
             yield namespace
+
+    def _wanted(self, located: Located, state: Found | Lost) -> Desired:
+        gateway = self._tunnels.applied(state.gateway)
+        return desired.compute(located.snapshot, gateway, state.served_by)
 
     def _guarded(self, state: Found | Lost) -> Namespace | None:
         """Return the gateway's namespace, if it is to have a guard and can have one."""

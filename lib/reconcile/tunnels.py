@@ -92,8 +92,9 @@ class Tunnels:
             self._through.clear()
             self._elsewhere.clear()
         if gateway and before and gateway.container_id != before.container_id:
-            self._ways.clear()
             self._sizes.clear()
+        if gateway and netns != self._netns:
+            self._ways.clear()  # What is known of another namespace says nothing of this one.
         self._gateway = gateway or before
         self._netns = netns if gateway else ""
         self._listen()  # Before it is asked, so that nothing is missed in between.

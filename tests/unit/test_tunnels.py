@@ -412,6 +412,18 @@ def test_a_gateway_that_restarts_while_its_tunnel_is_lost(logged: list[dict[str,
     assert said(logged) == ["tunnel.found"]
 
 
+@pytest.mark.parametrize("key", [GATEWAY.id, "again-id"])
+def test_what_cannot_be_read_of_a_new_namespace_leads_nowhere(key: str) -> None:
+    site = with_tunnel(asks(f"{PLAIN}, 0.0.0.0/0"))
+    again = replace(GATEWAY, id=key, sandbox_key=f"{ROOT}/again")
+    site.engine.known = (asks(f"{PLAIN}, 0.0.0.0/0"), again)
+    site.add(again)
+    site.kernel.fail_reading(again.sandbox_key, "Interrupted system call")
+    site.run(RESYNC)
+
+    assert site.routes(CLIENT) == ["0.0.0.0/0 unreachable", "0.0.0.0/0 unreachable", *SHUT]
+
+
 def test_it_is_listened_to_in_the_namespace_that_it_has() -> None:
     site = with_tunnel(CLIENT)
     assert site.kernel.listeners(HERE) == 1
