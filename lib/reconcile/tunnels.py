@@ -202,7 +202,7 @@ class Tunnels:
         latest = max((lost[dst] for dst in told & lost.keys()), default=-math.inf)
         if any(lost[dst] > latest + _CALM_SECONDS for dst in new):
             log.warning("tunnel.lost", **self._values(lost), hint=self._hint(lost))
-        elif told and not lost:
+        elif told and not (lost or told & self._lost.keys()):  # Else nobody asks for it any more.
             log.info("tunnel.found", **self._values(told))
         self._told = {*lost}
 

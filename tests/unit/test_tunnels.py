@@ -296,6 +296,19 @@ def test_who_is_only_to_be_warned_keeps_the_route(logged: list[dict[str, Any]]) 
     assert site.announced[-1] == site.announced[0]
 
 
+def test_what_nobody_asks_for_any_more_is_not_found(logged: list[dict[str, Any]]) -> None:
+    site = with_tunnel(CLIENT)
+    site.kernel.close_tunnel(HERE, PLAIN)
+    site.run(REROUTE)
+    site.remove(CLIENT)
+    report = site.run(RESYNC)
+    assert (report.lost, said(logged)) == ({}, ["tunnel.lost"])
+
+    site.change(CLIENT)
+    site.on("start", CLIENT)
+    assert said(logged) == ["tunnel.lost"] * 2
+
+
 def test_what_nobody_asks_for_is_not_told(logged: list[dict[str, Any]]) -> None:
     site = with_tunnel(CLIENT)
     for dst in ("0.0.0.0/0", "::/0"):
