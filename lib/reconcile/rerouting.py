@@ -68,7 +68,6 @@ class Rerouting:
     def _visit(self, place: NamespaceId, given: Mapping[Thing, Client]) -> Conversation:
         namespace = Namespace(place.path, place)
         try:
-            self._kernel.confirm(place)
             self._kernel.check(place.path)
             here = self._kernel.read(place.path)
             tasks = self._tasks(namespace, given, here)

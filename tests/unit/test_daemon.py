@@ -454,13 +454,24 @@ def test_a_tunnel_that_goes_while_there_is_no_engine(site: Site) -> None:
         raise EngineError(reason)
 
     site.connect = connect
-    site.meanwhile = [(at, lambda: site.kernel.close_tunnel(GATEWAY_PATH, "10.8.0.0/16"))]
+    late = "/run/docker/netns/cccc"
+    site.kernel.add(late, addresses=["192.0.2.9/24"])
+    given = Route(ip_network("10.8.0.0/16"), ip_address("192.0.2.1"), 0)
+    site.kernel.give(late, given)
+
+    def happens() -> None:
+        site.early.clients = [EarlyClient(Client("late", "c9", late, (given,)), complete=True)]
+        site.kernel.close_tunnel(GATEWAY_PATH, "10.8.0.0/16")
+
+    site.meanwhile = [(at, happens)]
     logged = site.run(daemon=daemon)
 
     assert site.kernel.commands == [
-        f"nsenter --net={CLIENT_PATH} ip route replace unreachable 10.8.0.0/16"
+        f"nsenter --net={path} ip route replace unreachable 10.8.0.0/16"
+        for path in (CLIENT_PATH, late)
     ]
-    assert events(logged) == ["engine.lost", "tunnel.lost", "route.replaced", "pass.finished"]
+    routed = ["route.replaced"] * 2
+    assert events(logged) == ["engine.lost", "tunnel.lost", *routed, "pass.finished"]
     assert site.meanwhile == []
     assert verdict(site.file) == "no engine answers"
 

@@ -114,6 +114,14 @@ def test_withdraw_takes_it_back_with_the_option_or_without() -> None:
     ]
 
 
+def test_withdraw_takes_it_back_where_there_could_be_none_any_more() -> None:
+    site = guarded(CLIENT)
+    site.kernel.give(HERE, LEADS)
+    first, *_ = looked(site, command="withdraw").namespaces
+
+    assert len(first.returns()) == len(SET)
+
+
 def test_plan_prints_it() -> None:
     site = made(CLIENT, choice="off")
     first, *others = looked(site, gateway_guard="on").namespaces

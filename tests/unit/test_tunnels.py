@@ -400,6 +400,16 @@ def test_a_client_that_has_just_ended_is_no_failure(logged: list[dict[str, Any]]
     assert [one["event"] for one in logged if one["log_level"] != "debug"][-1] == "tunnel.lost"
 
 
+def test_another_namespace_in_the_same_place_is_not_written() -> None:
+    site = with_tunnel(CLIENT)
+    site.kernel.replace_with_other(CLIENT.sandbox_key)
+    site.kernel.give(CLIENT.sandbox_key, Route(A, VIA, 0))
+    site.kernel.close_tunnel(HERE, PLAIN)
+    site.run(REROUTE)
+
+    assert site.kernel.commands == []
+
+
 # --- the gateway beside it ----------------------------------------------------------------------
 
 
