@@ -131,6 +131,29 @@ def tunnel_device(gateway: str) -> str:
     return f"give {gateway} a tunnel device ({needs}): a VPN in userspace mode has none"
 
 
+def tunnel_back(gateway: str) -> str:
+    """Return what brings a tunnel back that does not come by itself."""
+    return f"{restart(gateway)}   # if its tunnel does not come back by itself"
+
+
+def no_tunnel(gateway: str) -> str:
+    """Return the line for a gateway that leads out by no tunnel, such as a proxy."""
+    line = "environment: {WGROUTEMGR_ON_TUNNEL_LOSS: warn}"
+    return f"{line}   # in the sidecar's service, if {gateway} is to have no tunnel"
+
+
+GUARD = (
+    "environment: {WGROUTEMGR_GATEWAY_GUARD: 'on'}"
+    "   # in the sidecar's service: nothing leaves past the tunnel while that is away"
+)
+
+
+def forward_reject(front: str) -> str:
+    """Return the line of a tunnel's configuration that lets nothing out past it."""
+    rule = f"-I FORWARD -i {front} ! -o %i -j REJECT"
+    return f"PostUp = iptables {rule}; ip6tables {rule}   # the same in the tunnel's file"
+
+
 def policy_rule(gateway: str, dst: object, table: str, preference: int) -> str:
     """Return the rule that sends a network by the table that knows it, before all other rules."""
     words = f"{_ip(dst)} rule add pref {preference} to {dst} lookup {table}"

@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 import os
 import sys
+import threading
 import time
 from contextlib import closing
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import structlog
@@ -25,6 +27,7 @@ from lib.kernel.shells import Shells
 from lib.reconcile.reconciler import Reconciler
 from lib.reconcile.report import Lost, Unknown, Why
 from lib.reconcile.reporting import hint
+from lib.reconcile.tunnels import shown
 from lib.schedule import Schedule, delay, delays
 from lib.settings import VERSION
 from lib.state import State
@@ -178,9 +181,9 @@ class Connection:
             self._delays = delays(self._interval)
         self._ended_at = now
 
-    def pause(self) -> None:
-        """Wait before the next try."""
-        self._clock.sleep(next(self._delays))
+    def next_delay(self) -> float:
+        """Return seconds to wait before the next try."""
+        return next(self._delays)
 
     def _log_lost(self, error: EngineError) -> None:
         if self._logged is not False:
@@ -201,47 +204,58 @@ class Connection:
 class Daemon:
     """Keeps the routes as the labels want them until something raises in the main thread."""
 
-    def __init__(  # noqa: PLR0913 - the last two are for tests
+    def __init__(  # noqa: PLR0913 - the last three are for tests
         self,
         settings: Settings,
         kernel: Kernel,
         early: Early,
         health: Health,
         *,
-        publish: Callable[[Sidecar | None], None] = lambda _: None,
+        publish: Callable[[Sidecar | None, Mapping[Network, float]], None] = lambda *_: None,
         lacking: str = "",
         connect: Callable[[], Engine] = Engine,
         clock: Clock = time,
+        wait: Callable[[threading.Event, float], object] = threading.Event.wait,
     ) -> None:
         """Serve with what the sidecar was given; `lacking` is what it cannot do without, if any.
 
-        Tell `publish` of our place when it may have changed.
+        Tell `publish` of our place, and of what the gateway's tunnel is lost for, when either may
+        have changed.
         """
         self._publish = publish
         self._on_stop = settings.on_stop
+        self._cuts_off = settings.on_tunnel_loss == "unreachable"
         self._lacking = lacking
         self._health = health
         self._early = early
         self._connect = connect
         self._clock = clock
+        self._wait_for = wait
         self._connection = Connection(settings.resync_interval, clock)
         self._schedule = Schedule(settings.resync_interval)
-        self._reconciler = Reconciler(
-            kernel,
-            settings,
-            lambda tries: delay(tries, settings.resync_interval),
-            announce=early.lead_to,
-            clock=clock.monotonic,
-            time_of_day=clock.time,
-        )
+        self._reconciler = self._new_reconciler(settings, kernel)
+        self._stream: EventStream | None = None
+        self._changed = threading.Event()
+        """Set if the gateway's links, routes or rules have since they were looked at."""
         self._trigger = "startup"
         self._trouble = ""
         """What the last pass found to keep clients from their routes."""
 
+    def _new_reconciler(self, settings: Settings, kernel: Kernel) -> Reconciler:
+        return Reconciler(
+            kernel,
+            settings,
+            lambda tries: delay(tries, settings.resync_interval),
+            announce=self._early.lead_to,
+            news=self._note_change,
+            clock=self._clock.monotonic,
+            time_of_day=self._clock.time,
+        )
+
     def run(self) -> NoReturn:
         """Serve, and connect again whenever the engine goes away."""
         self._health.tell("has just been started")
-        self._publish(None)
+        self._publish(None, {})
         while True:
             try:
                 with closing(self._connect()) as engine:
@@ -249,7 +263,7 @@ class Daemon:
             except EngineError as error:
                 self._connection.end(error)
                 self._tell_health()
-            self._connection.pause()
+            self._pause(self._connection.next_delay())
 
     def leave(self) -> None:
         """Do with the clients' routes what is to be done before the end, as the option says."""
@@ -278,13 +292,21 @@ class Daemon:
 
     def _listen(self, engine: Engine) -> EventStream:
         since = int(self._clock.time()) - _OVERLAP_SECONDS
-        return engine.listen(since, self._early.note)
+        self._stream = engine.listen(since, self._early.note)
+        return self._stream
+
+    def _note_change(self) -> None:
+        """Take in, in any thread, that the gateway's links, routes or rules changed."""
+        self._changed.set()  # First: the stream may just be replaced by another.
+        if self._stream:
+            self._stream.wake()
 
     def _wait(self, engine: Engine, stream: EventStream) -> None:
         """Wait until events come or something is due."""
         now = self._clock.monotonic()
         pause = min(self._schedule.next_at() - now, self._connection.probation)
-        events = stream.read(max(0.0, pause))
+        events = stream.read(0.0 if self._changed.is_set() else max(0.0, pause))
+        self._take_change()
         self._take_early()
         if self._connection.probation <= 0:
             self._connection.believe(engine)
@@ -293,6 +315,24 @@ class Daemon:
         urgent = any(map(self._reconciler.is_urgent, concerned))
         self._schedule.add(concerned, self._clock.monotonic(), urgent=urgent)
 
+    def _take_change(self) -> None:
+        if self._changed.is_set():
+            self._changed.clear()
+            self._schedule.note_change(self._clock.monotonic())
+
+    def _pause(self, seconds: float) -> None:
+        """Wait without an engine, and see meanwhile to what needs none: the gateway's tunnel."""
+        now = self._clock.monotonic()
+        until = now + seconds
+        while now < until:
+            self._wait_for(self._changed, min(until, self._schedule.reroute_at) - now)
+            self._take_change()
+            now = self._clock.monotonic()
+            if scope := self._schedule.take_reroute(now):
+                self._take_early()
+                self._finish(self._reconciler.reroute(scope), now)
+                now = self._clock.monotonic()
+
     def _take_early(self) -> None:
         for client in self._early.taken():
             self._reconciler.take_early(client)
@@ -300,17 +340,20 @@ class Daemon:
     def _pass(self, engine: Engine, scope: Scope) -> None:
         begun = self._clock.monotonic()
         self._take_early()
-        report = self._reconciler.run(engine, scope)
+        self._finish(self._reconciler.run(engine, scope), begun)
+        self._trigger = "reconnect"
+
+    def _finish(self, report: Report, begun: float) -> None:
+        """Take in what a pass found."""
         now = self._clock.monotonic()
         self._schedule.finish(report, now)
-        self._trigger = "reconnect"
-        self._publish(self._reconciler.sidecar)
+        self._publish(self._reconciler.sidecar, report.lost)
         if not isinstance(report.gateway, Unknown):
             if report.scope.is_full:
                 self._early.learn(report.listed)
             self._early.size(report.mtus)
             _log_pass(report, now - begun)
-        self._trouble = _trouble(report)
+        self._trouble = _trouble(report) or (self._cuts_off and _tunnel_trouble(report)) or ""
         self._tell_health()
 
     def _tell_health(self) -> None:
@@ -347,3 +390,12 @@ def _trouble(report: Report) -> str:
         return f"the gateway {name} is lost, see gateway.lost in the log"
     more = any(work.why is Why.MORE for work in report.unfinished)
     return "routes are still to be set" if more else ""
+
+
+def _tunnel_trouble(report: Report) -> str:
+    """Return since when the gateway's tunnel is lost, and for what."""
+    if not report.lost or isinstance(report.gateway, Unknown):
+        return ""
+    since = datetime.fromtimestamp(min(report.lost.values()), UTC)
+    name = report.gateway.gateway.container
+    return f"the tunnel of {name} is lost since {since:%Y-%m-%dT%H:%M:%SZ}: {shown(report.lost)}"

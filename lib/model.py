@@ -112,6 +112,8 @@ class Container:
     """Empty in a listing."""
     runtime: str = ""
     """What runs it, as the engine calls it; empty in a listing."""
+    may_tunnel: bool = True
+    """Whether it may make a tunnel (`NET_ADMIN`), as far as is known."""
 
     @property
     def shares_netns_of(self) -> str | None:
@@ -155,6 +157,9 @@ class Published:
     sidecar: Sidecar | None = None
     """Whom it serves and follows; of its containers only id and name, and labels of the gateway's
     by which its successor is known. None until it has found out."""
+    lost: Mapping[Network, float] = field(default_factory=dict)
+    """Destinations that the gateway should send into a tunnel, and does not, and since when
+    (seconds of Unix time)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,9 +211,26 @@ class Gateway:
     """Subnets to which the engine attaches who is on that network without listing it among a
     container's networks: `docker_gwbridge`'s, on an overlay."""
 
+    may_tunnel: bool = True
+    """Whether it may have a tunnel one day, as far as is known."""
+    cut_off: frozenset[Network] = frozenset()
+    """Destinations that should go into a tunnel there, and do not now."""
+
     def address(self, version: int) -> Address | None:
         """Return its address of that IP version on the network, or None."""
         return next((address for address in self.addresses if address.version == version), None)
+
+
+class Way(NamedTuple):
+    """Where a gateway's kernel sends on what its clients send to a destination."""
+
+    device: str = ""
+    """Name of the link by which it leaves; empty if it does not."""
+    is_tunnel: bool = False
+    """Whether that link leads into a tunnel."""
+    mtu: int | None = None
+    """How large packets may be there (bytes), 0 if as large as they come in; None where they leave
+    by the link by which they came, or not at all."""
 
 
 class Route(NamedTuple):
@@ -260,6 +282,10 @@ class Rule(NamedTuple):
     """Routes with a prefix of that length or a shorter one are passed over there."""
     source: Address | None = None
     """Whose packets it is for; None for all."""
+    device: str = ""
+    """Name of the link by which these come in; empty for all."""
+    is_unreachable: bool = False
+    """Whether they go nowhere instead: then there is no table (0)."""
 
     @property
     def plain(self) -> Rule:

@@ -9,7 +9,7 @@ import math
 import random
 from typing import TYPE_CHECKING
 
-from lib.reconcile.report import Scope, Unknown
+from lib.reconcile.report import TUNNEL, Scope, Unknown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -23,6 +23,10 @@ are, and need the CPU."""
 
 _LONGEST_SETTLING_SECONDS = 1.0
 """After which they have waited enough, whatever else happens."""
+
+_REST = 4
+"""For so many times as long as a reroute took there is not another one: routes of a gateway may
+change without end."""
 
 _FIRST_DELAY_SECONDS, _LONGEST_DELAY_SECONDS = 0.5, 30.0
 
@@ -64,6 +68,11 @@ class Schedule:
         """What the first event of each container was that a pass has still to look at."""
         self._settled_at = self._settled_until = math.inf
         self._unfinished: tuple[Unfinished, ...] = ()
+        self.reroute_at = math.inf
+        """When to look at the gateway's tunnel."""
+        self._verify_at = math.inf
+        """When to verify what came of that."""
+        self._rest_until = self._taken_at = -math.inf
 
     def begin(self, trigger: str) -> None:
         """Make a full pass due at once: whatever was heard before is covered by it."""
@@ -80,8 +89,17 @@ class Schedule:
         if urgent:
             self._settled_until = now
 
+    def note_change(self, now: float) -> None:
+        """Take in that links, routes or rules of the gateway changed."""
+        self.reroute_at = min(self.reroute_at, max(now, self._rest_until))
+
     def finish(self, report: Report, now: float) -> None:
         """Take in what a pass left to do."""
+        if report.scope.is_reroute:
+            self._rest_until = now + _REST * (now - self._taken_at)
+            if report.is_rerouted:
+                self._verify_at = now + _SETTLING_SECONDS
+            return
         self._unfinished = report.unfinished
         self._again_at = report.again_at
         if self.full_at == math.inf:
@@ -97,12 +115,15 @@ class Schedule:
         if self._trigger:
             return -math.inf
         works = (work.due for work in self._unfinished)
-        return min(self.full_at, self._gateway_at, self._again_at, self._events_at, *works)
+        full = min(self.full_at, self._gateway_at, self._again_at, self._verify_at)
+        return min(full, self.reroute_at, self._events_at, *works)
 
     def take(self, now: float) -> Scope | None:
         """Return whom a pass is due for, once; None if none is."""
         if self.next_at() > now:
             return None
+        if not self._trigger and (scope := self.take_reroute(now)):
+            return scope
         retries = {work.container_id for work in self._unfinished if work.due <= now}
         self._unfinished = tuple(work for work in self._unfinished if work.due > now)
         is_settled = self._events_at <= now
@@ -114,12 +135,22 @@ class Schedule:
             self._forget_events()
         return scope
 
+    def take_reroute(self, now: float) -> Scope | None:
+        """Return the scope of a reroute if one is due, which needs no engine; else None."""
+        if self.reroute_at > now:
+            return None
+        self.reroute_at, self._taken_at = math.inf, now
+        return Scope(TUNNEL)
+
     def _full_trigger(self, now: float) -> str:
         """Return why a full pass is due, if one is; it is not after that."""
         trigger, self._trigger = self._trigger, ""
         if not trigger and self.full_at <= now:
             trigger = "resync"
+        elif not trigger and self._verify_at <= now:
+            trigger = TUNNEL
         if trigger:
+            self._verify_at = math.inf
             self.full_at = math.inf  # It counts from the end of this one.
         elif min(self._gateway_at, self._again_at) <= now:
             trigger = "retry"

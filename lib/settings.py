@@ -35,6 +35,8 @@ class Settings:
     resync_interval: float = 60.0
     """Seconds between full passes."""
     on_gateway_loss: str = "unreachable"
+    on_tunnel_loss: str = "unreachable"
+    gateway_guard: str = "off"
     on_stop: str = "keep"
     mtu: str = "auto"
     """Or `off`, or a number of bytes."""
@@ -120,6 +122,18 @@ OPTIONS = (
         "what becomes of its clients' routes while the gateway is gone: unreachable or keep",
         "unreachable",
         convert=_one_of("unreachable", "keep"),
+    ),
+    Option(
+        "on-tunnel-loss",
+        "the same while the gateway does not send them into its tunnel: unreachable or warn",
+        "unreachable",
+        convert=_one_of("unreachable", "warn"),
+    ),
+    Option(
+        "gateway-guard",
+        "let the gateway send nothing of its clients out past the tunnel: on or off",
+        "off",
+        convert=_one_of("on", "off"),
     ),
     Option(
         "on-stop",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from lib.settings import PUBLISHED, VERSION
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from lib.model import Network
     from lib.settings import Settings
 
 FILE = Path("/dev/shm/wgroutemgr.state")  # noqa: S108 - a container has a /dev/shm of its own
@@ -54,9 +56,12 @@ class State:
         }
         self._written: object = None
 
-    def publish(self, sidecar: Sidecar | None) -> None:
-        """Write it, with our place if that is known."""
-        content = self._head | {"sidecar": _described(sidecar) if sidecar else None}
+    def publish(self, sidecar: Sidecar | None, lost: Mapping[Network, float] | None = None) -> None:
+        """Write it, with our place if that is known, and what the gateway's tunnel is lost for."""
+        content = self._head | {
+            "sidecar": _described(sidecar) if sidecar else None,
+            "tunnel_lost": {str(dst): since for dst, since in (lost or {}).items()},
+        }
         if content == self._written:
             return
         first, self._written = self._written is None, content
@@ -77,7 +82,9 @@ def read(file: Path = FILE) -> Published | None:
     if (content["version"], content["process_start"]) != (VERSION, began):
         return None
     place = content["sidecar"]
-    return Published(content["settings"], content["variables"], _sidecar(place) if place else None)
+    lost = {ip_network(dst): since for dst, since in content["tunnel_lost"].items()}
+    sidecar = _sidecar(place) if place else None
+    return Published(content["settings"], content["variables"], sidecar, lost)
 
 
 def _described(sidecar: Sidecar) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from lib.errors import NetnsError, NetnsGoneError
 from lib.kernel.access import Kernel
+from lib.kernel.changes import Listener
 from lib.kernel.namespaces import NamespaceId
 from lib.kernel.shells import TIMED_OUT, Outcome, Service
 from lib.model import (
@@ -31,6 +32,7 @@ from lib.model import (
     Route,
     Rule,
     Thing,
+    Way,
 )
 
 if TYPE_CHECKING:
@@ -143,19 +145,22 @@ class FakeKernel(Kernel):
         """Let the link take packets of that size; it is 1500 before."""
         self._spaces[path].mtu = size
 
-    def tunnel(self, path: str, dst: str, size: int) -> None:
+    def tunnel(self, path: str, dst: str, size: int = 1500, *, is_ethernet: bool = False) -> None:
         """Route a destination into a link that takes packets of that size, or of another now."""
         space, network = self._spaces[path], ip_network(dst)
         if network not in space.tunnels:
             metric = DEFAULT_METRIC[network.version]
             space.insert(Route(network, None, metric, "connected"))
         space.tunnels[network] = size
+        space.is_ethernet = is_ethernet
+        space.tell()
 
     def close_tunnel(self, path: str, dst: str) -> None:
         """Take that link away."""
         space, network = self._spaces[path], ip_network(dst)
         del space.tunnels[network]
         space.routes = [route for route in space.routes if route.dst != network]
+        space.tell()
 
     def fail(self, path: str, text: str, exit_code: int = 2, *, only: str = "") -> None:
         """Let the commands in a namespace fail, all or those that hold a text."""
@@ -186,7 +191,8 @@ class FakeKernel(Kernel):
         space = self._spaces.get(path)
         return space.identity if space else None
 
-    def check(self, path: str) -> None:
+    def check(self, path: str, *, own: bool = False) -> None:
+        del own
         if error := self._forbidden.get(path):
             raise error
         if path not in self._spaces:
@@ -219,16 +225,31 @@ class FakeKernel(Kernel):
         ruled = frozenset({IPV4, IPV6} if space.has_ipv6 else {IPV4})
         return Inside(tuple(space.routes), tuple(addresses), tuple(space.rules), ruled)
 
-    def tunnel_mtus(
+    def ways(
         self, path: str, front: Collection[Address], destinations: Iterable[Network]
-    ) -> dict[Network, int]:
+    ) -> dict[Network, Way]:
         space = self._readable(path)
         held = {one.version for one in space.addresses if one.ip in front}
-        return {
-            dst: space.tunnels[dst] if space.tunnels[dst] < space.mtu else 0
-            for dst in destinations
-            if dst.version in held and dst in space.tunnels
-        }
+        return {dst: space.way(dst) for dst in destinations if dst.version in held}
+
+    def link_of(self, path: str, held: Collection[Address]) -> str:
+        space = self._readable(path)
+        return "eth0" if any(one.ip in held for one in space.addresses) else ""
+
+    def listen(self, path: str, tell: Callable[[], None]) -> Listener:
+        self._readable(path)
+        listener = _Listener(tell)
+        self._spaces[path].listeners.append(listener)
+        return listener
+
+    def deafen(self, path: str) -> None:
+        """Let who listens there hear nothing any more."""
+        for listener in self._spaces[path].listeners:
+            listener.has_failed = True
+
+    def listeners(self, path: str) -> int:
+        """Return how many listen there, for tests."""
+        return sum(one.is_open for one in self._spaces[path].listeners)
 
     def serve(self, conversations: Iterable[Conversation]) -> None:
         service = Service(conversations)
@@ -364,17 +385,21 @@ def _parse_route(path: str, version: int, words: deque[str], strange: str) -> _C
 def _parse_rule(path: str, version: int, words: deque[str], strange: str) -> _RuleCommand:
     verb = words.popleft()
     assert verb in {"add", "del"}, strange
-    said = _said(words, "pref", "from", "lookup", "suppress_prefixlength")
-    assert not words, strange
+    said = _said(words, "pref", "from", "iif", "lookup", "suppress_prefixlength")
+    is_unreachable = list(words) == ["type", "unreachable"]
+    assert is_unreachable or not words, strange
     # What is left out of a deletion matches anything.
-    assert {"pref", "lookup"} <= said.keys(), strange
-    table, suppress = said["lookup"], said.get("suppress_prefixlength")
+    assert "pref" in said, strange
+    assert ("lookup" in said) != is_unreachable, strange
+    table, suppress = said.get("lookup", "0"), said.get("suppress_prefixlength")
     rule = Rule(
         version,
         int(said["pref"]),
         MAIN if table == "main" else int(table),
         None if suppress is None else int(suppress),
         ip_address(said["from"]) if "from" in said else None,
+        said.get("iif", ""),
+        is_unreachable,
     )
     assert not rule.source or rule.source.version == version, strange
     return _RuleCommand(path, verb, rule)
@@ -388,6 +413,22 @@ def _said(words: deque[str], *names: str) -> dict[str, str]:
             words.popleft()
             said[name] = words.popleft()
     return said
+
+
+class _Listener(Listener):
+    """One that is told by the fake itself."""
+
+    def __init__(self, tell: Callable[[], None]) -> None:
+        self.tell = tell
+        self.is_open = True
+        self.has_failed = False
+
+    @property
+    def is_over(self) -> bool:
+        return self.has_failed
+
+    def close(self) -> None:
+        self.is_open = False
 
 
 @dataclass
@@ -404,8 +445,22 @@ class _Space:
     mtu: int = 1500
     tunnels: dict[Network, int] = field(default_factory=dict)
     """By destination, how large packets may be on the link that it is routed into."""
+    is_ethernet: bool = False
+    """Whether that link is no tunnel."""
+    listeners: list[_Listener] = field(default_factory=list)
     networks: list[Network] = field(default_factory=list)
     """Those that are connected while the link is up."""
+
+    def way(self, dst: Network) -> Way:
+        if dst not in self.tunnels:
+            return Way("")
+        size = self.tunnels[dst]
+        return Way("wg0", not self.is_ethernet, size if size < self.mtu else 0)
+
+    def tell(self) -> None:
+        for listener in self.listeners:
+            if listener.is_open:
+                listener.tell()
 
     def connect(self, network: Network) -> None:
         self.networks.append(network)

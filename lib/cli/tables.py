@@ -31,6 +31,9 @@ _GREEN, _YELLOW, _DIM, _RED = 32, 33, 2, 31
 _COLOURS = {"ok": _GREEN, "refused": _YELLOW, "skipped": _DIM}
 
 
+_ASTRAY = "the gateway sends it into no tunnel"
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One destination of one client, or a container that has none; empty is what there is not."""
@@ -67,7 +70,8 @@ class Row:
 def rows(findings: Findings) -> list[Row]:
     """Return what was found, ordered by container."""
     found = [row for client in findings.desired.clients for row in _client(client, findings)]
-    for skipped in findings.desired.skipped:
+    unguarded = [findings.unguarded] if findings.unguarded else []
+    for skipped in (*findings.desired.skipped, *unguarded):
         if held := [*_left(skipped.left, findings)] if skipped.left else []:
             found += held
             continue
@@ -142,7 +146,7 @@ def _client(client: Client, findings: Findings) -> Iterator[Row]:
     remarks = {refusal.entry: refusal for refusal in client.refusals if refusal.served}
     for wanted in client.routes:
         route = space.sized(wanted) if space else wanted
-        state = _state(route, policy.needs([route]), space) if space else unknown
+        state = _state(route, policy.needs([route]), space, findings) if space else unknown
         if not state:
             continue  # It ended while it was looked at.
         if (remark := remarks.get(str(route.dst))) and "reason" not in state:
@@ -150,7 +154,7 @@ def _client(client: Client, findings: Findings) -> Iterator[Row]:
         where = str(route.dst), str(route.gateway or route.kind)
         yield Row(*whose, *where, **state, mtu=route.mtu, direct=False)
     for thing in client.direct:
-        if row := _direct(thing, whose, space, unknown):
+        if row := _direct(thing, whose, space, findings, unknown):
             yield row
     if not client.routes and not client.refusals:
         yield Row(*whose, state="skipped", reason="its label names no network")
@@ -172,11 +176,12 @@ def _direct(
     wanted: Thing,
     whose: tuple[str, str, str, str],
     space: Namespace | None,
+    findings: Findings,
     unknown: dict[str, str],
 ) -> Row | None:
     """Return the row of what keeps off the gateway; None if the container ended meanwhile."""
     thing = space.past.get(wanted, wanted) if space else wanted
-    state = _state(thing, [thing], space) if space else unknown
+    state = _state(thing, [thing], space, findings) if space else unknown
     if isinstance(thing, Rule):
         where = f"from {thing.source}", ""
     else:
@@ -186,7 +191,9 @@ def _direct(
     return Row(*whose, *where, **state, mtu=0, direct=True) if state else None
 
 
-def _state(route: Thing, needed: Sequence[Thing], space: Namespace) -> dict[str, str]:
+def _state(
+    route: Thing, needed: Sequence[Thing], space: Namespace, findings: Findings
+) -> dict[str, str]:
     if direct := space.direct([route]):
         return {"state": "refused", "reason": direct[0].reason, "hint": direct[0].hint}
     if plan(needed, space.actual):
@@ -198,9 +205,11 @@ def _state(route: Thing, needed: Sequence[Thing], space: Namespace) -> dict[str,
             return {"state": "missing"}
         lacking = ", ".join(_name(thing) for thing in needed if thing not in space.actual)
         return {"state": "missing", "reason": f"not there: {lacking}"}
+    is_astray = isinstance(route, Route) and route.dst in findings.astray
     if isinstance(route, Route) and route.kind == "unreachable" and not route.is_guard:
-        return {"state": "unreachable", "reason": "the gateway is lost"}
-    return {"state": "ok"}
+        reason = _ASTRAY if is_astray else "the gateway is lost"
+        return {"state": "unreachable", "reason": reason}
+    return {"state": "ok", "reason": _ASTRAY} if is_astray else {"state": "ok"}
 
 
 def _competes(other: Thing, route: Thing) -> bool:

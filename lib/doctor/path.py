@@ -16,7 +16,7 @@ from lib.doctor.site import SkippedError, host_of, lacking
 from lib.errors import NetnsError
 from lib.kernel import netfilter, prerequisites, route_table
 from lib.model import IPV4, IPV6, MAIN
-from lib.reconcile.mtus import AUTO
+from lib.reconcile.tunnels import AUTO
 from lib.routing import iproute, policy
 from lib.routing.plan import plan
 
@@ -48,6 +48,8 @@ def _routed(site: Site, client: AttachedClient, wanted: Route) -> Finding:
         return ok(f"{client.name} sends {wanted.dst} nowhere: the gateway has no such address")
     if found.gateway and found.gateway == wanted.gateway:
         return ok(f"{client.name} sends {wanted.dst} to {found.gateway} by {found.device}")
+    if wanted.kind == "unreachable" and not found.device:
+        return warn(f"{client.name} sends {wanted.dst} nowhere, as the gateway's tunnel is lost")
     to = f"to {found.gateway or 'nobody'} by {found.device}" if found.device else "nowhere"
     where = f"to the gateway {wanted.gateway}" if wanted.gateway else "nowhere"
     return fail(
@@ -176,7 +178,14 @@ def firewall(site: Site) -> Iterator[Finding]:
         elif chain.drops:
             yield fail(f"{name} drops everything", _accept(chain, gateway.container))
     if not any(chain.drops for chain in chains):
-        yield ok(f"no policy drops forwarded packets (chains: {len(chains)}, rules not judged)")
+        # Nor would one stop what goes past the tunnel while that is away.
+        guards = () if site.settings.gateway_guard == "on" else _guards(link.name)
+        seen = f"no policy drops forwarded packets (chains: {len(chains)}, rules not judged)"
+        yield ok(seen, *guards)
+
+
+def _guards(front: str) -> tuple[str, str]:
+    return advice.GUARD, advice.forward_reject(front)
 
 
 def _unreadable(error: OSError) -> Finding:

@@ -27,6 +27,7 @@ from lib.errors import (
 from lib.kernel import namespaces
 from lib.kernel.access import Reader
 from lib.model import IPV4, IPV6, NETWORKS_LABEL, Gateway, Skipped, Snapshot
+from lib.reconcile import tunnels
 from lib.reconcile.contest import Contest
 from lib.routing import desired, reach
 
@@ -177,7 +178,9 @@ class Site:
         if not container.running or not endpoint:
             lacking("a running gateway there")
         addresses = tuple(interface.ip for interface in endpoint.interfaces)
-        return Gateway(container.name, container.id, network.name, network.id, addresses)
+        found = Gateway(container.name, container.id, network.name, network.id, addresses)
+        may_tunnel = container.may_tunnel or self.sidecar().gateway.may_tunnel
+        return replace(found, may_tunnel=may_tunnel)
 
     def _find_gateway_link(self) -> Link:
         links = self.gateway_links(self.gateway().addresses)
@@ -200,12 +203,19 @@ class Site:
             snapshot = Snapshot(((self.container(), self.container_owner()),))
         else:
             snapshot = _all_clients(engine)
-        wanted = desired.compute(snapshot, gateway, self.served_by)
+        wanted = desired.compute(snapshot, self._applied(gateway), self.served_by)
         owners = {container.id: owner for container, owner in snapshot.clients}
         clients = (
             _attached(client, owners[client.container_id], gateway) for client in wanted.clients
         )
         return Asking(tuple(clients), wanted.skipped)
+
+    def _applied(self, gateway: Gateway) -> Gateway:
+        """Return the gateway with what is unreachable through it, as its tunnel is lost."""
+        found = tunnels.once(Reader(), self.settings)
+        with suppress(SkippedError):
+            found.look(gateway, self.gateway_netns_file)
+        return found.applied(gateway)
 
     def _find_client(self) -> AttachedClient:
         asks = NETWORKS_LABEL in self.container().labels

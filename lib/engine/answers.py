@@ -35,6 +35,12 @@ UNREADABLE = (AttributeError, LookupError, TypeError, ValueError)
 """What a parser raises for an answer that has not the form it should have."""
 
 
+def _may_tunnel(host: Answer) -> bool:
+    """Tell whether a container may make a link: with a capability that none has by default."""
+    added = {name.upper().removeprefix("CAP_") for name in host.get("CapAdd") or ()}
+    return bool(host.get("Privileged") or added & {"NET_ADMIN", "ALL"})
+
+
 def parse_container(answer: Answer) -> Container:
     """Return the container that was inspected."""
     settings, host = answer["NetworkSettings"], answer["HostConfig"]
@@ -54,6 +60,7 @@ def parse_container(answer: Answer) -> Container:
         dns=tuple(_readable("address", ip_address, host.get("Dns") or ())),
         published=tuple(_readable("port", _published, _bindings(settings.get("Ports") or {}))),
         runtime=host.get("Runtime") or "",
+        may_tunnel=_may_tunnel(host),
         finished_at=_moment(answer["State"].get("FinishedAt")),
         arguments=tuple(answer["Config"].get("Cmd") or ()),
         environment=_variables(answer["Config"].get("Env") or ()),

@@ -53,7 +53,7 @@ class EventStream:
         Each event is handed to `note` as soon as it comes, in this stream's thread.
         """
         self._note = note
-        self._queue: queue.SimpleQueue[Event | EngineError] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Event | EngineError | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._is_closed = False
         self._socket: socket.socket | None = None
@@ -74,10 +74,14 @@ class EventStream:
             return []
         while not self._queue.empty():
             batch.append(self._queue.get())
-        if isinstance(end := batch[-1], EngineError):
+        if end := next((one for one in batch if isinstance(one, EngineError)), None):
             self._queue.put(end)
             raise end
         return [event for event in batch if isinstance(event, Event)]
+
+    def wake(self) -> None:
+        """Let who reads, or reads next, return at once; from any thread."""
+        self._queue.put(None)
 
     def close(self) -> None:
         """End thread and connection; an answer that is still to come is not waited for.

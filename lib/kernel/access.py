@@ -5,15 +5,16 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING
 
-from lib.kernel import addresses, namespaces, netlink, route_table, ways
+from lib.kernel import addresses, links, namespaces, netlink, route_table, ways
+from lib.kernel.changes import Listener
 from lib.model import MAIN, Inside
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from lib.kernel.namespaces import NamespaceId
     from lib.kernel.shells import Conversation, Shells
-    from lib.model import Address, Network
+    from lib.model import Address, Network, Way
 
 
 class Reader:
@@ -23,12 +24,12 @@ class Reader:
         """Return which namespace a file is; None if it is none now."""
         return namespaces.identify(path)
 
-    def check(self, path: str) -> None:
+    def check(self, path: str, *, own: bool = False) -> None:
         """Raise NetnsError unless that file is a namespace other than ours and the host's.
 
-        NetnsGoneError if it ended.
+        Ours may do too (`own`). NetnsGoneError if it ended.
         """
-        namespaces.check(path)
+        namespaces.check(path, own=own)
 
     def confirm(self, identity: NamespaceId) -> None:
         """Raise NetnsGoneError unless that namespace still is where it was found."""
@@ -49,10 +50,10 @@ class Reader:
             told = route_table.rules(kernel) if rules else ()
             return Inside(routes, addresses.listed(kernel, sizes=sizes), *told)
 
-    def tunnel_mtus(
+    def ways(
         self, path: str, front: Collection[Address], destinations: Iterable[Network]
-    ) -> dict[Network, int]:
-        """Return how large packets to a destination may be: `ways.tunnel_mtus`.
+    ) -> dict[Network, Way]:
+        """Return where a gateway's kernel sends what is for a destination: `ways.ways`.
 
         Raises NetnsError if that fails.
         """
@@ -60,7 +61,27 @@ class Reader:
             namespaces.explained(f"read the links in {path}"),
             netlink.connect(socket.NETLINK_ROUTE, path) as kernel,
         ):
-            return ways.tunnel_mtus(kernel, front, destinations)
+            return ways.ways(kernel, front, destinations)
+
+    def link_of(self, path: str, held: Collection[Address]) -> str:
+        """Return the name of the link that has one of the addresses; empty if none has.
+
+        Raises NetnsError if that fails.
+        """
+        with (
+            namespaces.explained(f"read the links in {path}"),
+            netlink.connect(socket.NETLINK_ROUTE, path) as kernel,
+        ):
+            known = links.listed(kernel)
+            found = addresses.held(kernel, {})
+            return next((known[link].name for link, one in found if one.address in held), "")
+
+    def listen(self, path: str, tell: Callable[[], None]) -> Listener:
+        """Call `tell`, in a thread, whenever links, routes or rules of a namespace change.
+
+        Raises NetnsError if that cannot be.
+        """
+        return Listener(path, tell)
 
 
 class Kernel(Reader):

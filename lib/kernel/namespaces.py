@@ -161,11 +161,11 @@ def _stat(path: str) -> os.stat_result:
     return os.stat(path)  # noqa: PTH116 - each pass looks at all namespaces, and this is quicker
 
 
-def check(path: str) -> None:
+def check(path: str, *, own: bool = False) -> None:
     """Raise NetnsError unless that file is a network namespace other than ours and the host's.
 
-    NetnsGoneError if the file is not there while its directory is, or its process is gone: the
-    container just ended.
+    Ours may do too (`own`). NetnsGoneError if the file is not there while its directory is, or its
+    process is gone: the container just ended.
     """
     try:
         found = _stat(path)
@@ -184,7 +184,7 @@ def check(path: str) -> None:
         # or removes one.
         reason = f"{path} is no namespace: the directory's mount does not follow the host's"
         raise NetnsError(reason, "; ".join(prerequisites.mount_advice(Path(path).parent)))
-    if _is_same(str(OWN), found):
+    if _is_same(str(OWN), found) and not own:
         reason = f"{path} is our own network namespace"
         raise NetnsError(reason, advice.NOT_THE_GATEWAY)
     host = _FIRST if is_at_process(path) else f"{path.rpartition('/')[0]}/{HOST}"

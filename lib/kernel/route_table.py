@@ -38,11 +38,13 @@ _VIA_ADDRESS = 2
 """Where the address is in `rtvia`, the gateway of a route of the other IP version."""
 
 # linux/fib_rules.h: the header is like that of a route, with an action in the place of the type.
-_SOURCE, _PREF, _SUPPRESS, _ORIGIN = 2, 6, 14, 21
-_OF_OURS = {_SOURCE, _PREF, _SUPPRESS, _TABLE, _ORIGIN}
+_SOURCE, _COMES_BY, _PREF, _SUPPRESS, _ORIGIN = 2, 3, 6, 14, 21
+_OF_OURS = {_SOURCE, _COMES_BY, _PREF, _SUPPRESS, _TABLE, _ORIGIN}
 """Attributes that rules of ours have; any other selects packets."""
-_TO_TABLE = 1
-"""`FR_ACT_TO_TBL`."""
+_TO_TABLE, _UNREACHABLE = 1, 7
+"""`FR_ACT_TO_TBL`, `FR_ACT_UNREACHABLE`."""
+_NO_SUCH_LINK = 0x8
+"""`FIB_RULE_IIF_DETACHED`."""
 _BY_KERNEL = bytes([2])
 """`RTPROT_KERNEL`: one that each namespace has."""
 _NONE = 0xFFFFFFFF
@@ -97,9 +99,9 @@ def _routes(data: bytes) -> tuple[Route, ...]:
 def rules(kernel: socket.socket) -> tuple[tuple[Rule, ...], frozenset[int]]:
     """Return the rules that were added where a socket is, and in which IP versions there are any.
 
-    The rules are those by which a table is asked for all packets, or for those of one address. Each
-    namespace has some of the kernel's own, unless the kernel was built or booted without IPv6, or
-    without its rules. Raises OSError if the kernel does not tell.
+    The rules are those by which a table is asked, or packets go nowhere: all, or those of one
+    address or link. Each namespace has some of the kernel's own, unless the kernel was built or
+    booted without IPv6, or without its rules. Raises OSError if the kernel does not tell.
     """
     said = [*netlink.dump(kernel, _GET_RULE, bytes(_ROUTE.size))]
     families = {one.body[0] for one in said}
@@ -157,19 +159,23 @@ def _rule(message: Message) -> Rule | None:
     values = dict(netlink.attributes(message.body[_ROUTE.size :]))
     if values.get(_ORIGIN) == _BY_KERNEL:
         return None
-    is_alike = action == _TO_TABLE and not (of_dst or service or flags) and _PREF in values
+    is_alike = action in {_TO_TABLE, _UNREACHABLE} and _PREF in values
+    is_alike = is_alike and not (of_dst or service or flags & ~_NO_SUCH_LINK)
     if family not in _NETWORKS or not is_alike or values.keys() - _OF_OURS:
         return None
     source = ip_address(values[_SOURCE]) if _SOURCE in values else None
     if source and of_src != source.max_prefixlen:
         return None
+    is_unreachable = action == _UNREACHABLE  # Some programs name a table all the same.
     suppress = _number(values[_SUPPRESS]) if _SUPPRESS in values else _NONE
     return Rule(
         version=_VERSIONS[family],
         pref=_number(values[_PREF]),
-        table=_number(values[_TABLE]) if _TABLE in values else table,
+        table=0 if is_unreachable else _number(values[_TABLE]) if _TABLE in values else table,
         suppress=None if suppress == _NONE else suppress,
         source=source,
+        device=values.get(_COMES_BY, b"").rstrip(b"\0").decode(errors="replace"),
+        is_unreachable=is_unreachable,
     )
 
 

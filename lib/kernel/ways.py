@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from lib.kernel import addresses, links, netlink, route_table
+from lib.model import Way
 from lib.routing.size import hosts
 
 if TYPE_CHECKING:
@@ -22,27 +23,32 @@ _DST, _SRC, _IN, _OUT = 1, 2, 3, 4
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
-def tunnel_mtus(
+def ways(
     kernel: socket.socket, front: Collection[Address], destinations: Iterable[Network]
-) -> dict[Network, int]:
-    """Return how large a packet to a destination may be (bytes); 0 if it may be as it comes in.
+) -> dict[Network, Way]:
+    """Return where packets to a destination are sent that come in by the link with these addresses.
 
-    That is by the link that has the addresses of `front`. A destination that is sent back there, or
-    nowhere, is left out: it has no tunnel now. Raises OSError if the kernel does not tell.
+    Those of an IP version of which no link has an address are left out. Raises OSError if the
+    kernel does not tell.
     """
-    sizes = links.mtus(kernel)
-    held = addresses.held(kernel, sizes)
+    known = links.listed(kernel)
+    held = addresses.held(kernel, {index: link.mtu for index, link in known.items()})
     by_version = {one.address.version: (link, one) for link, one in held if one.address in front}
     near = [one.network for _, one in held]
     found = {}
     for dst in destinations:
         if dst.version in by_version:
             link, own = by_version[dst.version]
-            out = next(_outs(kernel, hosts(dst, near), link, own), link)
-            if out != link:
-                size = sizes.get(out, 0)
-                found[dst] = size if size < own.mtu else 0
+            out = next(_outs(kernel, hosts(dst, near), link, own), 0)
+            found[dst] = _way(known.get(out), own.mtu, is_back=out == link)
     return found
+
+
+def _way(out: links.Link | None, size: int, *, is_back: bool) -> Way:
+    """Return the way by a link, for packets that may be of that size where they come in."""
+    if not out or is_back:
+        return Way(out.name if out else "")
+    return Way(out.name, out.is_tunnel, out.mtu if out.mtu < size else 0)
 
 
 def _outs(

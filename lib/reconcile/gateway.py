@@ -82,6 +82,11 @@ class GatewayTracker:
         return self._owner.sandbox_key if self._owner else ""
 
     @property
+    def owner(self) -> Container | None:
+        """The container whose namespace the gateway uses, as inspected last."""
+        return self._owner
+
+    @property
     def sidecar(self) -> Sidecar | None:
         """Our place, with the gateway as inspected last; None until it is known."""
         if self._sidecar and self._container:
@@ -221,7 +226,8 @@ class GatewayTracker:
             reason = f"the gateway {owner.name} has no address on the network {network}"
             raise NotReadyError(reason, advice.attach(network, owner))
         addresses = tuple(interface.ip for interface in endpoint.interfaces)
-        return Gateway(owner.name, owner.id, endpoint.network, endpoint.network_id, addresses)
+        found = Gateway(owner.name, owner.id, endpoint.network, endpoint.network_id, addresses)
+        return replace(found, may_tunnel=container.may_tunnel or owner.may_tunnel)
 
     def _lost(self, engine: Engine, place: Sidecar, error: NotReadyError) -> Lost | Unknown:
         """Return the gateway without addresses, so that what it led to becomes unreachable."""

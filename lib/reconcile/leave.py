@@ -87,7 +87,7 @@ class Leaving:
         namespace = Namespace(place.path, place, given=dict(self._given[place]))
         try:
             self._kernel.confirm(place)  # While the engine removes it, there still is a file.
-            self._kernel.check(place.path)
+            self._kernel.check(place.path, own=namespace.is_gateways)
             here = self._kernel.read(place.path, rules=namespace.has_rules)
             failed: set[object] = set()
             for tasks in by_stage(self._tasks(namespace, place, here)):

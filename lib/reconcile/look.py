@@ -7,18 +7,21 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lib.errors import NetnsError, NotReadyError
-from lib.reconcile import failures
+from lib.model import Skipped
+from lib.reconcile import failures, guard
 from lib.reconcile.clients import Clients
 from lib.reconcile.gateway import GatewayTracker
-from lib.reconcile.mtus import Mtus
 from lib.reconcile.namespace import Namespace, gather
 from lib.reconcile.report import Lost, Unknown
+from lib.reconcile.tunnels import once
 from lib.routing import desired, reach
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from lib.engine.client import Engine
     from lib.kernel.access import Reader
-    from lib.model import Desired, Gateway
+    from lib.model import Client, Desired, Gateway, Inside, Network
     from lib.reconcile.report import Failure
     from lib.settings import Settings
 
@@ -34,6 +37,10 @@ class Findings:
     namespaces: list[Namespace]
     """Those that could be read."""
     failures: list[Failure]
+    astray: frozenset[Network] = frozenset()
+    """What clients ask for and the gateway should send into a tunnel, and does not."""
+    unguarded: Skipped | None = None
+    """Why the gateway has no guard, if it is to have one."""
 
 
 def look(engine: Engine, kernel: Reader, settings: Settings) -> Findings:
@@ -49,17 +56,20 @@ def look(engine: Engine, kernel: Reader, settings: Settings) -> Findings:
     located = clients.locate(engine, clients.list(engine))
     # What is to be taken back was given by this gateway, whoever serves now.
     served_by = "" if settings.command == "withdraw" else state.served_by
-    wanted = desired.compute(located.snapshot, state.gateway, served_by)
     lost = state if isinstance(state, Lost) else None
-    network, seen = state.gateway.network, {}
-    found = Findings(state.gateway, lost, wanted, [], list(located.failures))
-    mtus = Mtus(kernel, settings.mtu)
-    mtus.begin(state.gateway, tracker.netns, is_full=True)
-    sizes = mtus.learn(route.dst for client in wanted.clients for route in client.routes)
-    for namespace in gather(wanted).values():
-        namespace.mtus = sizes
+    tunnels = once(kernel, settings)
+    tunnels.look(None if lost else state.gateway, tracker.netns)
+    gateway = tunnels.applied(state.gateway)
+    wanted = desired.compute(located.snapshot, gateway, served_by)
+    tunnels.learn(route.dst for client in wanted.clients for route in client.routes)
+    network, seen = gateway.network, {}
+    astray = frozenset(tunnels.lost)
+    spaces, unguarded = _guarded(kernel, settings, tracker, gateway)
+    found = Findings(gateway, lost, wanted, [], list(located.failures), astray, unguarded)
+    for namespace in (*spaces, *gather(wanted).values()):
+        namespace.mtus, namespace.unsized = tunnels.mtus, tunnels.unsized
         try:
-            kernel.check(namespace.path)
+            kernel.check(namespace.path, own=namespace.is_gateways)
             seen[namespace.path] = here = kernel.read(namespace.path, rules=namespace.has_rules)
         except NetnsError as error:
             there = (client for client in namespace.clients if failures.is_there(engine, client))
@@ -69,8 +79,28 @@ def look(engine: Engine, kernel: Reader, settings: Settings) -> Findings:
         else:
             namespace.take(here, network)
             found.namespaces.append(namespace)
-    limited = (
-        reach.limited(one, seen[one.netns], network) if one.netns in seen else one
-        for one in wanted.clients
-    )
+    limited = (_limited(one, seen, network) for one in wanted.clients)
     return replace(found, desired=replace(wanted, clients=tuple(limited)))
+
+
+def _limited(client: Client, seen: Mapping[str, Inside], network: str) -> Client:
+    return reach.limited(client, seen[client.netns], network) if client.netns in seen else client
+
+
+def _guarded(
+    kernel: Reader, settings: Settings, tracker: GatewayTracker, gateway: Gateway
+) -> tuple[list[Namespace], Skipped | None]:
+    """Return the gateway's namespace if there is anything of a guard to do, or why there is not.
+
+    Whoever set that, it is taken back.
+    """
+    is_over = settings.command == "withdraw"
+    place, owner = tracker.sidecar, tracker.owner
+    is_due = is_over or settings.gateway_guard == "on"
+    if not is_due or not gateway.addresses or not place or not owner:
+        return [], None
+    try:
+        return [guard.guarded(kernel, gateway, place.gateway, owner, is_over=is_over)], None
+    except guard.RefusedError as error:
+        name, key = gateway.container, gateway.container_id
+        return [], Skipped(name, key, f"has no guard: {error.reason}", error.hint)

@@ -24,7 +24,7 @@ from lib.routing.plan import Stage, chain, directly_reached, plan, stage
 from lib.routing.size import sized
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 
     from lib.engine.client import Engine
     from lib.kernel.access import Kernel
@@ -72,6 +72,8 @@ class Namespace:
     """The networks to which the engine has attached it."""
     mtus: Mapping[Network, int] = field(default_factory=dict)
     """How large packets to a destination may be behind the gateway (bytes)."""
+    unsized: Collection[Network] = ()
+    """Destinations of which that is not known: what is there may stay."""
     ruled: frozenset[int] = frozenset({IPV4, IPV6})
     """IP versions in which the kernel knows rules, as far as was looked."""
     left: list[Client] = field(default_factory=list)
@@ -86,9 +88,12 @@ class Namespace:
         self.actual, self.ruled = (*here.routes, *here.rules), here.ruled
         self.is_anothers = self._is_anothers(here.routes)
         held = {} if self.is_anothers else self._hold()
-        if self.mtus:
+        if self.mtus or self.unsized:
+            there = {one.plain: one.mtu for one in here.routes if one.dst in self.unsized}
             by_gateway = (one for one in self._routes() if one.gateway)
-            self.mtus = {one.dst: sized(one, here, self.mtus).mtu for one in by_gateway}
+            self.mtus = {
+                one.dst: there.get(one, 0) or sized(one, here, self.mtus).mtu for one in by_gateway
+            }
             self.wanted = {
                 self.sized(one) if isinstance(one, Route) else one: client
                 for one, client in self.wanted.items()
@@ -139,6 +144,12 @@ class Namespace:
         return any(isinstance(thing, Rule) or thing.kind == "unreachable" for thing in things)
 
     @property
+    def is_gateways(self) -> bool:
+        """Whether it is the gateway's, with its guard."""
+        things = (*self.wanted, *self.given)
+        return any(isinstance(thing, Rule) and thing.device for thing in things)
+
+    @property
     def clients(self) -> tuple[Client, ...]:
         """All for whom it is entered, each once."""
         everyone = [*self.given.values(), *self.wanted.values()]
@@ -166,7 +177,11 @@ class Namespace:
 
     def returns(self) -> list[Task]:
         """Return what takes back all that is there as it is wanted, or can only be ours."""
-        whose = {thing.plain: client for thing, client in self.wanted.items()}
+        whose = {
+            plain: client
+            for thing, client in self.wanted.items()
+            for plain in (thing.plain, *_without_gateway(thing))
+        }
         found = {thing.plain: thing for thing in self.actual}
         there = [found[plain] for plain in whose if plain in found]
         left_over = self.left_over() if whose else ()
@@ -258,6 +273,12 @@ def by_stage(tasks: Iterable[Task]) -> Iterator[list[Task]]:
             yield due
 
 
+def _without_gateway(thing: Thing) -> Iterator[Route]:
+    """Yield what stood in the place of a route while its gateway, or that's tunnel, was lost."""
+    if isinstance(thing, Route) and thing.gateway:
+        yield thing.plain._replace(gateway=None, kind="unreachable")
+
+
 def _is_a_loss(thing: Thing) -> bool:
     """Tell whether it says that the gateway is lost."""
     return isinstance(thing, Route) and thing.kind == "unreachable" and not thing.is_guard
@@ -301,13 +322,14 @@ class Visitor:
                 changed |= {
                     task.client.container_id for task, outcome in ended if not outcome.exit_code
                 }
-            self._log_clients(namespace, changed)
+            if not namespace.is_gateways:
+                self._log_clients(namespace, changed)
         except NetnsError as error:
             self._fail_entry(namespace, error)
 
     def _enter(self, namespace: Namespace) -> NamespaceId:
         """Read the routes that are there; raise NetnsError if that cannot be."""
-        self.kernel.check(namespace.path)
+        self.kernel.check(namespace.path, own=namespace.is_gateways)
         place = namespace.identity or self.kernel.identify(namespace.path)
         if place is None:
             reason = f"{namespace.path} has just ended"

@@ -14,12 +14,14 @@ from lib.logs.progress import with_progress
 from lib.reconcile import failures
 from lib.reconcile.clients import Clients
 from lib.reconcile.gateway import GatewayTracker
+from lib.reconcile.guard import Guard
 from lib.reconcile.leave import Leaving
 from lib.reconcile.ledger import Ledger
-from lib.reconcile.mtus import Mtus
 from lib.reconcile.namespace import Namespace, Visitor, gather
 from lib.reconcile.report import Found, Lost, Report, Scope, Unknown
 from lib.reconcile.reporting import Reporting
+from lib.reconcile.rerouting import Rerouting
+from lib.reconcile.tunnels import Tunnels
 from lib.routing import desired
 
 if TYPE_CHECKING:
@@ -45,15 +47,22 @@ class Reconciler:
         delay: Callable[[int], float],
         *,
         announce: Callable[[Gateway | None, Path | None], None] = lambda *_: None,
+        news: Callable[[], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         time_of_day: Callable[[], float] = time.time,
     ) -> None:
-        """Wait `delay(tries)` seconds after failed tries; `announce` tells of the gateway."""
+        """Wait `delay(tries)` seconds after failed tries; `announce` tells of the gateway.
+
+        `news` is called, in a thread, when a reroute is due.
+        """
         self._kernel = kernel
         self._clock = clock
-        self._gateway = GatewayTracker(settings, clock, announce, time_of_day)
+        self._announce = announce
+        self._announced: tuple[Gateway | None, Path | None] = (None, None)
+        self._gateway = GatewayTracker(settings, clock, self._lead, time_of_day)
+        self._tunnels = Tunnels(kernel, settings, time_of_day, tell=news)
+        self._guard = Guard(kernel) if settings.gateway_guard == "on" else None
         self._clients = Clients(kernel)
-        self._mtus = Mtus(kernel, settings.mtu)
         self._ledger = Ledger(delay)
         self._reporting = Reporting()
         self._complete: set[str] = set()
@@ -66,6 +75,8 @@ class Reconciler:
 
     def run(self, engine: Engine, scope: Scope) -> Report:
         """Do a pass; raise EngineError if the engine does not answer."""
+        if scope.is_reroute:
+            return self.reroute(scope)
         before = self._gateway.state
         state = before
         if scope.is_full or self._concerns_all(scope):
@@ -75,22 +86,19 @@ class Reconciler:
             return Report(scope, state, unfinished=self._ledger.unfinished)
         if state.served_by:
             self._ledger.leave_all()
-        self._mtus.begin(state.gateway, self._gateway.netns, is_full=scope.is_full)
         listed = self._list(engine, scope)
         chosen = self._choose(listed, scope, is_news=state != before)
         served: list[Desired] = []
+        network = state.gateway.network
         visitor = Visitor(
-            engine,
-            self._kernel,
-            self._ledger,
-            self._reporting,
-            state.gateway.network,
-            scope.trigger,
+            engine, self._kernel, self._ledger, self._reporting, network, scope.trigger
         )
         found = self._namespaces(engine, scope, chosen, served)
         visits = with_progress(found, len(chosen), "clients looked at")
         self._kernel.serve(visitor.visit(namespace) for namespace in visits)
-        self._ledger.finish(_names(chosen), self._clock())
+        names = _names(chosen) | {state.gateway.container_id: state.gateway.container}
+        self._ledger.finish(names, self._clock())
+        self._tunnels.tell()
         clients = [client for wanted in served for client in wanted.clients]
         return Report(
             scope,
@@ -102,7 +110,34 @@ class Reconciler:
             unfinished=self._ledger.unfinished,
             again_at=self._gateway.again_at,
             listed=listed,
-            mtus=dict(self._mtus.known),
+            mtus=self._tunnels.mtus,
+            lost=self._tunnels.lost,
+        )
+
+    def reroute(self, scope: Scope) -> Report:
+        """Look where the gateway sends what, and lead what stands by that; ask the engine nothing.
+
+        What is not there yet is a pass's to set.
+        """
+        gateway, directory = self._announced
+        if not gateway:
+            return Report(scope, self._gateway.state, unfinished=self._ledger.unfinished)
+        lost, mtus = self._tunnels.lost, self._tunnels.mtus
+        self._lead(gateway, directory)
+        resized = {dst for dst, _ in mtus.items() ^ self._tunnels.mtus.items()}
+        applied = self._tunnels.applied(gateway)
+        work = Rerouting(self._kernel, self._ledger, applied, self._tunnels.mtus, resized)
+        self._kernel.serve(work.visits())
+        return Report(
+            scope,
+            self._gateway.state,
+            clients=len(work.clients),
+            routes=work.changed,
+            changed=work.changed,
+            unfinished=self._ledger.unfinished,
+            mtus=self._tunnels.mtus,
+            lost=self._tunnels.lost,
+            is_rerouted=bool(resized) or lost != self._tunnels.lost,
         )
 
     def leave(self, *, withdraws: bool) -> None:
@@ -148,6 +183,13 @@ class Reconciler:
         is_attaching = event.action in {"connect", "disconnect"}
         return not is_attaching and event.container_id not in self._complete
 
+    def _lead(self, gateway: Gateway | None, directory: Path | None) -> None:
+        """Look where the gateway sends what, and announce it with that."""
+        self._announced = gateway, directory
+        self._tunnels.look(gateway, self._gateway.netns)
+        self._tunnels.tell()
+        self._announce(self._tunnels.applied(gateway) if gateway else None, directory)
+
     def _concerns_all(self, scope: Scope) -> bool:
         is_found = isinstance(self._gateway.state, Found)
         return not is_found or bool(scope.ids & {*self._gateway.ids, *self._clients.sharing})
@@ -157,10 +199,13 @@ class Reconciler:
         asked = None if scope.is_full else scope.ids
         listed = self._clients.list(engine, asked)
         now = self._clock()
-        present = self._ledger.keep((container.id for container in listed), asked, now)
+        # What failed in the gateway's own namespace is not to be forgotten.
+        there = [*self._gateway.ids, *(container.id for container in listed)]
+        present = self._ledger.keep(there, asked, now)
         self._reporting.keep(present)
         self._complete -= scope.ids | present
         if asked is None:
+            self._tunnels.begin()
             self._ledger.keep_namespaces(lambda place: self._kernel.identify(place.path) == place)
         return listed
 
@@ -192,11 +237,16 @@ class Reconciler:
         state = self._gateway.state
         assert isinstance(state, Found | Lost)  # noqa: S101 - else nobody is visited
         before: dict[str, list[tuple[NamespaceId, Given]]] = defaultdict(list)
-        for place, given in self._ledger.put_before(_names(chosen)):
+        for place, given in self._ledger.put_before({*_names(chosen), state.gateway.container_id}):
             before[place.path].append((place, given))
+        if guarded := self._guarded(state):
+            guarded.take_before(before.pop(guarded.path, ()))
+            yield guarded
         for batch in self._clients.batches(chosen):
             located = self._clients.locate(engine, batch, scope.ids)
-            wanted = desired.compute(located.snapshot, state.gateway, state.served_by)
+            wanted = self._wanted(located, state)
+            if self._tunnels.learn(one.dst for each in wanted.clients for one in each.routes):
+                wanted = self._wanted(located, state)
             served.append(wanted)
             self._reporting.remarks(wanted)
             self._note_located(wanted, located, batch)
@@ -208,15 +258,25 @@ class Reconciler:
                 if path in namespaces:
                     namespaces[path].identity = located.identities.get(path)
                     namespaces[path].attached = owner.attached
-            mtus = self._mtus.learn(one.dst for each in wanted.clients for one in each.routes)
             for path, namespace in namespaces.items():
-                namespace.mtus = mtus
+                namespace.mtus = self._tunnels.mtus
                 namespace.take_before(before.pop(path, ()))
                 yield namespace
         for path, entries in before.items():
             namespace = Namespace(path, identity=entries[0][0])
             namespace.take_before(entries)
             yield namespace
+
+    def _wanted(self, located: Located, state: Found | Lost) -> Desired:
+        gateway = self._tunnels.applied(state.gateway)
+        return desired.compute(located.snapshot, gateway, state.served_by)
+
+    def _guarded(self, state: Found | Lost) -> Namespace | None:
+        """Return the gateway's namespace, if it is to have a guard and can have one."""
+        place, owner = self._gateway.sidecar, self._gateway.owner
+        if not self._guard or state.served_by or isinstance(state, Lost) or not place or not owner:
+            return None
+        return self._guard.namespace(state.gateway, place.gateway, owner)
 
     def _note_located(self, wanted: Desired, located: Located, batch: Sequence[Container]) -> None:
         """Remember who could not be located, and that nothing can fail for who wants nothing."""

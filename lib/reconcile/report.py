@@ -13,16 +13,26 @@ if TYPE_CHECKING:
     from lib.model import Container, Gateway, Network
 
 
+TUNNEL = "tunnel"
+"""Why a pass runs: links, routes or rules of the gateway changed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Scope:
     """Which containers a pass is for, and why it runs."""
 
     trigger: str
-    """As the log has it: an action of the engine's, `startup`, `reconnect`, `resync`, `retry`."""
+    """As the log has it: an action of the engine's, `startup`, `reconnect`, `resync`, `retry`,
+    `tunnel`."""
     ids: frozenset[str] = frozenset()
     """Containers that have just changed, or whose unfinished work is due."""
     is_full: bool = False
     """Whether it is for all containers."""
+
+    @property
+    def is_reroute(self) -> bool:
+        """Whether only what stands is to be led by what the gateway's kernel says now."""
+        return self.trigger == TUNNEL and not self.is_full
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +131,10 @@ class Report:
     """The containers with the label that ran when it listed them: all, if it was a full pass."""
     mtus: Mapping[Network, int] = field(default_factory=dict)
     """How large packets to a destination may be behind the gateway (bytes), if smaller there."""
+    lost: Mapping[Network, float] = field(default_factory=dict)
+    """What should go into the gateway's tunnel and does not, and since when (Unix time)."""
+    is_rerouted: bool = False
+    """Whether a full pass is to verify what was done about a tunnel."""
 
     @property
     def failing(self) -> tuple[str, ...]:

@@ -137,7 +137,7 @@ def _routes(
         remark = _lacking(dst, gateway, point) or attached.refusal(dst, networks)
         is_served = not remark or remark.served
         if is_served:
-            routes.append(_route(dst, gateway, policy.table_of(dst, networks, wholly=wholly)))
+            routes.append(leading(dst, gateway, policy.table_of(dst, networks, wholly=wholly)))
         # Who has no address of an IP version lacks nothing where that is unreachable.
         if remark and (dst.version in versions or not is_served):
             remarks.append(remark)
@@ -145,11 +145,12 @@ def _routes(
     return tuple(routes), tuple(remarks)
 
 
-def _route(dst: Network, gateway: Gateway, table: int) -> Route:
+def leading(dst: Network, gateway: Gateway, table: int) -> Route:
     """Return what leads to a destination, or what keeps packets from any other way there."""
-    if dst.version in gateway.lost:
+    address = gateway.address(dst.version)
+    if dst.version in gateway.lost or (address and dst in gateway.cut_off):
         return Route(dst, None, DEFAULT_METRIC[dst.version], "unreachable", table)
-    if address := gateway.address(dst.version):
+    if address:
         return Route(dst, address, DEFAULT_METRIC[dst.version], table=table)
     return policy.guard(dst)
 

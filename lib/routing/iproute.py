@@ -59,6 +59,11 @@ def _rule(rule: Rule) -> Iterator[str]:
     yield from ("pref", str(rule.pref))
     if rule.source:
         yield from ("from", str(rule.source))
+    if rule.device:
+        yield from ("iif", rule.device)
+    if rule.is_unreachable:
+        yield from ("type", "unreachable")
+        return
     yield from ("lookup", "main" if rule.table == MAIN else str(rule.table))
     if rule.suppress is not None:
         yield from ("suppress_prefixlength", str(rule.suppress))

@@ -27,7 +27,7 @@ class Stage(IntEnum):
     ROUTES = 0
     RULES = 1
     TABLE_RULE = 2
-    """Our table is asked from here on."""
+    """Our table is asked from here on, or a gateway's guard holds."""
     NO_TABLE_RULE = 3
     NO_RULES = 4
     NO_ROUTES = 5
@@ -58,7 +58,7 @@ def stage(step: Step) -> Stage:
     """Return when a step is due."""
     is_deleted = step.verb == "del"
     if isinstance(step.thing, Rule):
-        if step.thing.pref == TABLE_PREF:
+        if step.thing.pref == TABLE_PREF or step.thing.is_unreachable:
             return Stage.NO_TABLE_RULE if is_deleted else Stage.TABLE_RULE
         return Stage.NO_RULES if is_deleted else Stage.RULES
     if not is_deleted:

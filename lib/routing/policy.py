@@ -24,8 +24,18 @@ SOURCE_PREF, MAIN_PREF, TABLE_PREF = 669, 670, 671
 _NOWHERE = {IPV4: ip_network("192.0.2.255/32"), IPV6: ip_network("2001:db8::ffff/128")}
 """For documentation (RFC 5737, RFC 3849): nobody is there."""
 
+GUARD_PREF = 32765
+"""When a gateway's guard is asked: right before the kernel's rule for main. Rules of the same
+preference are asked in the order in which they came, and a rule without one comes before all others
+(`fib_default_rule_pref`): so those of `wg-quick` come before, be they older or younger."""
+
 _HALF = 1
 """Prefix length of a half of everything, which stands for a default route."""
+
+
+def is_wide(dst: Network) -> bool:
+    """Tell whether a destination is all of an IP version, or half of it."""
+    return dst.prefixlen <= _HALF
 
 
 def table_of(dst: Network, attached: Iterable[Network], *, wholly: bool = False) -> int:
@@ -33,7 +43,7 @@ def table_of(dst: Network, attached: Iterable[Network], *, wholly: bool = False)
 
     Ours for all of them if `wholly`.
     """
-    if wholly or dst.prefixlen <= _HALF:
+    if wholly or is_wide(dst):
         return TABLE
     same = (one for one in attached if one.version == dst.version)
     return TABLE if any(one.subnet_of(dst) for one in same) else MAIN  # type: ignore[arg-type]
@@ -67,6 +77,17 @@ def proof(version: int) -> Route:
 def past(source: Address) -> Rule:
     """Return the rule by which packets from an address do not come to our table."""
     return Rule(source.version, SOURCE_PREF, MAIN, source=source)
+
+
+def gateway_guard(version: int, device: str) -> tuple[Rule, Rule]:
+    """Return the rules by which a gateway sends nothing by its default route that came by a link.
+
+    What a tunnel's own rules send, or a route of main that is no default, goes its way.
+    """
+    return (
+        Rule(version, GUARD_PREF, MAIN, suppress=0, device=device),
+        Rule(version, GUARD_PREF, 0, device=device, is_unreachable=True),
+    )
 
 
 def needs(routes: Iterable[Route]) -> tuple[Thing, ...]:

@@ -23,6 +23,7 @@ from tests.lab.site import PRIVILEGES, Container
 if TYPE_CHECKING:
     from tests.lab.site import Lab
 
+WARN = ("--env", "WGROUTEMGR_ON_TUNNEL_LOSS=warn")  # These gateways have no tunnel.
 DST = "198.51.100.0/24"
 DST6 = "2001:db8:51::/48"
 # What the first process sees when it looks, as its first action; then it stays.
@@ -225,7 +226,7 @@ def ready(lab: Lab) -> tuple[str, Container, Container]:
     """Make a network, its gateway and a sidecar that serves it."""
     network = lab.network("m-wg-net", "192.168.67.0/24", "fd00:67::/64")
     gateway = lab.gateway("wireguard", network)
-    sidecar = lab.sidecar("sidecar", gateway, network=network)
+    sidecar = lab.sidecar("sidecar", gateway, *WARN, network=network)
     await_event(sidecar, "pass.finished", trigger="startup")
     return network, gateway, sidecar
 
@@ -287,7 +288,7 @@ def test_no_start_fails_beside_the_network_that_the_engine_does_not_list(lab: La
         pytest.skip("needs a swarm: only there is docker_gwbridge")
     network = lab.network("wg-net", "192.168.67.0/24")
     gateway = lab.gateway("wireguard", network)
-    sidecar = lab.sidecar("sidecar", gateway, network=network)
+    sidecar = lab.sidecar("sidecar", gateway, *WARN, network=network)
     await_event(sidecar, "pass.finished", trigger="startup")
     template = "{{(index .IPAM.Config 0).Subnet}}"
     subnet = ip_network(

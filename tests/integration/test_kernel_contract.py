@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from contextlib import ExitStack, closing
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
@@ -12,14 +14,14 @@ import pytest
 from lib.errors import NetnsError, NetnsGoneError
 from lib.kernel.access import Kernel
 from lib.kernel.shells import Shells
-from lib.model import GUARD_METRIC, TABLE, Rule, Step
+from lib.model import GUARD_METRIC, TABLE, Rule, Step, Way
 from lib.routing import iproute, policy
 from tests.fake_kernel import FakeKernel
 from tests.integration import kernel
 from tests.integration.kernel import route
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from lib.kernel.shells import Conversation, Outcome
     from lib.model import Network, Route, Thing
@@ -85,16 +87,20 @@ class RealSite:
     def set_mtu(self, path: str, size: int) -> None:
         self._spaces[path][0].ip(f"link set w0 mtu {size}", f"link set eth0 mtu {size}")
 
-    def tunnel(self, path: str, dst: str, size: int) -> None:
+    def tunnel(self, path: str, dst: str, size: int = 1500, *, is_ethernet: bool = False) -> None:
         space = self._spaces[path][0]
+        make = "link add wg0 type veth peer name far" if is_ethernet else "tuntap add wg0 mode tun"
         if "wg0" not in space.run(kernel.IP, "-br", "link"):
             space.ip(
-                "link add wg0 type veth peer name far",
-                *(f"link set {name} addrgenmode none" for name in ("wg0", "far")),
-                *(f"link set {name} up" for name in ("wg0", "far")),
+                make,
+                *(["link set far up"] if is_ethernet else []),
+                "link set wg0 addrgenmode none",
+                "link set wg0 up",
                 f"route add {dst} dev wg0",
             )
-        space.ip(f"link set far mtu {size}", f"link set wg0 mtu {size}")
+        if is_ethernet:
+            space.ip(f"link set far mtu {size}")
+        space.ip(f"link set wg0 mtu {size}")
 
     def close_tunnel(self, path: str, dst: str) -> None:
         del dst
@@ -586,6 +592,25 @@ def test_rules_are_added_read_and_deleted_once(attached: Seam, version: int) -> 
         assert attached.kernel.read(attached.path, rules=True).rules == wanted[number:]
 
 
+@VERSIONS
+def test_rules_of_a_guard_are_added_read_and_deleted_once(attached: Seam, version: int) -> None:
+    """Both have the same preference: they are asked in the order in which they came."""
+    device = attached.kernel.link_of(attached.path, [ip_address(OWN[version])])
+    assert device == "eth0"
+    assert attached.kernel.link_of(attached.path, [ip_address(FOREIGN[version])]) == ""
+    wanted = policy.gateway_guard(version, device)
+    for one in wanted:
+        attached.assert_ended(attached.step("add", one), 0)
+        attached.assert_ended(attached.step("add", one), 2, "File exists")
+
+    assert attached.kernel.read(attached.path, rules=True).rules == wanted
+    attached.assert_ended(attached.step("del", wanted[1]), 0)
+    attached.assert_ended(attached.step("del", wanted[1]), 2, GONE)
+    assert attached.kernel.read(attached.path, rules=True).rules == wanted[:1]
+    attached.assert_ended(attached.step("del", wanted[0]), 0)
+    assert attached.kernel.read(attached.path, rules=True).rules == ()
+
+
 def test_rules_are_looked_at_if_wanted_or_if_our_table_has_routes(attached: Seam) -> None:
     for one in policy.rules(4):
         attached.step("add", one)
@@ -623,7 +648,8 @@ def test_rules_that_select_packets_are_not_taken_for_ours(tmp_path: Path) -> Non
             "rule add pref 671 unreachable",
             "rule add pref 671 goto 32766",
         )
-        assert Kernel.read(Kernel.__new__(Kernel), str(space.path), rules=True).rules == ()
+        found = Kernel.read(Kernel.__new__(Kernel), str(space.path), rules=True).rules
+    assert [one for one in found if policy.is_ours(one)] == []
 
 
 # --- conversations ------------------------------------------------------------------------------
@@ -738,39 +764,84 @@ def test_mtu_of_an_addresss_link_is_read(attached: Seam) -> None:
     assert {one.mtu for one in unsized} == {0}
 
 
+@pytest.mark.parametrize("is_ethernet", [True, False])
 @pytest.mark.parametrize("forwards", [True, False])
 @VERSIONS
-def test_what_a_tunnel_takes_is_found(attached: Seam, version: int, *, forwards: bool) -> None:
-    """As long as it is smaller than what the gateway takes from its clients."""
+def test_where_a_gateway_sends_a_destination_is_found(
+    attached: Seam, version: int, *, forwards: bool, is_ethernet: bool
+) -> None:
+    """How large packets may be, as long as that is less than what it takes from its clients."""
     if forwards and isinstance(attached.site, RealSite):
         attached.site.forward(attached.path)
     dst, other = ip_network(DST[version]), ip_network(FAR[version])
-    front = [ip_address(OWN[version])]
+    front, nowhere = [ip_address(OWN[version])], Way("")
 
-    def found() -> dict[Network, int]:
-        return attached.kernel.tunnel_mtus(attached.path, front, [dst, other])
+    def found() -> dict[Network, Way]:
+        return attached.kernel.ways(attached.path, front, [dst, other])
 
-    assert found() == {}
+    assert found() == {dst: nowhere, other: nowhere}
     for size, expected in ((1420, 1420), (1280, 1280), (1500, 0), (9000, 0)):
-        attached.site.tunnel(attached.path, DST[version], size)
-        assert found() == {dst: expected}
+        attached.site.tunnel(attached.path, DST[version], size, is_ethernet=is_ethernet)
+        assert found() == {dst: Way("wg0", not is_ethernet, expected), other: nowhere}
     attached.site.set_mtu(attached.path, 9001)
-    assert found() == {dst: 9000}
+    assert found()[dst] == Way("wg0", not is_ethernet, 9000)
     attached.site.close_tunnel(attached.path, DST[version])
-    assert found() == {}
+    assert found() == {dst: nowhere, other: nowhere}
 
 
 @pytest.mark.parametrize("length", [0, 1, 2, 7])
 @VERSIONS
-def test_what_a_tunnel_takes_is_found_for_everything(seam: Seam, version: int, length: int) -> None:
+def test_where_it_sends_everything_is_found(seam: Seam, version: int, length: int) -> None:
     own = {4: "198.51.100.7", 6: "2001:db8:9::7"}
     seam.site.add(seam.path, addresses=[f"{own[4]}/24", f"{own[6]}/64"])
     dst = f"{DEFAULT[version].partition('/')[0]}/{length}"
     seam.site.tunnel(seam.path, dst, 1420)
 
-    found = seam.kernel.tunnel_mtus(seam.path, [ip_address(own[version])], [ip_network(dst)])
+    found = seam.kernel.ways(seam.path, [ip_address(own[version])], [ip_network(dst)])
 
-    assert found == {ip_network(dst): 1420}
+    assert found == {ip_network(dst): Way("wg0", is_tunnel=True, mtu=1420)}
+
+
+@VERSIONS
+def test_what_goes_back_out_of_the_front_is_told(tmp_path: Path, version: int) -> None:
+    with closing(RealSite()) as site, closing(Shells()) as shells:
+        seam = Seam(site, Kernel(shells), str(tmp_path), "busybox")
+        site.add(seam.path, addresses=ADDRESSES)
+        site.give(seam.path, route(DST[version], NEIGHBOUR[version]))
+        dst = ip_network(DST[version])
+
+        found = seam.kernel.ways(seam.path, [ip_address(OWN[version])], [dst])
+
+        assert found == {dst: Way("eth0")}
+
+
+def test_changes_of_links_routes_and_rules_are_told_until_the_listener_is_closed(
+    tmp_path: Path,
+) -> None:
+    with closing(RealSite()) as site, closing(Shells()) as shells:
+        seam = Seam(site, Kernel(shells), str(tmp_path), "busybox")
+        site.add(seam.path, addresses=ADDRESSES)
+        told: list[float] = []
+        threads = threading.active_count()
+        listener = seam.kernel.listen(seam.path, lambda: told.append(time.monotonic()))
+
+        def tells(change: Callable[[], object]) -> bool:
+            told.clear()
+            change()
+            return kernel.poll(lambda: told, 5)
+
+        for version in (4, 6):
+            dst, via = DST[version], NEIGHBOUR[version]
+            assert tells(lambda: site.give(seam.path, route(dst, via)))  # noqa: B023
+            assert tells(lambda: site.give(seam.path, *policy.rules(version)))  # noqa: B023
+        assert tells(lambda: site.tunnel(seam.path, FAR[4]))
+        assert tells(lambda: site.tunnel(seam.path, FAR[4], 1400))
+        assert tells(lambda: site.close_tunnel(seam.path, FAR[4]))
+        listener.close()
+        assert threading.active_count() == threads
+        told.clear()
+        site.tunnel(seam.path, FAR[4])
+        assert told == []
 
 
 @VERSIONS
@@ -781,7 +852,8 @@ def test_of_a_wide_network_others_are_asked_than_neighbours(seam: Seam, version:
     seam.site.tunnel(seam.path, dst, 1420)
     front = [ip_interface(own[version]).ip]
 
-    assert seam.kernel.tunnel_mtus(seam.path, front, [ip_network(dst)]) == {ip_network(dst): 1420}
+    way = Way("wg0", is_tunnel=True, mtu=1420)
+    assert seam.kernel.ways(seam.path, front, [ip_network(dst)]) == {ip_network(dst): way}
 
 
 @VERSIONS
@@ -802,12 +874,16 @@ def test_who_is_not_on_the_network_has_no_tunnel(attached: Seam, version: int) -
     attached.site.tunnel(attached.path, DST[version], 1280)
     foreign = [ip_address(FOREIGN[version]), ip_address(OWN[10 - version])]
 
-    assert attached.kernel.tunnel_mtus(attached.path, foreign, [ip_network(DST[version])]) == {}
+    assert attached.kernel.ways(attached.path, foreign, [ip_network(DST[version])]) == {}
 
 
 def test_links_of_a_namespace_that_is_gone_cannot_be_read(seam: Seam) -> None:
     with pytest.raises(NetnsError, match=GONE):
-        seam.kernel.tunnel_mtus(seam.path, [], [])
+        seam.kernel.ways(seam.path, [], [])
+    with pytest.raises(NetnsError, match=GONE):
+        seam.kernel.listen(seam.path, lambda: None)
+    with pytest.raises(NetnsError, match=GONE):
+        seam.kernel.link_of(seam.path, [])
 
 
 @VERSIONS

@@ -545,6 +545,7 @@ class Soak:
             *("--network", f"container:{gateway.name}"),
             *("--label", f"wgroutemgr.network={self.name(net)}", "--label", f"{ROLE}=sidecar"),
             *("--env", f"WGROUTEMGR_RESYNC_INTERVAL={NETS[net].resync}"),
+            *("--env", "WGROUTEMGR_ON_TUNNEL_LOSS=warn"),  # these gateways have no tunnel
         )
         self.down.discard(net)
 

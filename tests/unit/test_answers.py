@@ -105,6 +105,26 @@ def test_name_servers_ports_and_runtime_are_told_by_an_inspection(answers: Answe
     )
 
 
+@pytest.mark.parametrize(
+    ("host", "may_tunnel"),
+    [
+        ({"CapAdd": None, "Privileged": False}, False),
+        ({"CapAdd": ["SYS_TIME"]}, False),
+        ({"CapAdd": ["NET_ADMIN"]}, True),
+        ({"CapAdd": ["CAP_NET_ADMIN"]}, True),
+        ({"CapAdd": ["all"]}, True),
+        ({"Privileged": True}, True),
+    ],
+)
+def test_who_may_make_a_tunnel_is_told_by_an_inspection(
+    answers: Answers, host: dict[str, object], *, may_tunnel: bool
+) -> None:
+    inspect = answers["inspect"]
+    inspect["HostConfig"] |= {"CapAdd": None, "Privileged": False} | host
+
+    assert parse_container(inspect).may_tunnel is may_tunnel
+
+
 def test_a_network_is_the_same_from_every_version(answers: Answers) -> None:
     found = parse_network(answers["network"])
 

@@ -27,6 +27,7 @@ from tests.fake_kernel import FakeKernel
 from tests.fakes import WG_NET, StandInEngine
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
@@ -77,16 +78,24 @@ class Over(Exception):  # noqa: N818 - it is no error
 
 
 @dataclass
+class Woken:
+    """In a script: something that happens meanwhile, in a thread that wakes who reads."""
+
+    happens: Callable[[], object]
+
+
+@dataclass
 class Stream:
     """An event stream that a test writes: batches, or what ends it, at seconds from its begin."""
 
     clock: Clock
-    script: list[tuple[float, list[Event] | EngineError]]
+    script: list[tuple[float, list[Event] | EngineError | Woken]]
     end: float
     """When the test is over, by the clock."""
     begun: float = 0.0
     waits: list[float] = field(default_factory=list)
     is_closed: bool = False
+    is_woken: bool = False
 
     def __post_init__(self) -> None:
         self.begun = self.clock.now
@@ -100,11 +109,19 @@ class Stream:
             self.clock.now = max(self.clock.now, self.begun + at)
             if isinstance(found, EngineError):
                 raise found
+            if isinstance(found, Woken):
+                found.happens()
+                assert self.is_woken
+                self.is_woken = False
+                return []
             return found
         if until > self.end:
             raise Over
         self.clock.now = until
         return []
+
+    def wake(self) -> None:
+        self.is_woken = True
 
     def close(self) -> None:
         self.is_closed = True
@@ -118,7 +135,7 @@ class Engine(StandInEngine):
     def __init__(self, clock: Clock, *known: Container) -> None:
         super().__init__(known, on=(WG_NET,))
         self.clock = clock
-        self.scripts: list[list[tuple[float, list[Event] | EngineError]]] = []
+        self.scripts: list[list[tuple[float, list[Event] | EngineError | Woken]]] = []
         self.seconds = 10.0
         """After which the test is over."""
         self.streams: list[Stream] = []
@@ -174,9 +191,16 @@ class Site:
         self.early = NoEarlyRoutes()
         self.file = tmp_path / "health"
         self.published: list[Sidecar | None] = []
+        self.lost: list[Mapping[Network, float]] = []
+        self.meanwhile: list[tuple[float, Callable[[], object]]] = []
+        """What happens while there is no engine, and when."""
         self.lacking = ""
         self.connect: Callable[[], object] = lambda: self.engine
         self.settings = Settings(gateway="wireguard", network="wg-net", resync_interval=interval)
+
+    def publish(self, sidecar: Sidecar | None, lost: Mapping[Network, float]) -> None:
+        self.published.append(sidecar)
+        self.lost.append(lost)
 
     def daemon(self) -> Daemon:
         """Return a daemon that was not run yet."""
@@ -185,11 +209,22 @@ class Site:
             self.kernel,
             self.early,
             Health(self.file),
-            publish=self.published.append,
+            publish=self.publish,
             lacking=self.lacking,
-            connect=self.connect,  # type: ignore[arg-type]
+            connect=lambda: self.connect(),  # type: ignore[arg-type,return-value]  # noqa: PLW0108
             clock=self.clock,
+            wait=self.wait,
         )
+
+    def wait(self, changed: threading.Event, seconds: float) -> None:
+        """Let something happen meanwhile, if it is to."""
+        until = self.clock.now + seconds
+        if self.meanwhile and self.meanwhile[0][0] <= until:
+            self.clock.now, happens = self.meanwhile.pop(0)
+            happens()
+            assert changed.is_set()
+        else:
+            self.clock.sleep(seconds)
 
     def run(
         self, until: type[Exception] = Over, daemon: Daemon | None = None
@@ -362,6 +397,83 @@ def test_early_routes_learn_how_large_packets_may_be(site: Site) -> None:
     site.run()
 
     assert site.early.mtus == {ip_network("10.8.0.0/16"): 1280}
+
+
+@pytest.mark.parametrize(
+    ("choice", "health"),
+    [
+        ("unreachable", "the tunnel of wireguard is lost since 1970-01-12T13:46:45Z: 10.8.0.0/16"),
+        ("warn", "ok"),
+    ],
+)
+def test_a_tunnel_that_goes_is_looked_at_at_once_and_verified_a_little_later(
+    site: Site, choice: str, health: str
+) -> None:
+    site.settings = replace(site.settings, on_tunnel_loss=choice)
+    site.kernel.tunnel(GATEWAY_PATH, "10.8.0.0/16")
+    goes = Woken(lambda: site.kernel.close_tunnel(GATEWAY_PATH, "10.8.0.0/16"))
+    site.engine.scripts = [[(5.0, goes)]]
+    logged = site.run()
+
+    assert (
+        events(logged)[-3:]
+        == {
+            "unreachable": ["tunnel.lost", "route.replaced", "pass.finished"],
+            "warn": ["client.routed", "pass.finished", "tunnel.lost"],
+        }[choice]
+    )
+    assert passes(logged) == ["startup", "tunnel", "tunnel"]
+    assert verdict(site.file) == health
+    assert site.engine.streams[0].waits[1] == pytest.approx(0.3)
+    assert [*site.lost[-1].values()] == [1_000_005.0]
+    assert len(site.early.gateways) == 3
+
+
+def test_a_change_that_is_none_for_us_makes_no_pass(site: Site) -> None:
+    site.engine.scripts = [[(5.0, Woken(lambda: site.kernel.tunnel(GATEWAY_PATH, "10.99.0.0/16")))]]
+    calls = len(site.engine.calls)
+    logged = site.run()
+
+    assert calls == 0
+    assert events(logged)[-1] == "pass.finished"
+    assert passes(logged) == ["startup", "tunnel"]
+    assert verdict(site.file) == "ok"
+
+
+def test_a_tunnel_that_goes_while_there_is_no_engine(site: Site) -> None:
+    site.kernel.tunnel(GATEWAY_PATH, "10.8.0.0/16")
+    daemon = site.daemon()
+    site.run(daemon=daemon)
+    del site.kernel.commands[:]
+    at = site.clock.now + 20
+
+    def connect() -> NoReturn:
+        if site.clock.now > at + 30:
+            raise Over
+        reason = "no engine answers"
+        raise EngineError(reason)
+
+    site.connect = connect
+    late = "/run/docker/netns/cccc"
+    site.kernel.add(late, addresses=["192.0.2.9/24"])
+    given = Route(ip_network("10.8.0.0/16"), ip_address("192.0.2.1"), 0)
+    site.kernel.give(late, given)
+
+    def happens() -> None:
+        site.early.clients = [EarlyClient(Client("late", "c9", late, (given,)), complete=True)]
+        site.kernel.close_tunnel(GATEWAY_PATH, "10.8.0.0/16")
+
+    site.meanwhile = [(at, happens)]
+    logged = site.run(daemon=daemon)
+
+    assert site.kernel.commands == [
+        f"nsenter --net={path} ip route replace unreachable 10.8.0.0/16"
+        for path in (CLIENT_PATH, late)
+    ]
+    routed = ["route.replaced"] * 2
+    assert events(logged) == ["engine.lost", "tunnel.lost", *routed, "pass.finished"]
+    assert site.meanwhile == []
+    assert verdict(site.file) == "no engine answers"
 
 
 def test_a_lost_engine_is_told_and_listened_to_again(site: Site) -> None:

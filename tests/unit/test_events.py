@@ -222,6 +222,29 @@ def test_an_engine_that_is_not_there_ends_the_stream(
     gc.collect()  # Here: later tests count descriptors.
 
 
+def test_who_reads_is_woken_from_another_thread(listen: Callable[[Handler], EventStream]) -> None:
+    stream = listen(says(CHUNKED))
+    begun = time.monotonic()
+    threading.Timer(0.05, stream.wake).start()
+
+    assert stream.read(SECONDS) == []
+    assert time.monotonic() - begun < SECONDS / 2
+    stream.wake()
+    assert stream.read(SECONDS) == []
+
+
+def test_who_is_woken_hears_of_the_end_all_the_same(
+    listen: Callable[[Handler], EventStream],
+) -> None:
+    stream = listen(lambda _: None)
+    with pytest.raises(StreamEndedError):
+        stream.read(SECONDS)
+    stream.wake()
+
+    with pytest.raises(StreamEndedError):
+        stream.read(SECONDS)
+
+
 @pytest.mark.parametrize(
     ("status", "said", "reason"),
     [

@@ -29,8 +29,8 @@ from lib.model import (
 )
 from lib.reconcile.namespace import MAX_STEPS
 from lib.reconcile.reconciler import Reconciler
-from lib.reconcile.report import Found, Lost, Report, Scope, Unknown, Why
-from lib.routing import iproute, policy
+from lib.reconcile.report import TUNNEL, Found, Lost, Report, Scope, Unknown, Why
+from lib.routing import iproute, policy, tunnels
 from lib.schedule import Schedule
 from lib.settings import Settings
 from tests.fake_kernel import FakeKernel
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
 
     from lib.kernel.shells import Conversation, Outcome
-    from lib.model import Address, Network
+    from lib.model import Address, Gateway, Network, Way
 
 ROOT = "/run/docker/netns"
 DENIED = "RTNETLINK answers: Operation not permitted"
@@ -58,6 +58,7 @@ def container(name: str, *faces: str, label: str = "", **values: Any) -> Contain
 GATEWAY = container("wireguard", "192.0.2.1/24", "fd::1/64")
 CLIENT = container("dovecot", "192.0.2.7/24", "fd::7/64", label="10.8.0.0/16")
 STARTUP, RESYNC = Scope("startup", is_full=True), Scope("resync", is_full=True)
+REROUTE = Scope(TUNNEL)
 BOTH = "10.8.0.0/16,fd00:8::/64"
 
 
@@ -69,9 +70,9 @@ class Kernel(FakeKernel):
         self.checked: list[str] = []
         self.after_read: Callable[[str], None] = lambda _: None
 
-    def check(self, path: str) -> None:
+    def check(self, path: str, *, own: bool = False) -> None:
         self.checked.append(path)
-        super().check(path)
+        super().check(path, own=own)
 
     def read(self, path: str, *, rules: bool = False, sizes: bool = True) -> Inside:
         found = super().read(path, rules=rules, sizes=sizes)
@@ -100,7 +101,7 @@ class Site:
         *clients: Container,
         gateway: Container = GATEWAY,
         width: int = 2,
-        mtu: str = "auto",
+        **settings: Any,  # noqa: ANN401
     ) -> None:
         self.now = 1000.0
         self.kernel = Kernel(width=width)
@@ -108,12 +109,16 @@ class Site:
         for one in (gateway, *clients):
             if one.sandbox_key and not one.shares_netns_of:
                 self.add(one)
-        self.announced: list[object] = []
+        for dst in tunnels.EVERYTHING if gateway.sandbox_key else ():
+            self.kernel.tunnel(gateway.sandbox_key, str(dst))
+        self.announced: list[Gateway | None] = []
+        self.news: list[float] = []
         self.reconciler = Reconciler(
             self.kernel,
-            Settings(gateway="wireguard", network="wg-net", mtu=mtu),
+            Settings(gateway="wireguard", network="wg-net", **settings),
             lambda tries: 0.5 * 2 ** (tries - 1),
             announce=lambda gateway, _: self.announced.append(gateway),
+            news=lambda: self.news.append(self.now),
             clock=lambda: self.now,
             time_of_day=lambda: self.now,
         )
@@ -882,7 +887,7 @@ def test_another_size_is_another_route() -> None:
     site.run()
     del site.kernel.commands[:]
     site.kernel.tunnel(GATEWAY.sandbox_key, "10.8.0.0/16", 1420)
-    site.on("start", CLIENT)
+    site.run(REROUTE)
     site.kernel.tunnel(GATEWAY.sandbox_key, "10.8.0.0/16", 1500)
     site.run(RESYNC)
 
@@ -894,9 +899,9 @@ def test_another_size_is_another_route() -> None:
     assert site.routes(CLIENT) == []
 
 
-@pytest.mark.parametrize("scope", [RESYNC, Scope("start", frozenset({"dovecot-id"}))])
+@pytest.mark.parametrize("scope", [RESYNC, REROUTE])
 def test_while_the_tunnel_is_away_the_size_stays(scope: Scope) -> None:
-    site = tunnelled(CLIENT)
+    site = tunnelled(CLIENT, on_tunnel_loss="warn")
     site.run()
     site.kernel.close_tunnel(GATEWAY.sandbox_key, "10.8.0.0/16")
     assert [site.run(scope).changed for _ in range(2)] == [0, 0]
@@ -905,12 +910,12 @@ def test_while_the_tunnel_is_away_the_size_stays(scope: Scope) -> None:
     with structlog.testing.capture_logs() as logged:
         assert [site.run(scope).changed for _ in range(2)] == [0, 0]
     assert [(one["event"], one["netns"]) for one in logged] == [
-        ("mtu.unknown", GATEWAY.sandbox_key)
+        ("tunnel.unknown", GATEWAY.sandbox_key)
     ] * 2
 
 
 def test_but_not_that_of_another_gateway() -> None:
-    site = tunnelled(CLIENT)
+    site = tunnelled(CLIENT, on_tunnel_loss="warn")
     site.run()
     moved = replace(GATEWAY, id="another-id", sandbox_key=f"{ROOT}/new")
     site.engine.known = (CLIENT, moved)
@@ -935,23 +940,24 @@ def test_each_destination_is_asked_for_once_in_a_pass() -> None:
     others = [container(f"c{n}", f"192.0.2.{n}/24", label=BOTH) for n in range(10, 15)]
     site = tunnelled(replace(CLIENT, labels={NETWORKS_LABEL: BOTH}), *others)
     asked: list[set[Network]] = []
-    real = site.kernel.tunnel_mtus
+    real = site.kernel.ways
 
     def noted(
         path: str, front: Collection[Address], destinations: Iterable[Network]
-    ) -> dict[Network, int]:
+    ) -> dict[Network, Way]:
         asked.append({*destinations})
         return real(path, front, destinations)
 
-    site.kernel.tunnel_mtus = noted  # type: ignore[method-assign]
+    site.kernel.ways = noted  # type: ignore[method-assign]
     site.run()
     site.run(RESYNC)
 
-    assert asked == [{*map(ip_network, BOTH.split(","))}] * 2
+    dsts, everything = {*map(ip_network, BOTH.split(","))}, {*tunnels.EVERYTHING}
+    assert asked == [everything, dsts, everything | dsts]
 
 
 def test_a_lost_gateway_is_asked_nothing() -> None:
-    site = tunnelled(CLIENT)
+    site = tunnelled(CLIENT, on_tunnel_loss="warn")
     site.run()
     site.change(replace(GATEWAY, running=False))
     site.kernel.remove(GATEWAY.sandbox_key)

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from lib.model import Event
-from lib.reconcile.report import Found, Report, Scope, Unfinished, Unknown, Why
+from lib.reconcile.report import TUNNEL, Found, Report, Scope, Unfinished, Unknown, Why
 from lib.schedule import Schedule, delay, delays
 from tests.fakes import GATEWAY
 
@@ -180,3 +180,61 @@ def test_delays_double_up_to_the_limit_with_jitter() -> None:
 def test_no_number_of_tries_is_too_large() -> None:
     assert 24 <= delay(10**6) <= 30
     assert 4 <= delay(10**6, 5.0) <= 5
+
+
+# --- the gateway's tunnel -----------------------------------------------------------------------
+
+REROUTE, VERIFY = Scope(TUNNEL), Scope(TUNNEL, is_full=True)
+
+
+def test_a_change_of_the_gateways_routes_is_looked_at_at_once(schedule: Schedule) -> None:
+    schedule.add([CONNECT], 110.0, urgent=False)
+    schedule.note_change(110.0)
+    assert schedule.next_at() == 110.0
+    assert schedule.take(110.0) == REROUTE
+    schedule.finish(finished(REROUTE), 110.001)
+
+    assert schedule.take(110.002) is None
+    assert schedule.take(110.3) == Scope("connect", frozenset({"a"}))
+
+
+def test_changes_without_end_take_a_fifth_of_the_time(schedule: Schedule) -> None:
+    now, busy = 110.0, 0.0
+    schedule.note_change(now)
+    while now < 120.0:
+        assert schedule.take(now) == REROUTE
+        schedule.finish(finished(REROUTE), now + 0.01)
+        busy += 0.01
+        schedule.note_change(now + 0.01)
+        now = schedule.next_at()
+
+    assert busy == pytest.approx(2.0, rel=0.02)
+
+
+def test_what_a_change_brought_about_is_verified_once_it_is_calm(schedule: Schedule) -> None:
+    for at in (110.0, 110.2):
+        schedule.note_change(at)
+        assert schedule.take(at) == REROUTE
+        schedule.finish(Report(REROUTE, FOUND, is_rerouted=True), at + 0.001)
+
+    assert schedule.next_at() == pytest.approx(110.501)
+    assert schedule.take(110.51) == VERIFY
+    schedule.finish(finished(VERIFY), 110.52)
+    assert schedule.next_at() == pytest.approx(170.52)
+
+
+def test_a_full_pass_that_is_due_at_once_covers_it(schedule: Schedule) -> None:
+    schedule.note_change(110.0)
+    schedule.begin("reconnect")
+
+    assert schedule.take(110.0) == Scope("reconnect", is_full=True)
+
+
+def test_work_that_is_left_stays_so_over_a_look(schedule: Schedule) -> None:
+    work = Unfinished("a", "dovecot", Why.FAILED, 111.0, 1)
+    schedule.finish(finished(Scope("start"), work), 110.0)
+    schedule.note_change(110.5)
+    assert schedule.take(110.5) == REROUTE
+    schedule.finish(finished(REROUTE), 110.6)
+
+    assert schedule.take(111.0) == Scope("retry", frozenset({"a"}))

@@ -47,6 +47,8 @@ def test_what_was_published_is_read(file: Path) -> None:
         "gateway": "wireguard",
         "resync-interval": "60.0",
         "on-gateway-loss": "unreachable",
+        "on-tunnel-loss": "unreachable",
+        "gateway-guard": "off",
         "on-stop": "keep",
         "mtu": "auto",
     }
