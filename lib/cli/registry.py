@@ -100,7 +100,7 @@ GATEWAY STATE REASON. States:
   ok           the route is there, and leads through the gateway
   missing      no route to the destination is there, or not all that it takes
   wrong        a route leads elsewhere; the reason says where
-  unreachable  the gateway or its tunnel is lost, or the container left the network
+  unreachable  gateway or tunnel is lost, or the container left the network
   refused      the entry or the container is not served; the reason says why
   unknown      could not be looked at; the reason says why
   skipped      not ours to serve, and nothing is wrong with that

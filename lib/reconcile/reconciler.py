@@ -120,7 +120,7 @@ class Reconciler:
         What is not there yet is a pass's to set.
         """
         gateway, directory = self._announced
-        if not gateway:
+        if not gateway or not gateway.addresses:
             return Report(scope, self._gateway.state, unfinished=self._ledger.unfinished)
         lost, mtus = self._tunnels.lost, self._tunnels.mtus
         self._lead(gateway, directory)
@@ -186,7 +186,7 @@ class Reconciler:
     def _lead(self, gateway: Gateway | None, directory: Path | None) -> None:
         """Look where the gateway sends what, and announce it with that."""
         self._announced = gateway, directory
-        self._tunnels.look(gateway, self._gateway.netns)
+        self._tunnels.look(gateway if gateway and gateway.addresses else None, self._gateway.netns)
         self._tunnels.tell()
         self._announce(self._tunnels.applied(gateway) if gateway else None, directory)
 
