@@ -36,6 +36,9 @@ ROLE_LABEL, SIDECAR = "wgroutemgr.role", "sidecar"
 NETWORKS_LABEL = "wgroutemgr.networks"
 """On a client: the destinations that it wants to reach through the gateway."""
 
+DIRECT_LABEL = "wgroutemgr.direct"
+"""On a client: what of these it is to reach without the gateway."""
+
 IPV4, IPV6 = 4, 6
 """The IP versions, as `ipaddress` names them."""
 
@@ -253,6 +256,8 @@ class Rule(NamedTuple):
     """Routes with a prefix of that length or a shorter one are passed over there."""
     source: Address | None = None
     """Whose packets it is for; None for all."""
+    is_foreign: bool = False
+    """Whether it asks something else of a packet, or leads to no table: none of ours does."""
 
     @property
     def plain(self) -> Rule:
@@ -289,7 +294,7 @@ class Inside(NamedTuple):
     addresses: tuple[LocalAddress, ...] = ()
     """Those that make neighbours beyond a link of its own."""
     rules: tuple[Rule, ...] = ()
-    """As far as they are like ours can be, and if they were looked at."""
+    """Those that somebody added, if they were looked at."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from lib.kernel import addresses, links, netlink, route_table
+from lib.routing.hosts import hosts
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -19,13 +20,6 @@ if TYPE_CHECKING:
 _GET_ROUTE = 26
 _DST, _SRC, _IN, _OUT = 1, 2, 3, 4
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
-_ANY = {
-    "0.0.0.0/0": "192.0.2.0/30",
-    "0.0.0.0/1": "64.0.0.0/30",
-    "::/0": "2001:db8::/126",
-    "::/1": "2001:db8::/126",
-}
-"""Of a default route, and of the first half of one: its first addresses are the host's own."""
 
 
 def tunnel_mtus(
@@ -59,12 +53,12 @@ def _outs(kernel: socket.socket, dst: Network, link: int, own: LocalAddress) -> 
     The latter where the former is dropped, as without forwarding: that is not judged here.
     """
     came_in = netlink.attribute(_IN, struct.pack("=I", link))
-    for sender in _some(own.network):
+    for sender in hosts(own.network):
         if sender != own.address:
             came_in += netlink.attribute(_SRC, sender.packed)
             break
     for how in (came_in, b""):
-        for host in _some(dst):
+        for host in hosts(dst):
             with suppress(OSError):
                 yield from _out(kernel, host, how)
 
@@ -78,10 +72,3 @@ def _out(kernel: socket.socket, host: Address, how: bytes) -> Iterator[int]:
     values = dict(netlink.attributes(answer.body[len(body) :]))
     if route_table.is_unicast(answer) and _OUT in values:
         yield int.from_bytes(values[_OUT], sys.byteorder)
-
-
-def _some(network: Network) -> Iterator[Address]:
-    """Yield two hosts of a network, or the one that it has."""
-    here = type(network)(_ANY.get(str(network), network))
-    last = here.num_addresses - 1
-    yield from dict.fromkeys((here[min(1, last)], here[min(2, last)]))

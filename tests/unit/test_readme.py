@@ -28,6 +28,7 @@ from lib.health import OK
 from lib.logs import ecs
 from lib.model import (
     DEFAULT_METRIC,
+    DIRECT_LABEL,
     GATEWAY_LABEL,
     NETWORK_LABEL,
     NETWORKS_LABEL,
@@ -83,7 +84,7 @@ LABELS = [NETWORK_LABEL, GATEWAY_LABEL, ROLE_LABEL, NETWORKS_LABEL]
 def events() -> set[str]:
     """Return all constants of the form `noun.participle`; the labels look alike."""
     named = {text for text in constants() if re.fullmatch(r"[a-z]+\.[a-z]+", text)}
-    return named - {*LABELS}
+    return named - {*LABELS, DIRECT_LABEL}
 
 
 def logged_at() -> Iterator[tuple[str, str]]:
