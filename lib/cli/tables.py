@@ -158,7 +158,26 @@ def _state(route: Route, space: Namespace) -> dict[str, str]:
         return {"state": "missing", "reason": f"not there: {lacking}"}
     if route.kind == "unreachable" and not route.is_guard:
         return {"state": "unreachable", "reason": "the gateway is lost"}
-    return {"state": "ok"}
+    return _before(route, space) or {"state": "ok"}
+
+
+def _before(route: Route, space: Namespace) -> dict[str, str]:
+    """Return what is to be said of a rule of somebody else's that is asked before our table."""
+    first = next(
+        (
+            one
+            for one in sorted(space.rules, key=lambda rule: rule.pref)
+            if route.table != MAIN and one.version == route.version and policy.is_before(one)
+        ),
+        None,
+    )
+    if not first:
+        return {}
+    if first.is_foreign or first.source:
+        reason = f"rule {first.pref} is not ours, and may send some packets elsewhere"
+        return {"state": "ok", "reason": reason}
+    reason = f"rule {first.pref} is not ours, and sends packets by table {first.table} before"
+    return {"state": "wrong", "reason": reason}
 
 
 def _competes(other: Thing, route: Route) -> bool:

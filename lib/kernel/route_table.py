@@ -18,6 +18,8 @@ from lib.kernel.namespaces import explained
 from lib.model import MAIN, TABLE, Route, Rule
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from lib.kernel.netlink import Message
     from lib.model import Network
 
@@ -89,10 +91,7 @@ def listed(kernel: socket.socket) -> tuple[Route, ...]:
 
 
 def rules(kernel: socket.socket) -> tuple[Rule, ...]:
-    """Return the rules that were added where a socket is; OSError if the kernel does not tell.
-
-    Those by which a table is asked for all packets, or for those of one address.
-    """
+    """Return the rules that were added where a socket is; OSError if the kernel does not tell."""
     said = netlink.dump(kernel, _GET_RULE, bytes(_ROUTE.size))
     return tuple(rule for message in said if (rule := _rule(message)))
 
@@ -140,27 +139,29 @@ def _route(message: Message) -> Route | None:
 
 
 def _rule(message: Message) -> Rule | None:
-    """Return the rule that a message tells of; None if it is like none of ours."""
-    if message.kind != _NEW_RULE:
-        return None
-    family, of_dst, of_src, service, table, _, _, action, flags = _ROUTE.unpack_from(message.body)
+    """Return the rule that a message tells of; None if it is the kernel's own."""
+    family, _, of_src, _, table, _, _, _, _ = _ROUTE.unpack_from(message.body)
     values = dict(netlink.attributes(message.body[_ROUTE.size :]))
-    if values.get(_ORIGIN) == _BY_KERNEL:
-        return None
-    is_alike = action == _TO_TABLE and not (of_dst or service or flags) and _PREF in values
-    if family not in _NETWORKS or not is_alike or values.keys() - _OF_OURS:
+    if message.kind != _NEW_RULE or family not in _NETWORKS or values.get(_ORIGIN) == _BY_KERNEL:
         return None
     source = ip_address(values[_SOURCE]) if _SOURCE in values else None
-    if source and of_src != source.max_prefixlen:
-        return None
     suppress = _number(values[_SUPPRESS]) if _SUPPRESS in values else _NONE
+    is_whole = not source or of_src == source.max_prefixlen
     return Rule(
         version=4 if family == socket.AF_INET else 6,
-        pref=_number(values[_PREF]),
+        pref=_number(values.get(_PREF, b"")),
         table=_number(values[_TABLE]) if _TABLE in values else table,
         suppress=None if suppress == _NONE else suppress,
         source=source,
+        is_foreign=not (is_whole and _is_alike(message, values)),
     )
+
+
+def _is_alike(message: Message, values: Mapping[int, bytes]) -> bool:
+    """Tell whether it leads to a table, and asks no more of a packet than rules of ours may."""
+    _, of_dst, _, service, _, _, _, action, flags = _ROUTE.unpack_from(message.body)
+    is_simple = action == _TO_TABLE and not (of_dst or service or flags)
+    return is_simple and _PREF in values and not values.keys() - _OF_OURS
 
 
 def _number(value: bytes) -> int:

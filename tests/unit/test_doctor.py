@@ -28,6 +28,7 @@ from lib.model import (
     NETWORK_LABEL,
     NETWORKS_LABEL,
     ROLE_LABEL,
+    TABLE,
     Container,
     DockerNetwork,
     Endpoint,
@@ -1174,3 +1175,16 @@ def test_what_may_pass_an_internal_network_by_its_bridge(
     assert found.fix[1] == (
         "iptables -I DOCKER-USER -i br-n1 -o br-n1 -j ACCEPT   # on the host, instead"
     )
+
+
+@pytest.mark.parametrize(("said_by_route", "level"), [(1400, "ok"), (0, "warn")])
+def test_how_large_packets_to_everywhere_may_be(
+    place: Place, monkeypatch: pytest.MonkeyPatch, said_by_route: int, level: str
+) -> None:
+    links = link(1, "eth0", f"{GATEWAY}/24") + link(2, "wg0", "10.255.255.1/30", mtu=1400)
+    whole(place).gateway_says("ip address show", links)
+    everything = ip_network("0.0.0.0/0")
+    route = Route(everything, ip_address(GATEWAY), 0, table=TABLE, mtu=said_by_route)
+    monkeypatch.setattr(route_table, "read", lambda _: (route,))
+
+    assert seen(path.mtu, place.site())[0] == level
