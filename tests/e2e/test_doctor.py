@@ -598,7 +598,7 @@ def test_clients_name_server_and_callers_are_in_a_destination(site: Site) -> Non
         found = site.ask(client.name)
         (warned,) = found.of("container")[1:]
         assert warned.seen.partition(": ")[2].partition(" is")[0] == DST
-        answered = f"callers of {client.name}'s published 80/tcp, 81/tcp are answered through"
+        answered = f"callers of {client.name}'s published 80/tcp are answered through"
         assert found.one("ports").seen.startswith(answered)
         assert len(events(site.sidecar, "entry.warned", container=client.name)) == 2
     finally:
