@@ -12,10 +12,7 @@ from typing import TYPE_CHECKING
 from lib.model import DIRECT_LABEL, GATEWAY_LABEL, IPV6, NETWORKS_LABEL
 
 if TYPE_CHECKING:
-    from lib.model import Container
-
-if TYPE_CHECKING:
-    from lib.model import Container
+    from lib.model import Container, DockerNetwork
 
 NETNS_DIRECTORY = Path("/var/run/docker/netns")
 """Where an engine keeps the files of namespaces unless it has another `--exec-root`."""
@@ -182,17 +179,53 @@ def peers(gateway: str) -> str:
     return f"docker exec {gateway} wg show   # {what}"
 
 
-def masquerade(device: str, version: int) -> str:
+def masquerade(device: str, version: int, when: str) -> str:
     """Return the line that puts the tunnel's address in the place of the clients'."""
-    tool = "ip6tables" if version == IPV6 else "iptables"
-    line = f"PostUp = {tool} -t nat -A POSTROUTING -o {device} -j MASQUERADE"
-    return f"{line}   # only if the far side takes no address but the tunnel's"
+    line = f"PostUp = {_iptables(version)} -t nat -A POSTROUTING -o {device} -j MASQUERADE"
+    return f"{line}   # {when}"
+
+
+FAR_SIDE_KNOWS = "only if the far side takes no address but the tunnel's"
+FAR_SIDE_IS_ANYBODY = "in the tunnel's configuration"
+
+
+def accept(gateway: str, front: str, device: str, version: int) -> str:
+    """Return what lets the clients' packets into the tunnel, and only answers back."""
+    tool = _iptables(version)
+    there = f"{tool} -A FORWARD -i {front} -o {device} -j ACCEPT"
+    answers = "-m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT"
+    back = f"{tool} -A FORWARD -i {device} -o {front} {answers}"
+    return f"docker exec {gateway} sh -c '{there} && {back}'   # {_TO_LAST}"
+
+
+def accept_all(gateway: str, version: int) -> str:
+    """Return what lets everything pass that a gateway forwards."""
+    return f"docker exec {gateway} {_iptables(version)} -P FORWARD ACCEPT"
+
+
+def drop(gateway: str, version: int) -> str:
+    """Return what stops all else that a gateway would forward."""
+    return f"docker exec {gateway} {_iptables(version)} -P FORWARD DROP   # {_TO_LAST}"
+
+
+_TO_LAST = "to last: PostUp of its tunnel, or gluetun's post-rules.txt"
+
+
+def _iptables(version: int) -> str:
+    return "ip6tables" if version == IPV6 else "iptables"
 
 
 # --- networks -----------------------------------------------------------------------------------
 
 _ALONE = {"none", "host", "slirp4netns", "pasta"}
 """Modes of a network beside which there is no other."""
+
+
+def let_bridge(network: DockerNetwork) -> str:
+    """Return the rule by which what stays on a network's bridge passes the host's firewall."""
+    bridge = network.options.get("com.docker.network.bridge.name") or f"br-{network.id[:12]}"
+    return f"iptables -I DOCKER-USER -i {bridge} -o {bridge} -j ACCEPT   # on the host, instead"
+
 
 BRIDGE_FILTER = "sysctl -w net.bridge.bridge-nf-call-iptables=0   # on the host"
 WITHDRAW = "docker compose run --rm wgroutemgr withdraw   # takes back what is left"
@@ -260,6 +293,25 @@ PORTS = (
 ONE_OF_TWO_LABELS = f"name it in {NETWORKS_LABEL} or in {DIRECT_LABEL}, not in both"
 NOT_THE_ENGINES = "leave the default route as the engine sets it, or remove the entry"
 NOT_INTERNAL = "attach the container to a network that is not internal, or remove the entry"
+
+
+DIRECT_CALLERS = f"labels: {{{DIRECT_LABEL}: 198.51.100.0/24}}   # the network of those who call"
+
+
+def direct_network(network: str) -> str:
+    """Return the label by which calls are answered by the network on which a port is published."""
+    line = f"labels: {{{DIRECT_LABEL}: {network}}}"
+    return f"{line}   # if its default route is there (gw_priority: 1)"
+
+
+def publish_elsewhere(network: str) -> str:
+    """Return how a port is published without a route in the way."""
+    return f"publish on a reverse proxy without the label, which reaches it over {network}"
+
+
+def dns_server(container: str) -> str:
+    """Return the line by which names are asked for behind the tunnel."""
+    return f"dns: [10.64.0.1]   # in the service of {container}: a server behind the tunnel"
 
 
 def both_versions(other: int) -> str:

@@ -286,6 +286,8 @@ class Rule(NamedTuple):
     """Name of the link by which these come in; empty for all."""
     is_unreachable: bool = False
     """Whether they go nowhere instead: then there is no table (0)."""
+    is_foreign: bool = False
+    """Whether it asks something else of a packet, or leads to no table: none of ours does."""
 
     @property
     def plain(self) -> Rule:
@@ -322,7 +324,7 @@ class Inside(NamedTuple):
     addresses: tuple[LocalAddress, ...] = ()
     """Those that make neighbours beyond a link of its own."""
     rules: tuple[Rule, ...] = ()
-    """As far as they are like ours can be, and if they were looked at."""
+    """Those that somebody added, if they were looked at."""
     ruled: frozenset[int] = frozenset({IPV4, IPV6})
     """IP versions in which the kernel knows rules, as far as was looked."""
 

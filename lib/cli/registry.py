@@ -99,7 +99,7 @@ GATEWAY STATE REASON. States:
 
   ok           the route is there, and leads through the gateway
   missing      no route to the destination is there, or not all that it takes
-  wrong        a route leads elsewhere; the reason says where
+  wrong        a route or another's rule leads elsewhere; the reason says where
   unreachable  gateway or tunnel is lost, or the container left the network
   refused      the entry or the container is not served; the reason says why
   unknown      could not be looked at; the reason says why

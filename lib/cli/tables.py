@@ -209,7 +209,27 @@ def _state(
     if isinstance(route, Route) and route.kind == "unreachable" and not route.is_guard:
         reason = _ASTRAY if is_astray else "the gateway is lost"
         return {"state": "unreachable", "reason": reason}
-    return {"state": "ok", "reason": _ASTRAY} if is_astray else {"state": "ok"}
+    said = _before(route, space) if isinstance(route, Route) else {}
+    return said or ({"state": "ok", "reason": _ASTRAY} if is_astray else {"state": "ok"})
+
+
+def _before(route: Route, space: Namespace) -> dict[str, str]:
+    """Return what is to be said of a rule of somebody else's that is asked before our table."""
+    first = next(
+        (
+            one
+            for one in sorted(space.rules, key=lambda rule: rule.pref)
+            if route.table != MAIN and one.version == route.version and policy.is_before(one)
+        ),
+        None,
+    )
+    if not first:
+        return {}
+    if first.is_foreign or first.source:
+        reason = f"rule {first.pref} is not ours, and may send some packets elsewhere"
+        return {"state": "ok", "reason": reason}
+    reason = f"rule {first.pref} is not ours, and sends packets by table {first.table} before"
+    return {"state": "wrong", "reason": reason}
 
 
 def _competes(other: Thing, route: Thing) -> bool:

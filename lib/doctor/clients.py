@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from lib import advice
 from lib.doctor.findings import SHOWN, fail, ok, some, warn
 from lib.errors import EngineError, GoneError, NamespaceLeftError
-from lib.model import NETWORKS_LABEL
+from lib.model import IPV4, IPV6, NETWORKS_LABEL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,6 +91,11 @@ def _unlabelled(site: Site, container: Container) -> Finding:
     return fail(f"{seen}: its service {service} has it", advice.LABEL, advice.NOT_UNDER_DEPLOY)
 
 
+_OTHERS = {advice.PORTS, advice.both_versions(IPV4), advice.both_versions(IPV6)}
+"""Hints of what other checks tell: `ports` and `ipv6`."""
+
+
 def _remarks(client: AttachedClient) -> Iterator[Finding]:
-    for refusal in client.client.refusals[:SHOWN]:
+    remarks = [one for one in client.client.refusals if one.hint not in _OTHERS]
+    for refusal in remarks[:SHOWN]:
         yield warn(f"{client.name}: {refusal.entry} {refusal.reason}", refusal.hint)

@@ -49,8 +49,8 @@ def network(site: Site) -> Iterator[Finding]:
     elif found.internal and BRIDGE_FILTER.exists() and (backend := _backend(site)) != "nftables":
         known = "" if backend else ", if its backend is iptables (GET /info was refused)"
         seen = f"{found.name} is internal, and bridged packets may pass the host's firewall"
-        otherwise = "or make it without `internal`"
-        yield warn(f"{seen}, which drops routed ones{known}", advice.BRIDGE_FILTER, otherwise)
+        fixes = (advice.BRIDGE_FILTER, advice.let_bridge(found), "or make it without `internal`")
+        yield warn(f"{seen}, which drops routed ones{known}", *fixes)
     elif found.driver not in TRIED:
         yield warn(f"{found.name} has the driver {found.driver}, which nobody has tried")
     else:

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 from lib import advice
 from lib.doctor.findings import fail, ok, some, warn
-from lib.doctor.site import SkippedError, host_of, lacking
+from lib.doctor.site import SkippedError, lacking
 from lib.errors import NetnsError
 from lib.kernel import netfilter, prerequisites, route_table
 from lib.model import IPV4, IPV6, MAIN
 from lib.reconcile.tunnels import AUTO
 from lib.routing import iproute, policy
+from lib.routing.hosts import host
 from lib.routing.plan import plan
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from lib.model import Address, Finding, Network, Route
 
 _STRICT = 1
+_EVERYTHING = {IPV4: ip_network("0.0.0.0/0"), IPV6: ip_network("::/0")}
 _NO_ANSWER = {"FAILED", "INCOMPLETE"}
 """States of a neighbour that does not answer (ip-neighbour(8))."""
 
@@ -43,7 +45,7 @@ def route(site: Site) -> Iterator[Finding]:
 
 
 def _routed(site: Site, client: AttachedClient, wanted: Route) -> Finding:
-    found = site.look_up(client.netns, host_of(wanted.dst))
+    found = site.look_up(client.netns, host(wanted.dst))
     if wanted.is_guard and not found.gateway:
         return ok(f"{client.name} sends {wanted.dst} nowhere: the gateway has no such address")
     if found.gateway and found.gateway == wanted.gateway:
@@ -143,7 +145,7 @@ def _ipv4_packets(site: Site) -> Iterator[tuple[str, Address, Address]]:
     """Yield interface, sender and receiver of what comes in at the gateway, and of its answer."""
     link = site.gateway_link()
     for client, dst in site.destinations():
-        address, target = client.addresses.get(IPV4), host_of(dst)
+        address, target = client.addresses.get(IPV4), host(dst)
         if dst.version != IPV4 or not address:
             continue
         if not _forwards(site, IPV4):
@@ -164,7 +166,7 @@ def _is_dropped(site: Site, name: str, sender: Address, receiver: Address) -> bo
 
 def firewall(site: Site) -> Iterator[Finding]:
     """No FORWARD policy of the gateway's drops everything. Single rules are not judged."""
-    gateway, link = site.gateway(), site.gateway_link()
+    link = site.gateway_link()
     try:
         chains = netfilter.forward_chains(site.gateway_netns)
     except OSError as error:
@@ -176,7 +178,7 @@ def firewall(site: Site) -> Iterator[Finding]:
             seen = f"{name} drops what none of its rules accepts (not judged: {chain.rules})"
             yield warn(seen, f"see that they accept what comes in and goes out by {link.name}")
         elif chain.drops:
-            yield fail(f"{name} drops everything", _accept(chain, gateway.container))
+            yield fail(f"{name} drops everything", *_accept(site, chain))
     if not any(chain.drops for chain in chains):
         # Nor would one stop what goes past the tunnel while that is away.
         guards = () if site.settings.gateway_guard == "on" else _guards(link.name)
@@ -193,12 +195,22 @@ def _unreadable(error: OSError) -> Finding:
     return warn(f"could not be read: {error.strerror}", *prerequisites.capabilities().fix)
 
 
-def _accept(chain: netfilter.Chain, gateway: str) -> str:
-    tool = {"ip": "iptables", "ip6": "ip6tables"}.get(chain.family)
-    if tool and (chain.table, chain.name) == ("filter", "FORWARD"):
-        return f"docker exec {gateway} {tool} -P FORWARD ACCEPT"
-    words = f"nft chain {chain.family} {chain.table} {chain.name} '{{ policy accept ; }}'"
-    return f"docker exec {gateway} {words}"
+def _accept(site: Site, chain: netfilter.Chain) -> Iterator[str]:
+    """Yield what lets the clients' packets pass: all, or into the tunnel if all are to go there."""
+    gateway, link = site.gateway().container, site.gateway_link()
+    version = {"ip": IPV4, "ip6": IPV6}.get(chain.family)
+    if not version or (chain.table, chain.name) != ("filter", "FORWARD"):
+        words = f"nft chain {chain.family} {chain.table} {chain.name} '{{ policy accept ; }}'"
+        yield f"docker exec {gateway} {words}"
+        return
+    asked: frozenset[int] = frozenset()
+    with suppress(SkippedError):  # Its policy is what it is, also where nobody asks yet.
+        asked = _whole(site)
+    if version in asked:
+        tunnels = sorted(site.tunnels())
+        yield from (advice.accept(gateway, link.name, device, version) for device in tunnels)
+    else:
+        yield advice.accept_all(gateway, version)
 
 
 def tunnel(site: Site) -> Iterator[Finding]:
@@ -213,6 +225,34 @@ def tunnel(site: Site) -> Iterator[Finding]:
         lacking("a destination")
     for device in sorted(used & site.tunnels()):
         yield from _counted(site, device)
+    for version in sorted(_whole(site)):
+        yield from _without_tunnel(site, version)
+
+
+def _without_tunnel(site: Site, version: int) -> Iterator[Finding]:
+    """Judge where the gateway would send everything if its tunnel went: not by the engine's way.
+
+    Somebody has to be there who takes it, and no policy may drop what is not for the tunnel.
+    """
+    name, front = site.gateway().container, site.gateway_link().name
+    dst, tunnels = _EVERYTHING[version], sorted(site.tunnels())
+    found = site.by_table(host(dst), "main")
+    takes = {one for one, (mac, _) in site.neighbours(site.gateway_netns).items() if mac}
+    if not tunnels or found.gateway not in takes or found.device not in site.links_by_engine():
+        return
+    if any(not rule.table and f" iif {front} " in f"{rule.text} " for rule in site.rules(version)):
+        return
+    with suppress(OSError):  # The check of the firewall says so.
+        if _drops(netfilter.forward_chains(site.gateway_netns), version):
+            return
+    seen = f"without its tunnel, {name} sends {dst} out by {found.device} via {found.gateway}"
+    accepted = (advice.accept(name, front, device, version) for device in tunnels)
+    yield warn(f"{seen}, unprotected", *accepted, advice.drop(name, version))
+
+
+def _drops(chains: Sequence[netfilter.Chain], version: int) -> bool:
+    families = {"inet", "ip6" if version == IPV6 else "ip"}
+    return any(chain.drops for chain in chains if chain.family in families)
 
 
 def _sent(site: Site, dst: Network, found: Lookup) -> Finding:
@@ -240,7 +280,7 @@ def _into_tunnel(site: Site, dst: Network) -> tuple[str, ...]:
     if not tunnels:
         return (advice.tunnel_device(name),)
     for table in ("main", *(rule.table for rule in rules if rule.table not in {"", "main"})):
-        if rules and site.by_table(host_of(dst), table).device in tunnels:
+        if rules and site.by_table(host(dst), table).device in tunnels:
             return _past_rules(name, rules, dst, table)
     return (advice.allowed_ips(dst, name), advice.see_rules(name, dst.version) * bool(rules))
 
@@ -291,11 +331,21 @@ def nat(site: Site) -> Iterator[Finding]:
                 yield ok(f"{seen}, other conditions not judged): the far side answers that one")
             else:
                 kept[version] = device
-    if kept:
-        subnets = [str(subnet) for subnet in network.subnets if subnet.version in kept]
-        seen = f"clients keep their addresses: the far side must know {' and '.join(subnets)}"
-        fix = (advice.masquerade(device, version) for version, device in kept.items())
-        yield ok(seen, *fix)
+    whole = _whole(site)
+    for judge, versions, when in (
+        (ok, kept.keys() - whole, advice.FAR_SIDE_KNOWS),
+        (warn, kept.keys() & whole, advice.FAR_SIDE_IS_ANYBODY),
+    ):
+        if versions:
+            subnets = [str(subnet) for subnet in network.subnets if subnet.version in versions]
+            seen = f"clients keep their addresses: the far side must know {' and '.join(subnets)}"
+            fix = (advice.masquerade(kept[one], one, when) for one in sorted(versions))
+            yield judge(seen + ", and all behind it" * (judge is warn), *fix)
+
+
+def _whole(site: Site) -> frozenset[int]:
+    """Return the IP versions of which somebody asks for everything."""
+    return frozenset().union(*(client.whole for client in site.whole_clients()))
 
 
 def _tunnels_by_version(site: Site) -> dict[int, set[str]]:

@@ -12,7 +12,7 @@ from collections import Counter
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from lib.doctor import clients, network, path, setup
+from lib.doctor import clients, network, path, setup, whole
 from lib.doctor.site import Site, SkippedError
 from lib.engine.client import Engine
 from lib.errors import WgRouteMgrError
@@ -47,6 +47,9 @@ _ONE_CLIENT: Mapping[str, Check] = {
 }
 _GATEWAY: Mapping[str, Check] = {
     "overlaps": network.overlaps,
+    "dns": whole.dns,
+    "ports": whole.ports,
+    "ipv6": whole.ipv6,
     "forwarding": path.forwarding,
     "rp_filter": path.rp_filter,
     "firewall": path.firewall,

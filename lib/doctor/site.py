@@ -10,7 +10,6 @@ import shlex
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Generic, NoReturn, Protocol, TypeVar
 
 from lib.doctor import counters, ip_output
@@ -26,10 +25,11 @@ from lib.errors import (
 )
 from lib.kernel import namespaces
 from lib.kernel.access import Reader
-from lib.model import IPV4, IPV6, NETWORKS_LABEL, Gateway, Skipped, Snapshot
+from lib.model import DIRECT_LABEL, NETWORKS_LABEL, Gateway, Skipped, Snapshot
 from lib.reconcile import tunnels
 from lib.reconcile.contest import Contest
-from lib.routing import desired, reach
+from lib.routing import desired, policy, reach
+from lib.routing.hosts import host
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -102,10 +102,16 @@ class AttachedClient:
     """A client, and what it is attached to."""
 
     client: Client
+    owner: Container
+    """Whose network namespace it uses, mostly its own."""
     addresses: Mapping[int, Address]
     """Its addresses on the served network, by IP version."""
     networks: frozenset[str]
     """Ids of its networks."""
+    served: str
+    """Name of the served one."""
+    direct: tuple[str, ...] = ()
+    """What its label says is to go past the gateway."""
 
     @property
     def name(self) -> str:
@@ -121,6 +127,28 @@ class AttachedClient:
     def routes(self) -> tuple[Route, ...]:
         """What it is to have."""
         return self.client.routes
+
+    @property
+    def whole(self) -> frozenset[int]:
+        """The IP versions of which it asks for everything."""
+        return policy.whole(route.dst for route in self.routes)
+
+    @property
+    def called(self) -> tuple[str, ...]:
+        """Its published ports that are called from where its routes lead."""
+        found = (
+            one.port
+            for one in self.owner.published
+            for route in self.routes
+            if one.version == route.version and (one.address is None or one.address in route.dst)
+        )
+        return tuple(dict.fromkeys(found))
+
+    @property
+    def elsewhere(self) -> tuple[str, ...]:
+        """Names of its other networks."""
+        names = (endpoint.network for endpoint in self.owner.endpoints)
+        return tuple(name for name in names if name != self.served)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +187,8 @@ class Site:
         """The one to follow."""
         self.clients = Fact("a client", self._find_clients)
         """At least one."""
+        self.whole_clients = Fact("a client", self._find_whole_clients)
+        """Those that ask for everything, if any does."""
 
     # --- facts ----------------------------------------------------------------------------------
 
@@ -204,9 +234,9 @@ class Site:
         else:
             snapshot = _all_clients(engine)
         wanted = desired.compute(snapshot, self._applied(gateway), self.served_by)
-        owners = {container.id: owner for container, owner in snapshot.clients}
+        pairs = {container.id: (container, owner) for container, owner in snapshot.clients}
         clients = (
-            _attached(client, owners[client.container_id], gateway) for client in wanted.clients
+            _attached(client, *pairs[client.container_id], gateway) for client in wanted.clients
         )
         return Asking(tuple(clients), wanted.skipped)
 
@@ -225,6 +255,9 @@ class Site:
     def _find_clients(self) -> tuple[AttachedClient, ...]:
         clients = (self.client(),) if self.settings.container else self.asking().clients
         return clients or lacking("a label")
+
+    def _find_whole_clients(self) -> tuple[AttachedClient, ...]:
+        return tuple(client for client in self.clients() if client.whole)
 
     # --- what follows from them -----------------------------------------------------------------
 
@@ -350,7 +383,7 @@ class Site:
         Asked as for a packet that comes in, or, where that gives no answer, as for one of the
         gateway's own: what forwarding and rp_filter do is another check's.
         """
-        target, source = host_of(dst), client.addresses.get(dst.version)
+        target, source = host(dst), client.addresses.get(dst.version)
         found = self.look_up(self.gateway_netns, target, source, self.gateway_link().name)
         return found if found.device else self.look_up(self.gateway_netns, target)
 
@@ -367,28 +400,20 @@ def _all_clients(engine: Engine) -> Snapshot:
     return Snapshot(tuple(pairs), tuple(skipped))
 
 
-def _attached(client: Client, owner: Container, gateway: Gateway) -> AttachedClient:
+def _attached(
+    client: Client, container: Container, owner: Container, gateway: Gateway
+) -> AttachedClient:
     with suppress(NetnsError):  # That it cannot be entered, the checks of its route say.
         client = reach.limited(client, Reader().read(client.netns), gateway.network)
     endpoint = owner.endpoint(gateway.network_id)
     interfaces = endpoint.interfaces if endpoint else ()
     networks = frozenset(each.network_id for each in owner.endpoints)
-    return AttachedClient(
-        client, {interface.version: interface.ip for interface in interfaces}, networks
-    )
+    addresses: dict[int, Address] = {one.version: one.ip for one in interfaces}
+    entries = (entry.strip() for entry in container.labels.get(DIRECT_LABEL, "").split(","))
+    direct = tuple(filter(None, entries))
+    return AttachedClient(client, owner, addresses, networks, gateway.network, direct)
 
 
 def lacking(what: str) -> NoReturn:
     """Give a check up."""
     raise SkippedError(what)
-
-
-_ANYWHERE = {IPV4: ip_address("192.0.2.1"), IPV6: ip_address("2001:db8::1")}
-"""Addresses of nobody (RFC 5737, RFC 3849): the first of all are the kernel's own."""
-
-
-def host_of(dst: Network) -> Address:
-    """Return an address in a network: its first host, as the network's own may be a broadcast."""
-    if dst.prefixlen == 0:
-        return _ANYWHERE[dst.version]
-    return dst[min(1, dst.num_addresses - 1)]

@@ -18,6 +18,8 @@ from lib.kernel.namespaces import explained
 from lib.model import MAIN, TABLE, Route, Rule
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from lib.kernel.netlink import Message
     from lib.model import Network
 
@@ -99,9 +101,8 @@ def _routes(data: bytes) -> tuple[Route, ...]:
 def rules(kernel: socket.socket) -> tuple[tuple[Rule, ...], frozenset[int]]:
     """Return the rules that were added where a socket is, and in which IP versions there are any.
 
-    The rules are those by which a table is asked, or packets go nowhere: all, or those of one
-    address or link. Each namespace has some of the kernel's own, unless the kernel was built or
-    booted without IPv6, or without its rules. Raises OSError if the kernel does not tell.
+    Each namespace has some of the kernel's own, unless the kernel was built or booted without IPv6,
+    or without its rules. Raises OSError if the kernel does not tell.
     """
     said = [*netlink.dump(kernel, _GET_RULE, bytes(_ROUTE.size))]
     families = {one.body[0] for one in said}
@@ -152,31 +153,33 @@ def _route(message: Message) -> Route | None:
 
 
 def _rule(message: Message) -> Rule | None:
-    """Return the rule that a message tells of; None if it is like none of ours."""
-    if message.kind != _NEW_RULE:
-        return None
-    family, of_dst, of_src, service, table, _, _, action, flags = _ROUTE.unpack_from(message.body)
+    """Return the rule that a message tells of; None if it is the kernel's own."""
+    family, _, of_src, _, table, _, _, action, _ = _ROUTE.unpack_from(message.body)
     values = dict(netlink.attributes(message.body[_ROUTE.size :]))
-    if values.get(_ORIGIN) == _BY_KERNEL:
-        return None
-    is_alike = action in {_TO_TABLE, _UNREACHABLE} and _PREF in values
-    is_alike = is_alike and not (of_dst or service or flags & ~_NO_SUCH_LINK)
-    if family not in _NETWORKS or not is_alike or values.keys() - _OF_OURS:
+    if message.kind != _NEW_RULE or family not in _NETWORKS or values.get(_ORIGIN) == _BY_KERNEL:
         return None
     source = ip_address(values[_SOURCE]) if _SOURCE in values else None
-    if source and of_src != source.max_prefixlen:
-        return None
     is_unreachable = action == _UNREACHABLE  # Some programs name a table all the same.
     suppress = _number(values[_SUPPRESS]) if _SUPPRESS in values else _NONE
+    is_whole = not source or of_src == source.max_prefixlen
     return Rule(
         version=_VERSIONS[family],
-        pref=_number(values[_PREF]),
+        pref=_number(values.get(_PREF, b"")),
         table=0 if is_unreachable else _number(values[_TABLE]) if _TABLE in values else table,
         suppress=None if suppress == _NONE else suppress,
         source=source,
         device=values.get(_COMES_BY, b"").rstrip(b"\0").decode(errors="replace"),
         is_unreachable=is_unreachable,
+        is_foreign=not (is_whole and _is_alike(message, values)),
     )
+
+
+def _is_alike(message: Message, values: Mapping[int, bytes]) -> bool:
+    """Tell whether it leads to a table or nowhere, and asks no more than rules of ours may."""
+    _, of_dst, _, service, _, _, _, action, flags = _ROUTE.unpack_from(message.body)
+    is_simple = not (of_dst or service or flags & ~_NO_SUCH_LINK)
+    is_simple &= action in {_TO_TABLE, _UNREACHABLE}
+    return is_simple and _PREF in values and not values.keys() - _OF_OURS
 
 
 def _number(value: bytes) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from lib.kernel import addresses, links, netlink, route_table
 from lib.model import Way
-from lib.routing.size import hosts
+from lib.routing.hosts import hosts
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator

@@ -138,6 +138,11 @@ class Namespace:
         }
 
     @property
+    def rules(self) -> list[Rule]:
+        """Return the rules that are there."""
+        return [thing for thing in self.actual if isinstance(thing, Rule)]
+
+    @property
     def has_rules(self) -> bool:
         """Whether rules are to be there, or were put there, or tell if there is IPv6 at all."""
         things = (*self.wanted, *self.given)

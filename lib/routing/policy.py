@@ -8,6 +8,7 @@ route with it when it goes, and then the main table would be asked.
 
 from __future__ import annotations
 
+from collections import Counter
 from ipaddress import ip_network
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,13 @@ def table_of(dst: Network, attached: Iterable[Network], *, wholly: bool = False)
         return TABLE
     same = (one for one in attached if one.version == dst.version)
     return TABLE if any(one.subnet_of(dst) for one in same) else MAIN  # type: ignore[arg-type]
+
+
+def whole(destinations: Iterable[Network]) -> frozenset[int]:
+    """Return the IP versions of which these are everything, be it in halves."""
+    lengths = Counter((dst.version, dst.prefixlen) for dst in {*destinations})
+    halves = {version for (version, length), n in lengths.items() if (length, n) == (_HALF, 2)}
+    return frozenset(halves | {version for version, length in lengths if not length})
 
 
 def guard(dst: Network) -> Route:
@@ -102,6 +110,11 @@ def needs(routes: Iterable[Route]) -> tuple[Thing, ...]:
     for version in versions:
         found.update(dict.fromkeys(rules(version)))
     return tuple(found)
+
+
+def is_before(rule: Rule) -> bool:
+    """Tell whether a rule of somebody else's is asked before ours, and may have an answer."""
+    return rule.pref < SOURCE_PREF and rule.suppress != 0
 
 
 def is_ours(thing: Thing) -> bool:

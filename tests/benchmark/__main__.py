@@ -11,7 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from tests.benchmark import growth, intime, loss, plot, startup, without, world
+from tests.benchmark import changes, growth, intime, loss, plot, startup, without, world
 from tests.benchmark.stats import table
 from tests.lab import images
 from tests.lab.engine import Engine
@@ -20,8 +20,8 @@ from tests.lab.rootfs import rootfs
 if TYPE_CHECKING:
     from tests.benchmark.stats import Figure
 
-PARTS = ("in-time", "startup", "tunnel", "growth", "memory")
-ON_ENGINES = {"in-time", "startup", "tunnel", "memory"}
+PARTS = ("in-time", "startup", "tunnel", "changes", "growth", "memory")
+ON_ENGINES = {"in-time", "startup", "tunnel", "changes", "memory"}
 SUITES = {"host": None, "trixie": "trixie", "sid": "sid"}
 STORES: dict[str, dict[str, object]] = {
     "overlay2": {},
@@ -141,6 +141,9 @@ def measure(arguments: argparse.Namespace) -> list[Figure]:
                 figures += startup.run(engine, label, parts, tell, quick=quick, against=against)
             if "tunnel" in parts:
                 figures += loss.run(engine, label, tell, quick=quick)
+            if "changes" in parts:
+                tell(f"--- {label}, changes")
+                figures += changes.run(engine, label, tell, quick=quick)
     if "growth" in parts:
         figures += growth.growth(arguments.source, tell, quick=quick)
     if "memory" in parts:

@@ -185,7 +185,8 @@ def _launch(
 def scenarios(*, quick: bool) -> list[Scenario]:
     """All of them, in the order of the table."""
     many, some, few = (4, 4, 2) if quick else (200, 60, 30)
-    three = Wish(3)
+    three, everything = Wish(3), Wish(everything=True)
+    rounds = 1 if quick else 5
     return [
         *(
             Scenario(
@@ -201,12 +202,20 @@ def scenarios(*, quick: bool) -> list[Scenario]:
             Scenario(
                 f"four at a time, {count} dst",
                 many,
-                parallel(Wish(count), 4, rounds=1 if quick else 5),
+                parallel(Wish(count), 4, rounds=rounds),
                 target=98.0,
                 baseline=count == 3,
             )
             for count in (1, 3, 10)
         ),
+        *(
+            Scenario(name, many, run, target=target, baseline=True)
+            for name, run, target in (
+                ("one after the other, everything", sequence(everything), 99.5),
+                ("four at a time, everything", parallel(everything, 4, rounds=rounds), 98.0),
+            )
+        ),
+        Scenario("two networks, everything", some, sequence(everything, second=True)),
         Scenario("ten at once, 3 dst", max(some, 10), parallel(three, 10), baseline=True),
         Scenario(
             "ten at once, half without label",

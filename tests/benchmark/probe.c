@@ -1,11 +1,11 @@
 /*
  * The first process of a client: its first action is to look whether its routes are there.
  *
- *   probe GATEWAY4 COUNT4 GATEWAY6 COUNT6 LIMIT_MS
+ *   probe GATEWAY4 COUNT4 GATEWAY6 COUNT6 LIMIT_MS EVERYTHING
  *
  * The gateways are spelled as the kernel lists them in /proc/net/route and /proc/net/ipv6_route.
- * It looks until each has as many routes as counted, or the limit is over, writes one line of JSON
- * and then waits to be killed. Without a C library, so that nothing comes before the look:
+ * It looks until each has as many routes as counted and, if EVERYTHING is 1, the kernel sends what is
+ * for anybody to GATEWAY4, or the limit is over, writes one line of JSON and then waits to be killed. Without a C library, so that nothing comes before the look:
  *
  *   gcc -O2 -static -nostdlib -ffreestanding -fno-stack-protector -o probe probe.c
  */
@@ -19,7 +19,8 @@ struct timespec {
 enum { REALTIME = 0, AT_FDCWD = -100, STDOUT = 1, PAUSE_NS = 200 * 1000 };
 
 #if defined(__x86_64__)
-enum { READ = 0, WRITE = 1, CLOSE = 3, NANOSLEEP = 35, CLOCK_GETTIME = 228, OPENAT = 257 };
+enum { READ = 0, WRITE = 1, CLOSE = 3, NANOSLEEP = 35, SOCKET = 41 };
+enum { CLOCK_GETTIME = 228, OPENAT = 257 };
 
 __asm__(".globl _start\n_start: mov %rsp, %rdi\n and $-16, %rsp\n call begin\n");
 
@@ -34,7 +35,8 @@ static long call(long number, word a, word b, word c, word d)
     return result;
 }
 #elif defined(__aarch64__)
-enum { READ = 63, WRITE = 64, CLOSE = 57, NANOSLEEP = 101, CLOCK_GETTIME = 113, OPENAT = 56 };
+enum { READ = 63, WRITE = 64, CLOSE = 57, NANOSLEEP = 101, SOCKET = 198 };
+enum { CLOCK_GETTIME = 113, OPENAT = 56 };
 
 __asm__(".globl _start\n_start: mov x0, sp\n bl begin\n");
 
@@ -99,6 +101,39 @@ static long count(const char *path, int position, const char *word)
     return found;
 }
 
+/* RTM_GETROUTE for 192.0.2.1, as rtnetlink(7) has it: is the next hop that gateway? */
+static int leads_to(unsigned int gateway)
+{
+    struct {
+        unsigned int length;
+        unsigned short kind, flags;
+        unsigned int sequence, port;
+        unsigned char family, dst_length, rest[6];
+        unsigned int route_flags;
+        unsigned short attribute_length, attribute;
+        unsigned char dst[4];
+    } request = {36, 26, 1, 1, 0, 2, 32, {0}, 0, 8, 1, {192, 0, 2, 1}};
+    long socket = call(SOCKET, 16, 3, 0, 0);
+    call(WRITE, socket, (word)&request, sizeof request, 0);
+    long size = call(READ, socket, (word)table, sizeof table, 0);
+    call(CLOSE, socket, 0, 0, 0);
+    for (long at = 28; at + 8 <= size && *(unsigned short *)(table + 4) == 24;) {
+        unsigned short length = *(unsigned short *)(table + at);
+        if (*(unsigned short *)(table + at + 2) == 5)
+            return *(unsigned int *)(table + at + 4) == gateway;
+        at += length < 4 ? size : (length + 3) & ~3;
+    }
+    return 0;
+}
+
+static unsigned int hexadecimal(const char *digits)
+{
+    unsigned int value = 0;
+    for (; *digits; digits++)
+        value = value * 16 + (*digits <= '9' ? *digits - '0' : *digits - 'A' + 10);
+    return value;
+}
+
 static long number(const char *digits)
 {
     long value = 0;
@@ -133,12 +168,15 @@ __attribute__((used)) void begin(const word *stack)
     const char *const *arguments = (const char *const *)(stack + 2);
     const struct timespec pause = {0, PAUSE_NS}, hour = {3600, 0};
     const long count4 = number(arguments[1]), count6 = number(arguments[3]);
+    const int everything = *arguments[5] == '1';
     const long limit = first_look + number(arguments[4]) * 1000000L;
     long looks = 0, present = 0;
     for (;;) {
         int all = count("/proc/net/route", 2, arguments[0]) >= count4;
         if (count6)
             all = count("/proc/net/ipv6_route", 4, arguments[2]) >= count6 && all;
+        if (everything)
+            all = leads_to(hexadecimal(arguments[0])) && all;
         long time = now();
         looks++;
         if (all)

@@ -31,12 +31,25 @@ OWN = -1
 
 SOL_NETLINK, LISTEN_ALL_NSID = 270, 8
 IPV4_ADDRESSES, IPV4_ROUTES, IPV6_ADDRESSES, IPV6_ROUTES, NAMESPACES = 5, 7, 9, 11, 28
-GROUPS = (IPV4_ADDRESSES, IPV4_ROUTES, IPV6_ADDRESSES, IPV6_ROUTES, NAMESPACES)
-NEWADDR, NEWROUTE, DELROUTE, NEWNSID = 20, 24, 25, 88
+IPV4_RULES, IPV6_RULES = 8, 19
+GROUPS = (
+    *(IPV4_ADDRESSES, IPV4_ROUTES, IPV4_RULES),
+    *(IPV6_ADDRESSES, IPV6_ROUTES, IPV6_RULES),
+    NAMESPACES,
+)
+NEWADDR, NEWROUTE, DELROUTE, NEWRULE, NEWNSID = 20, 24, 25, 32, 88
 LOCAL_ADDRESS, ADDRESS = 2, 1
 DESTINATION, GATEWAY = 1, 5
+PREFERENCE = 6
 NSID = 1
-NAMES = {NEWADDR: "address", NEWROUTE: "route", DELROUTE: "withdrawn", NEWNSID: "namespace"}
+NAMES = {
+    NEWADDR: "address",
+    NEWROUTE: "route",
+    DELROUTE: "withdrawn",
+    NEWRULE: "rule",
+    NEWNSID: "namespace",
+}
+EVERYTHING: dict[int, object] = {socket.AF_INET: ip_address(0), socket.AF_INET6: ip_address("::")}
 RECEIVE_BUFFER = 1 << 24
 LOST = "lost"
 
@@ -49,7 +62,7 @@ class Seen:
     kind: str
     nsid: int
     address: str
-    """The address itself, or the route's destination."""
+    """The address itself, the route's destination, or when a rule is asked."""
     gateway: str = ""
 
     def __str__(self) -> str:
@@ -178,11 +191,15 @@ def _seen(kind: int, body: bytes, nsid: int, now: int) -> Seen | None:
     if kind == NEWNSID:
         found = dict(_attributes(body[4:]))
         return Seen(now, NAMES[kind], int.from_bytes(found[NSID], sys.byteorder), "-")
+    if kind == NEWRULE:
+        found = dict(_attributes(body[12:]))
+        preference = int.from_bytes(found.get(PREFERENCE, b""), sys.byteorder)
+        return Seen(now, NAMES[kind], nsid, f"{EVERYTHING[body[0]]}/{preference}")
     if kind in (NEWROUTE, DELROUTE):
         found = dict(_attributes(body[12:]))
         if GATEWAY not in found:
             return None
-        dst = ip_address(found[DESTINATION]) if DESTINATION in found else "default"
+        dst = ip_address(found[DESTINATION]) if DESTINATION in found else EVERYTHING[body[0]]
         return Seen(now, NAMES[kind], nsid, f"{dst}/{body[1]}", str(ip_address(found[GATEWAY])))
     return None
 

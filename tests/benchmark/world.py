@@ -47,6 +47,8 @@ QUIET = 0.1
 
 SUBNETS = {4: "192.168.67.0/24", 6: "fd00:67::/64"}
 GATEWAYS = {4: "192.168.67.129", 6: "fd00:67::129"}
+EVERYTHING, TABLE_RULE = "0.0.0.0/0", "0.0.0.0/671"
+"""What a client asks for, and the rule without which the route to it is not asked."""
 OTHER_SUBNET = "192.168.68.0/24"
 
 # Every route of every namespace that is held by a file, and of the engine's own.
@@ -55,19 +57,23 @@ for file in /var/run/docker/netns/* /proc/1/ns/net; do
     echo "= $file"
     nsenter --net="$file" ip -4 route show
     nsenter --net="$file" ip -6 route show
+    nsenter --net="$file" ip -4 route show table 671 2>/dev/null | sed 's|^default|0.0.0.0/0|'
 done
 """
 
 
 @dataclass(frozen=True)
 class Wish:
-    """How many destinations of each IP version a client asks for."""
+    """How many destinations of each IP version a client asks for, or for everything of IPv4."""
 
     four: int = 0
     six: int = 0
+    everything: bool = False
 
     def destinations(self, client: int) -> tuple[str, ...]:
         """Return that many, other ones for every client, so that a route tells whose it is."""
+        if self.everything:
+            return (EVERYTHING,)
         first, last = client * MOST_WISHES, client * MOST_WISHES + MOST_WISHES
         four = (f"10.{16 + one // 256}.{one % 256}.0/24" for one in range(first, last))
         six = (f"fd00:66:{one + 1:x}::/64" for one in range(first, last))
@@ -251,9 +257,10 @@ class World:
 
     def _arguments(self, wanted: tuple[str, ...]) -> list[str]:
         four, six = ip_address(GATEWAYS[4]), ip_address(GATEWAYS[6])
-        counts = [sum(ip_network(dst).version == version for dst in wanted) for version in (4, 6)]
+        listed = [ip_network(dst).version for dst in wanted if dst != EVERYTHING]
         in_tables = (four.packed[::-1].hex().upper(), six.packed.hex())
-        return [in_tables[0], str(counts[0]), in_tables[1], str(counts[1]), str(LIMIT_MS)]
+        counted = [in_tables[0], str(listed.count(4)), in_tables[1], str(listed.count(6))]
+        return [*counted, str(LIMIT_MS), "1" if EVERYTHING in wanted else "0"]
 
     def await_look(self, client: Client) -> None:
         """Wait until a started client said what it saw."""
@@ -401,12 +408,13 @@ def _space(spaces: list[Incarnation], addresses: set[str], look: Look) -> Incarn
     return candidates[-1] if candidates else None
 
 
-def _position(space: Incarnation, wanted: Iterable[str], look: Look) -> float:
+def _position(space: Incarnation, wanted: Sequence[str], look: Look) -> float:
     """When the last wanted route came, in milliseconds from the first instruction."""
     first: dict[str, int] = {}
     for route in space.routes:
-        if route.kind == "route":
+        if route.kind in {"route", "rule"}:
             first.setdefault(route.address, route.time_ns)
+    wanted = (*wanted, TABLE_RULE) if EVERYTHING in wanted else wanted
     times = [first.get(dst, look.first_look_ns + LIMIT_MS * 1_000_000) for dst in wanted]
     return (max(times) - look.first_look_ns) / 1e6
 
@@ -414,7 +422,7 @@ def _position(space: Incarnation, wanted: Iterable[str], look: Look) -> float:
 def _added(line: str) -> str | None:
     """A route that neither engine nor kernel made, in short; None for one of theirs."""
     words = line.split()
-    if words[0] == "default" or "kernel" in words or words[0].startswith("fe80:"):
+    if words[0] in {"default", "unreachable"} or "kernel" in words or words[0].startswith("fe80:"):
         return None
     return f"{words[0]} via {words[words.index('via') + 1]}" if "via" in words else line
 

@@ -109,7 +109,7 @@ def options_of(mend: Iterable[str]) -> list[str]:
     for line in mend:
         key, _, rest = line.partition("   #")[0].partition(": ")
         values = [word.strip("'\",") for word in rest.strip("{}[]").split()]
-        if option := {"cap_add": "--cap-add", "volumes": "--volume"}.get(key):
+        if option := {"cap_add": "--cap-add", "volumes": "--volume", "dns": "--dns"}.get(key):
             options += [word for value in values for word in (option, value)]
         if option := {"sysctls": "--sysctl", "labels": "--label", "driver_opts": "--opt"}.get(key):
             options += [option, f"{values[0].rstrip(':')}={values[1]}"]

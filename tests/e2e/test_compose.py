@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,12 +17,13 @@ import pytest
 
 from tests.e2e.doctor_site import ask
 from tests.e2e.look import await_event, await_routes, routes
+from tests.e2e.uplink import SENDER, Uplink
 from tests.lab import images
 from tests.lab.engine import Docker, poll
 from tests.lab.engines import SETUPS
 from tests.lab.rootfs import COMPOSE, rootfs
-from tests.lab.site import Container
-from tests.readme import compose, example
+from tests.lab.site import Container, Lab
+from tests.readme import ROOT, compose, example
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -235,3 +237,124 @@ def test_one_off_container_of_the_gateways_service_is_no_gateway(
         engine.docker("rm", "--force", "once", "late")
         client.run("down", "--timeout", "1")
         gateway.run("down", "--timeout", "1")
+
+
+# --- the whole way ------------------------------------------------------------------------------
+
+WHOLE = "whole-tunnel"
+TUNNEL = ROOT / "examples" / WHOLE / "wireguard/wg_confs/wg0.conf"
+DOCKERFILE_OF_A_SENDER = f"""
+FROM {images.CLIENT}
+CMD {json.dumps(["sh", "-c", SENDER])}
+"""
+
+
+@dataclass
+class Whole:
+    """The example, with a veth pair in the place of WireGuard, and what leaves past it."""
+
+    project: Project
+    uplink: Uplink
+
+    @property
+    def gateway(self) -> Container:
+        return Container(self.project.engine, "wireguard")
+
+    def tunnel(self) -> None:
+        """Do what `wg-quick up` does with the example's file."""
+        pid = self.uplink.far.inspect("{{.State.Pid}}")
+        script = [
+            f"ip link add wg0 type veth peer name wg0 netns {pid}",
+            *hooks("PreUp"),
+            f"ip address add {setting('Address')[0]} dev wg0",
+            "ip link set wg0 up",
+            f"ip route add {setting('AllowedIPs')[0]} dev wg0 table {setting('FwMark')[0]}",
+            f"ip rule add not fwmark {setting('FwMark')[0]} table {setting('FwMark')[0]}",
+            "ip rule add table main suppress_prefixlength 0",
+            *hooks("PostUp"),
+        ]
+        here = setting("Address")[0]
+        there = [
+            "ip link set wg0 up",
+            "ip address replace 10.64.0.1/32 dev lo",
+            f"ip route replace {here} dev wg0",
+        ]
+        self.gateway.enter("sh", "-ec", "\n".join(script))
+        self.uplink.far.enter("sh", "-ec", "\n".join(there))
+
+    def no_tunnel(self) -> None:
+        """Do what `wg-quick down` does with it."""
+        script = [
+            f"ip rule del not fwmark {setting('FwMark')[0]} table {setting('FwMark')[0]}",
+            "ip rule del table main suppress_prefixlength 0",
+            "ip link del wg0",
+            *hooks("PostDown"),
+        ]
+        self.gateway.enter("sh", "-ec", "\n".join(script))
+
+
+def setting(name: str) -> list[str]:
+    """Return what the example's tunnel says under that name."""
+    lines = (line.partition(" = ") for line in TUNNEL.read_text().splitlines())
+    return [value.partition(",")[0] for key, _, value in lines if key == name]
+
+
+def hooks(name: str) -> list[str]:
+    return [line.replace("%i", "wg0") for line in setting(name)]
+
+
+@pytest.fixture
+def whole(engine: Engine, tmp_path: Path, suite: str) -> Iterator[Whole]:
+    folder = tmp_path / "sender"
+    folder.mkdir()
+    (folder / "Dockerfile").write_text(DOCKERFILE_OF_A_SENDER)
+    engine.docker("build", "--quiet", "--force-rm", "--tag", "dovecot/dovecot", str(folder))
+    project = Project(engine, tmp_path / WHOLE, example(WHOLE), suite)
+    with Lab(engine) as lab:
+        far = lab.client("far", "none")
+        with Uplink(far) as uplink:
+            try:
+                yield Whole(project, uplink)
+            finally:
+                project.run("down", "--volumes", "--timeout", "1")
+
+
+def test_not_one_packet_leaves_past_the_tunnel_whoever_is_away(whole: Whole) -> None:
+    """The client sends all the time, from its first instruction on."""
+    run, docker = whole.project.run, whole.project.engine.docker
+    step, flows = whole.uplink.step, whole.uplink.flows
+    step("client alone", lambda: run("up", "--detach", "dovecot"))
+    step("with the gateway", lambda: run("up", "--detach", "wireguard"))
+    step("with the sidecar", lambda: run("up", "--detach"))
+    step("with the tunnel", whole.tunnel)
+    assert flows()
+    mark = setting("FwMark")[0]
+    tunnels_own = whole.gateway.enter("ip", "route", "get", "203.0.113.2", "mark", mark)
+    assert " via 172.31.67.1 dev " in tunnels_own
+
+    step("tunnel down", whole.no_tunnel)
+    step("tunnel up", whole.tunnel)
+    assert flows()
+    for part in ("dovecot", "wgroutemgr", "wireguard"):
+        acts = {
+            "restarted": ("restart", "--timeout", "1"),
+            "killed": ("kill",),
+            "made anew": ("up", "--detach", "--no-deps", "--force-recreate"),
+        }
+        for what, words in acts.items():
+            step(f"{part} {what}", lambda: run(*words, part))  # noqa: B023 - called at once
+            is_away = what == "killed" and part != "wgroutemgr"
+            if part == "wireguard" and not is_away:
+                step(f"{part} {what}, tunnel up", whole.tunnel)
+            assert is_away or flows(), (part, what)
+    step("engine restarted", whole.project.engine.restart)
+    step("client disconnected", lambda: docker("network", "disconnect", "wg-net", "dovecot"))
+    step("client connected", lambda: docker("network", "connect", "wg-net", "dovecot"))
+    assert flows()
+
+    step("sidecar stopped", lambda: run("stop", "--timeout", "1", "wgroutemgr"))
+    step("then gateway restarted", lambda: run("restart", "--timeout", "1", "wireguard"))
+    step("then client restarted", lambda: run("restart", "--timeout", "1", "dovecot"))
+    step("then gateway removed", lambda: run("rm", "--force", "--stop", "wireguard"))
+
+    assert whole.uplink.leaky() == {}

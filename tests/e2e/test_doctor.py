@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,7 @@ from tests.e2e.doctor_site import (
     without,
 )
 from tests.e2e.look import await_event, await_routes, events
-from tests.lab.engine import LABEL
+from tests.lab.engine import LABEL, poll
 from tests.lab.errors import LabError
 from tests.lab.site import PRIVILEGES, Lab
 from tests.lab.tunnel import two_sites
@@ -594,14 +595,72 @@ def test_clients_name_server_and_callers_are_in_a_destination(site: Site) -> Non
             " (so are those in 1 more)"
         )
         site.lab.engine.docker("network", "connect", "bridge", client.name)
-        warned = [each.seen for each in site.ask(client.name).of("container")[1:]]
-        assert [text.partition(": ")[2].partition(" is")[0] for text in warned] == [
-            DST,
-            "203.0.113.0/24",
-        ]
+        found = site.ask(client.name)
+        (warned,) = found.of("container")[1:]
+        assert warned.seen.partition(": ")[2].partition(" is")[0] == DST
+        answered = f"callers of {client.name}'s published 80/tcp are answered through"
+        assert found.one("ports").seen.startswith(answered)
         assert len(events(site.sidecar, "entry.warned", container=client.name)) == 2
     finally:
         client.remove()
+
+
+def test_everything_leaves_by_the_tunnel_or_it_is_told(site: Site) -> None:
+    """Each line applied, nothing is told of any more. Rules lead into the tunnel, as wg-quick's."""
+    lab, gateway, name = site.lab, site.gateway, site.gateway.name
+    words = ("pref", "100", "iif", "eth0", "to", "192.0.2.0/24", "lookup", "100")
+    words6 = ("pref", "100", "iif", "eth0", "to", "2001:db8::/64", "lookup", "100")
+    gateway.enter("ip", "route", "add", "default", "via", "10.255.255.2", "table", "100")
+    gateway.enter("ip", "-6", "route", "add", "default", "via", "fd00:ffff::2", "table", "100")
+    published = ("--publish", "8082:80")
+    client = lab.client("whole", site.network, *published, networks="0.0.0.0/0")
+    try:
+        broken = site.ask(client.name)
+        past = broken.of("tunnel")[0]
+        assert (past.level, past.mend[0].split()[1]) == ("fail", "0.0.0.0/0")
+        gateway.enter("ip", "rule", "add", *words)
+        gateway.enter("ip", "-6", "rule", "add", *words6)
+        gateway.exec("ping", "-c", "1", "192.168.67.1")
+        gateway.exec("ping", "-c", "1", "fd00:67::1")
+        found = site.ask(client.name)
+        checks = ("dns", "ports", "ipv6", "nat")
+        assert [found.one(check).level for check in checks] == ["warn"] * len(checks)
+        into, *_, without = found.of("tunnel")
+        assert (into.level, without.level) == ("ok", "warn")
+        assert without.seen.startswith(
+            f"without its tunnel, {name} sends 0.0.0.0/0 out by eth0 via"
+        )
+
+        client.remove()
+        options = options_of(found.one("dns").mend)
+        client = lab.client("whole", site.network, *options, networks="0.0.0.0/0,::/0")
+        apply(gateway, without.mend)
+        apply(gateway, [line.replace("iptables", "ip6tables") for line in without.mend])
+        apply(gateway, [f"docker exec {name} {found.one('nat').mend[0].partition('= ')[2]}"])
+        assert poll(lambda: site.ask(client.name).levels("fail") == [], 10)
+        mended = site.ask(client.name)
+        assert [mended.one(check).level for check in checks[:3]] == ["ok"] * 3
+        assert [each.seen for each in mended.of("tunnel") if each.level != "ok"] == []
+        assert reaches(site.client)
+    finally:
+        client.remove()
+        for program in ("iptables", "ip6tables"):
+            gateway.enter(program, "-P", "FORWARD", "ACCEPT")
+            gateway.enter(program, "-F", "FORWARD")
+        with suppress(LabError):
+            nat = ("POSTROUTING", "-o", "wg0", "-j", "MASQUERADE")
+            gateway.enter("iptables", "-t", "nat", "-D", *nat)
+            gateway.enter("ip", "rule", "del", *words)
+            gateway.enter("ip", "-6", "rule", "del", *words6)
+        gateway.enter("ip", "route", "flush", "table", "100")
+        gateway.enter("ip", "-6", "route", "flush", "table", "100")
+
+
+def apply(gateway: Container, mends: list[str]) -> None:
+    """Run lines for the gateway's container with the machine's programs, which its image lacks."""
+    for line in mends:
+        assert line.startswith(f"docker exec {gateway.name} ")
+        gateway.enter(*shlex.split(line, comments=True)[3:])
 
 
 def test_clients_route_is_gone(site: Site) -> None:

@@ -649,7 +649,8 @@ def test_rules_that_select_packets_are_not_taken_for_ours(tmp_path: Path) -> Non
             "rule add pref 671 goto 32766",
         )
         found = Kernel.read(Kernel.__new__(Kernel), str(space.path), rules=True).rules
-    assert [one for one in found if policy.is_ours(one)] == []
+        assert [(rule.pref, rule.is_foreign) for rule in found] == [(671, True)] * 8
+        assert not any(policy.is_ours(rule) for rule in found)
 
 
 # --- conversations ------------------------------------------------------------------------------

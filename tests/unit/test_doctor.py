@@ -23,10 +23,12 @@ from lib.errors import (
 from lib.kernel import netfilter, netlink, route_table
 from lib.kernel.shells import Outcome
 from lib.model import (
+    DIRECT_LABEL,
     GATEWAY_LABEL,
     NETWORK_LABEL,
     NETWORKS_LABEL,
     ROLE_LABEL,
+    TABLE,
     Container,
     DockerNetwork,
     Endpoint,
@@ -654,12 +656,11 @@ def test_what_may_surprise_a_client_is_a_warning(place: Place) -> None:
     published = (PublishedPort("80/tcp", None, 4), PublishedPort("80/tcp", None, 6))
     place.client = replace(place.client, dns=(ip_address(TARGET),), published=published)
 
-    first, *found = clients.container(place.site("dovecot"))
+    first, found = clients.container(place.site("dovecot"))
 
-    assert first.level == "ok"
-    assert [finding.level for finding in found] == ["warn", "warn"]
-    assert f"holds its DNS server {TARGET}" in found[0].seen
-    assert "callers of the published 80/tcp" in found[1].seen
+    assert (first.level, found.level) == ("ok", "warn")
+    assert f"holds its DNS server {TARGET}" in found.seen
+    assert [finding.level for finding in said(place.site("dovecot"), "ports")] == ["warn"]
 
 
 # --- what is printed ----------------------------------------------------------------------------
@@ -683,7 +684,7 @@ def test_what_builds_on_a_failed_check_is_skipped(monkeypatch: pytest.MonkeyPatc
         "network": "the sidecar",
         "address": "the network",
         "clients": "the engine",
-        "overlaps": "a client",
+        **dict.fromkeys(("overlaps", "dns", "ports", "ipv6"), "a client"),
         "mtu": "the network",
         **dict.fromkeys(
             ("gateways", "forwarding", "rp_filter", "firewall", "tunnel", "back"),
@@ -909,3 +910,282 @@ def test_everything_keeps_no_network_from_being_attached(place: Place) -> None:
 
     place.client = replace(place.client, labels={NETWORKS_LABEL: "10.0.0.0/8"})
     assert [one.level for one in said(place.site(), "overlaps")] == ["warn"]
+
+
+ANY, ANY6 = "192.0.2.1", "2001:db8::1"
+EVERYTHING = "0.0.0.0/0, ::/0"
+DNS_FIX = "dns: [10.64.0.1]   # in the service of dovecot: a server behind the tunnel"
+
+
+def whole(place: Place, asked: str = EVERYTHING, **values: object) -> Place:
+    """Have the client ask for everything, and the gateway send that into its tunnel."""
+    labels = {NETWORKS_LABEL: asked, **cast("dict[str, str]", values.pop("labels", {}))}
+    place.client = replace(place.client, labels=labels, **values)  # type: ignore[arg-type]
+    for words in (f"{ANY} from {CLIENT} iif eth0", ANY):
+        place.gateway_says(f"ip route get {words}", f"{ANY} dev wg0")
+    place.gateway_says(f"ip -6 route get {ANY6}", "!RTNETLINK answers: Network unreachable")
+    place.gateway_says("ip -6 route show", "")
+    place.gateway_says("ip neigh show", "192.0.2.1 dev eth0 lladdr 02:00:00:00:00:07 STALE")
+    return place
+
+
+def test_who_asks_for_less_is_not_asked_for_its_servers(place: Place) -> None:
+    assert [said(place.site(), check) for check in ("dns", "ports", "ipv6")] == [
+        [Finding("ok", "asked through the gateway by all who ask for everything (none)")],
+        [Finding("ok", "none is called from where a route leads")],
+        [Finding("ok", "no IP version is left out by all who ask for everything (none)")],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("servers", "way", "seen"),
+    [
+        ((), "", "has no DNS server of its own (dns:): the engine may ask the host's, past the"),
+        (("127.0.0.53",), "", "has the DNS server 127.0.0.53, its own loopback"),
+        (
+            ("198.51.100.53",),
+            "via 192.0.2.254 dev eth0",
+            "asks the DNS server 198.51.100.53 by eth0 via 192.0.2.254, past the gateway",
+        ),
+        (("198.51.100.53",), f"via {GATEWAY} dev eth0", ""),
+        (("198.51.100.53",), "dev eth0", ""),
+    ],
+    ids=["none", "loopback", "another way", "by the gateway", "a neighbour"],
+)
+def test_whom_it_asks_for_names(
+    place: Place, servers: tuple[str, ...], way: str, seen: str
+) -> None:
+    whole(place, dns=tuple(map(ip_address, servers)))
+    place.client_says("ip route get 198.51.100.53", f"198.51.100.53 {way}")
+
+    (found,) = said(place.site(), "dns")
+
+    if seen:
+        assert (found.level, found.fix) == ("warn", (DNS_FIX,))
+        assert found.seen.startswith(f"dovecot {seen}")
+    else:
+        assert found == Finding(
+            "ok", "asked through the gateway by all who ask for everything: dovecot"
+        )
+
+
+def test_on_an_internal_network_nobody_is_asked_past_the_gateway(place: Place) -> None:
+    place.networks = (replace(WG_NET, internal=True),)
+
+    (found,) = said(whole(place).site(), "dns")
+
+    assert (found.level, found.fix) == ("warn", (DNS_FIX,))
+    assert found.seen.endswith("newer engines ask none of the host's for who has no way out")
+
+
+WEB = (PublishedPort("80/tcp", None, 4), PublishedPort("80/tcp", None, 6))
+FRONT = Endpoint("front", "n2", (ip_interface("10.9.0.2/24"),))
+PROXY_FIX = "publish on a reverse proxy without the label, which reaches it over wg-net"
+CALLERS_FIX = "labels: {wgroutemgr.direct: 198.51.100.0/24}   # the network of those who call"
+
+
+@pytest.mark.parametrize(
+    ("more", "fixes"),
+    [
+        ((), (PROXY_FIX, CALLERS_FIX)),
+        (
+            (FRONT,),
+            (
+                PROXY_FIX,
+                (
+                    "labels: {wgroutemgr.direct: front}   # if its default route is there "
+                    "(gw_priority: 1)"
+                ),
+                CALLERS_FIX,
+            ),
+        ),
+    ],
+)
+def test_callers_of_a_published_port(
+    place: Place, more: tuple[Endpoint, ...], fixes: tuple[str, ...]
+) -> None:
+    whole(place, published=WEB, endpoints=(*place.client.endpoints, *more))
+
+    (found,) = said(place.site(), "ports")
+
+    assert found == Finding(
+        "warn",
+        "callers of dovecot's published 80/tcp are answered through the gateway, "
+        "with an address that they did not call",
+        fixes,
+    )
+
+
+def test_no_fix_of_published_ports_that_is_in_place(place: Place) -> None:
+    whole(place, published=WEB, labels={DIRECT_LABEL: "front, 198.51.100.0/24"})
+
+    (found,) = said(place.site(), "ports")
+
+    assert (found.level, found.fix) == ("ok", ())
+    assert found.seen.endswith("are answered past the gateway as far as front, 198.51.100.0/24 say")
+
+
+def test_nothing_is_published(place: Place) -> None:
+    assert said(whole(place).site(), "ports") == [
+        Finding("ok", "none is called from where a route leads")
+    ]
+
+
+DUAL = (ip_interface("192.0.2.7/24"), ip_interface("fd00:67::7/64"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "left_out"),
+    [
+        ("0.0.0.0/0", [6]),
+        ("0.0.0.0/1, 128.0.0.0/1", [6]),
+        ("::/0", [4]),
+        (EVERYTHING, []),
+        ("0.0.0.0/0, ::/1, 8000::/1", []),
+    ],
+)
+def test_an_ip_version_that_is_left_out(place: Place, asked: str, left_out: list[int]) -> None:
+    gateway = (*place.gateway.endpoints[0].interfaces, ip_interface("fd00:67::129/64"))
+    place.gateway = replace(place.gateway, endpoints=(Endpoint("wg-net", "n1", gateway),))
+    whole(place, asked, endpoints=(Endpoint("wg-net", "n1", DUAL),))
+
+    found = said(place.site(), "ipv6")
+
+    assert [(one.level, one.seen, one.fix) for one in found if one.level != "ok"] == [
+        (
+            "warn",
+            f"IPv{version} of dovecot goes past the gateway, by the engine's default route",
+            (
+                (
+                    "labels: {wgroutemgr.networks: '0.0.0.0/0, ::/0'}"
+                    f"   # IPv{version} goes by the gateway too then, or nowhere"
+                ),
+            ),
+        )
+        for version in left_out
+    ]
+    assert len(found) == 1
+
+
+def test_addresses_of_clients_that_nobody_knows_behind_everything(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(netfilter, "source_nat", lambda _: ())
+
+    (found,) = said(whole(place).site(), "nat")
+
+    assert found == Finding(
+        "warn",
+        "clients keep their addresses: the far side must know 192.0.2.0/24, and all behind it",
+        (
+            (
+                "PostUp = iptables -t nat -A POSTROUTING -o wg0 -j MASQUERADE"
+                "   # in the tunnel's configuration"
+            ),
+        ),
+    )
+
+
+TO_LAST = "to last: PostUp of its tunnel, or gluetun's post-rules.txt"
+ACCEPT = (
+    "docker exec wireguard sh -c 'iptables -A FORWARD -i eth0 -o wg0 -j ACCEPT && iptables -A "
+    "FORWARD -i wg0 -o eth0 -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT'   # " + TO_LAST
+)
+DROP = f"docker exec wireguard iptables -P FORWARD DROP   # {TO_LAST}"
+
+
+def chain(*, drops: bool, rules: int = 0, family: str = "ip") -> netfilter.Chain:
+    return netfilter.Chain(family, "filter", "FORWARD", drops=drops, rules=rules)
+
+
+@pytest.mark.parametrize(
+    ("asked", "fix"),
+    [(EVERYTHING, ACCEPT), (DST, "docker exec wireguard iptables -P FORWARD ACCEPT")],
+)
+def test_a_policy_that_drops_is_opened_for_the_tunnel_only(
+    place: Place, monkeypatch: pytest.MonkeyPatch, asked: str, fix: str
+) -> None:
+    monkeypatch.setattr(netfilter, "forward_chains", lambda _: (chain(drops=True),))
+
+    (found,) = said(whole(place, asked).site(), "firewall")
+
+    assert (found.level, found.fix) == ("fail", (fix,))
+
+
+NOBODY = {"ip neigh show": "192.0.2.1 dev eth0 FAILED"}
+GUARD = {"ip rule show": f"32001: from all iif eth0 unreachable\n{KERNELS_RULES}"}
+
+
+@pytest.mark.parametrize(
+    ("says", "chains", "is_open"),
+    [
+        ({}, (), True),
+        ({}, (chain(drops=False),), True),
+        ({}, (chain(drops=True, family="ip6"),), True),
+        ({}, (chain(drops=True, rules=2),), False),
+        (GUARD, (), False),
+        (NOBODY, (), False),
+        ({"ip route show": "default dev wg0"}, (), False),
+    ],
+    ids=["open", "accepts", "IPv6 only", "drops", "guard", "nobody there", "into the tunnel"],
+)
+def test_what_a_gateway_does_without_its_tunnel(
+    place: Place,
+    monkeypatch: pytest.MonkeyPatch,
+    says: dict[str, str],
+    chains: tuple[netfilter.Chain, ...],
+    *,
+    is_open: bool,
+) -> None:
+    whole(place, "0.0.0.0/0")
+    for command, output in says.items():
+        place.gateway_says(command, output)
+    monkeypatch.setattr(netfilter, "forward_chains", lambda _: chains)
+
+    first, *found = said(place.site(), "tunnel")
+
+    assert first == Finding("ok", "wireguard sends 0.0.0.0/0 into wg0")
+    seen = "without its tunnel, wireguard sends 0.0.0.0/0 out by eth0 via 192.0.2.1, unprotected"
+    assert found == ([Finding("warn", seen, (ACCEPT, DROP))] if is_open else [])
+
+
+def test_everything_that_the_tunnel_does_not_take(place: Place) -> None:
+    whole(place, "0.0.0.0/0")
+    past = f"{ANY} via 192.0.2.254 dev eth0"
+    place.gateway_says(f"ip route get {ANY} from {CLIENT} iif eth0", past)
+
+    found = said(place.site(), "tunnel")[0]
+
+    assert (found.level, found.fix[0]) == (
+        "fail",
+        (
+            "add 0.0.0.0/0 to AllowedIPs of the peer in the tunnel's configuration, "
+            "then: docker restart wireguard"
+        ),
+    )
+
+
+def test_what_may_pass_an_internal_network_by_its_bridge(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network, "BRIDGE_FILTER", Path("/"))
+    place.networks = (replace(WG_NET, internal=True),)
+
+    (found,) = network.network(place.site())
+
+    assert found.fix[1] == (
+        "iptables -I DOCKER-USER -i br-n1 -o br-n1 -j ACCEPT   # on the host, instead"
+    )
+
+
+@pytest.mark.parametrize(("said_by_route", "level"), [(1400, "ok"), (0, "warn")])
+def test_how_large_packets_to_everywhere_may_be(
+    place: Place, monkeypatch: pytest.MonkeyPatch, said_by_route: int, level: str
+) -> None:
+    links = link(1, "eth0", f"{GATEWAY}/24") + link(2, "wg0", "10.255.255.1/30", mtu=1400)
+    whole(place).gateway_says("ip address show", links)
+    everything = ip_network("0.0.0.0/0")
+    route = Route(everything, ip_address(GATEWAY), 0, table=TABLE, mtu=said_by_route)
+    monkeypatch.setattr(route_table, "read", lambda _: (route,))
+
+    assert seen(path.mtu, place.site())[0] == level

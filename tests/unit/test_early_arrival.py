@@ -24,7 +24,6 @@ from lib.kernel.shells import Outcome
 from lib.model import (
     DIRECT_LABEL,
     NETWORKS_LABEL,
-    TABLE,
     Client,
     Container,
     DockerNetwork,

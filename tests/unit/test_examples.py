@@ -66,6 +66,23 @@ def test_behind_a_socket_proxy_the_engines_socket_is_the_proxys() -> None:
     assert example("behind-a-socket-proxy") == wanted
 
 
+def merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """Return what both say; where they differ, what the second says."""
+    both = {key: merged(first[key], value) for key, value in second.items() if has(first, key)}
+    return first | second | both
+
+
+def has(content: dict[str, Any], key: str) -> bool:
+    return isinstance(content.get(key), dict)
+
+
+def test_the_whole_way_is_the_quick_start_with_what_is_told() -> None:
+    wanted = merged(with_the_client(compose("site")), compose("whole"))
+    del wanted["services"]["wireguard"]["ports"]
+
+    assert example("whole-tunnel") == wanted
+
+
 @pytest.mark.parametrize("name", [each.name for each in EXAMPLES.iterdir()])
 def test_an_example_says_what_to_change_and_how_to_see_that_it_works(name: str) -> None:
     text = DOCUMENTS[f"examples/{name}/README.md"]

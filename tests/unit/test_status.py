@@ -12,6 +12,7 @@ from lib.cli.tables import Row
 from lib.model import (
     DIRECT,
     IPV4,
+    IPV6,
     TABLE,
     Client,
     Desired,
@@ -19,6 +20,7 @@ from lib.model import (
     Inside,
     Refusal,
     Route,
+    Rule,
     Skipped,
     Thing,
 )
@@ -252,6 +254,36 @@ def test_state_of_everything(actual: tuple[Thing, ...], state: str, reason: str)
 
     assert (row.dst, row.gateway) == ("0.0.0.0/0", "192.0.2.129")
     assert (row.state, row.reason) == (state, reason)
+
+
+SOME = "rule 100 is not ours, and may send some packets elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("rule", "state", "reason"),
+    [
+        (
+            Rule(IPV4, 100, 51),
+            "wrong",
+            "rule 100 is not ours, and sends packets by table 51 before",
+        ),
+        (Rule(IPV4, 100, 51, is_foreign=True), "ok", SOME),
+        (Rule(IPV4, 100, 254, source=ip_address("192.0.2.7")), "ok", SOME),
+        (Rule(IPV4, 100, 254, suppress=0), "ok", ""),
+        (Rule(IPV6, 100, 51), "ok", ""),
+        (Rule(IPV4, 669, 254, source=ip_address("192.0.2.7")), "ok", ""),
+        (Rule(IPV4, 672, 51), "ok", ""),
+    ],
+    ids=["all", "some", "one address", "no default", "IPv6", "ours", "after"],
+)
+def test_a_rule_of_somebody_elses_is_asked_before(rule: Rule, state: str, reason: str) -> None:
+    plain = route()
+    there = (EVERYTHING, GUARD, *RULES, rule, plain)
+
+    everything, other = found(client(EVERYTHING, plain), actual=there)
+
+    assert (everything.state, everything.reason) == (state, reason)
+    assert (other.state, other.reason) == ("ok", "")
 
 
 @pytest.mark.parametrize(("mtu", "state"), [(1280, "ok"), (0, "wrong"), (1420, "wrong")])

@@ -1,0 +1,96 @@
+"""Clients that ask for everything: what leaves past the gateway, and who gets no answer.
+
+Each check only reads the site and yields what it saw and what fixes it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lib import advice
+from lib.doctor.findings import ok, some, warn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from lib.doctor.site import AttachedClient, Site
+    from lib.model import Address, Finding
+
+
+def dns(site: Site) -> Iterator[Finding]:
+    """Each asks DNS servers through the gateway.
+
+    Where `dns:` names none, the engine asks the host's: on Docker 28.5 always from the host (moby,
+    `HostLoopback` in libnetwork/internal/resolvconf), on older ones those on its loopback.
+    """
+    clients = site.whole_clients()
+    found = [finding for client in clients for finding in _asked(site, client)]
+    yield from found
+    if not found:
+        yield ok(f"asked through the gateway by {_names(clients)}")
+
+
+def _asked(site: Site, client: AttachedClient) -> Iterator[Finding]:
+    fix = advice.dns_server(client.owner.name)
+    if not client.owner.dns:
+        network = site.network()
+        seen = f"{client.name} has no DNS server of its own (dns:)"
+        if network.internal and client.networks == {network.id}:
+            yield warn(f"{seen}: newer engines ask none of the host's for who has no way out", fix)
+        else:
+            yield warn(f"{seen}: the engine may ask the host's, past the gateway", fix)
+    for server in client.owner.dns:
+        if server.is_loopback:
+            yield warn(f"{client.name} has the DNS server {server}, its own loopback", fix)
+        elif past := _past(site, client, server):
+            yield warn(f"{client.name} asks the DNS server {server} {past}, past the gateway", fix)
+
+
+def _past(site: Site, client: AttachedClient, server: Address) -> str:
+    """Return by which way a client leaves for a server, if that is not the gateway's.
+
+    One that is a neighbour is no way out.
+    """
+    found = site.look_up(client.netns, server)
+    if not found.gateway or found.gateway in site.gateway().addresses:
+        return ""
+    return f"by {found.device} via {found.gateway}"
+
+
+def ports(site: Site) -> Iterator[Finding]:
+    """Who calls a published port gets an answer: it leaves by the route to the caller."""
+    called = [client for client in site.clients() if client.called]
+    for client in called:
+        yield _answered(site, client)
+    if not called:
+        yield ok("none is called from where a route leads")
+
+
+def _answered(site: Site, client: AttachedClient) -> Finding:
+    seen = f"callers of {client.name}'s published {', '.join(client.called)} are answered"
+    if client.direct:
+        return ok(f"{seen} past the gateway as far as {', '.join(client.direct)} say")
+    return warn(
+        f"{seen} through the gateway, with an address that they did not call",
+        advice.publish_elsewhere(site.network().name),
+        *map(advice.direct_network, client.elsewhere[:1]),
+        advice.DIRECT_CALLERS,
+    )
+
+
+def ipv6(site: Site) -> Iterator[Finding]:
+    """No IP version of theirs is left out: it would go by the engine's default route."""
+    clients = site.whole_clients()
+    clean = True
+    for client in clients:
+        for version in sorted({one.version for one in client.owner.attached} - client.whole):
+            clean = False
+            seen = f"IPv{version} of {client.name} goes past the gateway"
+            yield warn(f"{seen}, by the engine's default route", advice.both_versions(version))
+    if clean:
+        yield ok(f"no IP version is left out by {_names(clients)}")
+
+
+def _names(clients: Sequence[AttachedClient]) -> str:
+    everybody = "all who ask for everything"
+    return f"{everybody}: {some(one.name for one in clients)}" if clients else f"{everybody} (none)"
