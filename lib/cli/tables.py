@@ -225,10 +225,11 @@ def _before(route: Route, space: Namespace) -> dict[str, str]:
     )
     if not first:
         return {}
-    if first.is_foreign or first.source:
+    if first.is_foreign or first.source or first.device:
         reason = f"rule {first.pref} is not ours, and may send some packets elsewhere"
         return {"state": "ok", "reason": reason}
-    reason = f"rule {first.pref} is not ours, and sends packets by table {first.table} before"
+    where = "nowhere" if first.is_unreachable else f"by table {first.table}"
+    reason = f"rule {first.pref} is not ours, and sends packets {where} before"
     return {"state": "wrong", "reason": reason}
 
 

@@ -84,7 +84,7 @@ LABELS = [NETWORK_LABEL, GATEWAY_LABEL, ROLE_LABEL, NETWORKS_LABEL, DIRECT_LABEL
 def events() -> set[str]:
     """Return all constants of the form `noun.participle`; the labels look alike."""
     named = {text for text in constants() if re.fullmatch(r"[a-z]+\.[a-z]+", text)}
-    return named - {*LABELS, DIRECT_LABEL}
+    return named - {*LABELS}
 
 
 def logged_at() -> Iterator[tuple[str, str]]:

@@ -267,14 +267,20 @@ SOME = "rule 100 is not ours, and may send some packets elsewhere"
             "wrong",
             "rule 100 is not ours, and sends packets by table 51 before",
         ),
+        (
+            Rule(IPV4, 100, 0, is_unreachable=True),
+            "wrong",
+            "rule 100 is not ours, and sends packets nowhere before",
+        ),
         (Rule(IPV4, 100, 51, is_foreign=True), "ok", SOME),
+        (Rule(IPV4, 100, 51, device="eth0"), "ok", SOME),
         (Rule(IPV4, 100, 254, source=ip_address("192.0.2.7")), "ok", SOME),
         (Rule(IPV4, 100, 254, suppress=0), "ok", ""),
         (Rule(IPV6, 100, 51), "ok", ""),
         (Rule(IPV4, 669, 254, source=ip_address("192.0.2.7")), "ok", ""),
         (Rule(IPV4, 672, 51), "ok", ""),
     ],
-    ids=["all", "some", "one address", "no default", "IPv6", "ours", "after"],
+    ids=["all", "nowhere", "some", "a link", "one address", "no default", "IPv6", "ours", "after"],
 )
 def test_a_rule_of_somebody_elses_is_asked_before(rule: Rule, state: str, reason: str) -> None:
     plain = route()
