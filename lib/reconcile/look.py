@@ -66,8 +66,9 @@ def look(engine: Engine, kernel: Reader, settings: Settings) -> Findings:
     astray = frozenset(tunnels.lost)
     spaces, unguarded = _guarded(kernel, settings, tracker, gateway)
     found = Findings(gateway, lost, wanted, [], list(located.failures), astray, unguarded)
+    mtus, unsized = tunnels.mtus, tunnels.unsized
     for namespace in (*spaces, *gather(wanted).values()):
-        namespace.mtus, namespace.unsized = tunnels.mtus, tunnels.unsized
+        namespace.mtus, namespace.unsized = mtus, unsized
         try:
             kernel.check(namespace.path, own=namespace.is_gateways)
             seen[namespace.path] = here = kernel.read(namespace.path, rules=namespace.has_rules)

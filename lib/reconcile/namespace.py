@@ -102,7 +102,8 @@ class Namespace:
         remarks = {one: said for one, said in found.items() if isinstance(said, Refusal)}
         self.refusals = {**reach.refusals(self._routes(), here, network), **remarks, **held}
         self.past = {one: route for one, route in found.items() if isinstance(route, Route)}
-        self.wanted = {self.past.get(one, one): client for one, client in self.wanted.items()}
+        if self.past:
+            self.wanted = {self.past.get(one, one): client for one, client in self.wanted.items()}
 
     def _hold(self) -> dict[Route, Refusal]:
         """Want what is to stay of those who have left, and return what is to be said of it."""
@@ -123,6 +124,11 @@ class Namespace:
         return bool(self.left) and any(
             one.table == TABLE and one.gateway and one not in self.given for one in routes
         )
+
+    @property
+    def destinations(self) -> tuple[Network, ...]:
+        """Where packets are to be led."""
+        return tuple(route.dst for route in self._routes())
 
     def _routes(self) -> Iterator[Route]:
         return (thing for thing in self.wanted if isinstance(thing, Route))

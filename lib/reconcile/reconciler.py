@@ -259,7 +259,7 @@ class Reconciler:
                     namespaces[path].identity = located.identities.get(path)
                     namespaces[path].attached = owner.attached
             for path, namespace in namespaces.items():
-                namespace.mtus = self._tunnels.mtus
+                namespace.mtus = self._tunnels.mtus_of(namespace.destinations)
                 namespace.take_before(before.pop(path, ()))
                 yield namespace
         for path, entries in before.items():

@@ -100,7 +100,7 @@ class Tunnels:
         self._listen()  # Before it is asked, so that nothing is missed in between.
         if gateway:
             self._ask(self._known)
-            self._judge()
+            self._judge(self._known)
 
     def _listen(self) -> None:
         """Listen in the gateway's namespace, in that which it has now, if any."""
@@ -130,12 +130,12 @@ class Tunnels:
     def learn(self, destinations: Iterable[Network]) -> bool:
         """Take note that a client asks for these, and tell whether any is lost that was not."""
         self._wanted |= (asked := {*destinations})
-        if new := asked - self._known:
+        new = asked - self._known
+        if new:
             self._known |= new
             self._ask(new)
-        before = self.lost.keys()
-        self._judge()
-        return bool(self.lost.keys() - before)
+            self._judge(new)
+        return not new.isdisjoint(self._lost)
 
     def _ask(self, destinations: Iterable[Network]) -> None:
         if not self._gateway or not self._netns:
@@ -149,20 +149,24 @@ class Tunnels:
         self._sizes |= {dst: way.mtu for dst, way in found.items() if way.mtu is not None}
         self._through |= {dst for dst, way in found.items() if way.is_tunnel}
 
-    def _judge(self) -> None:
-        """Compare where things go with where they should."""
+    def _judge(self, destinations: Iterable[Network]) -> None:
+        """Compare where these go with where they should; others go where they went."""
         if not self._gateway:
             return
         versions = {address.version for address in self._gateway.addresses}
-        known = [dst for dst in self._known if dst.version in versions]
+        judged = {dst for dst in destinations if dst.version in versions}
+        gone = self._lost.keys() & self._through
         # Who looks once has not seen what went elsewhere before, and leaves it at that.
-        elsewhere = self._elsewhere if self._tell else self._known - self._through
+        elsewhere = self._elsewhere if self._tell else judged - self._through
         may_tunnel = self._gateway.may_tunnel
-        lost = tunnels.lost(known, self._ways, self._through, elsewhere, may_tunnel=may_tunnel)
+        lost = tunnels.lost(
+            judged | gone, self._ways, self._through, elsewhere, may_tunnel=may_tunnel
+        )
         now = self._time()
-        self._lost = {dst: self._lost.get(dst, now) for dst in lost}
-        if not lost & self._through:
-            self._elsewhere |= self._ways.keys() - self._through
+        others = {dst: since for dst, since in self._lost.items() if dst not in judged}
+        self._lost = others | {dst: self._lost.get(dst, now) for dst in lost}
+        if self._through.isdisjoint(self._lost):
+            self._elsewhere |= (judged & self._ways.keys()) - self._through
 
     # --- what is known --------------------------------------------------------------------------
 
@@ -178,13 +182,17 @@ class Tunnels:
     @property
     def mtus(self) -> Mapping[Network, int]:
         """How large packets to what clients ask for may be (bytes), if that is to be said."""
+        return self.mtus_of(self._wanted)
+
+    def mtus_of(self, destinations: Iterable[Network]) -> Mapping[Network, int]:
+        """Return the same of some destinations."""
         if self._choice == AUTO:
-            return {dst: size for dst in self._wanted if (size := self._sizes.get(dst, 0))}
+            return {dst: size for dst in destinations if (size := self._sizes.get(dst, 0))}
         if self._choice == OFF:
             return {}
         size = int(self._choice)
         smallest = {IPV6: _SMALLEST_IPV6}
-        return {dst: max(size, smallest.get(dst.version, size)) for dst in self._wanted}
+        return {dst: max(size, smallest.get(dst.version, size)) for dst in destinations}
 
     @property
     def unsized(self) -> frozenset[Network]:

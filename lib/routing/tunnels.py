@@ -13,7 +13,8 @@ from lib.model import Rule, Way
 from lib.routing import desired, policy
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
+    from collections.abc import Set as AbstractSet
 
     from lib.model import Gateway, Network, Thing
 
@@ -28,8 +29,8 @@ NOWHERE = Way()
 def lost(
     known: Iterable[Network],
     ways: Mapping[Network, Way],
-    through: Collection[Network],
-    elsewhere: Collection[Network],
+    through: AbstractSet[Network],
+    elsewhere: AbstractSet[Network],
     *,
     may_tunnel: bool = True,
 ) -> frozenset[Network]:
@@ -41,8 +42,8 @@ def lost(
     single networks, and one that can have none not at all.
     """
     astray = {dst for dst in known if not ways.get(dst, NOWHERE).is_tunnel}
-    gone = astray & {*through}
-    unknown = astray - {*elsewhere} if gone else set()
+    gone = astray & through
+    unknown = astray - elsewhere if gone else set()
     wide = {dst for dst in astray if policy.is_wide(dst)} if may_tunnel or through else set()
     return frozenset(gone | unknown | wide)
 

@@ -106,7 +106,9 @@ def test_which_are_lost(
 ) -> None:
     known = {*ways, *through}
 
-    assert tunnels.lost(known, ways, through, elsewhere) == frozenset(expected)
+    assert tunnels.lost(known, ways, frozenset(through), frozenset(elsewhere)) == frozenset(
+        expected
+    )
 
 
 VIA = ip_address("192.0.2.1")
@@ -252,7 +254,7 @@ def test_who_can_have_no_tunnel_is_not_judged_by_everything_either(
     through: Collection[Network], expected: Collection[Network]
 ) -> None:
     ways = {ALL: BACK, B: TUNNEL}
-    found = tunnels.lost(ways, ways, through, (), may_tunnel=False)
+    found = tunnels.lost(ways, ways, frozenset(through), frozenset(), may_tunnel=False)
 
     assert found == frozenset(expected)
 
