@@ -56,7 +56,8 @@ class Rerouting:
     def visits(self) -> Iterator[Conversation]:
         """Yield the visit to each namespace where anything is to be changed."""
         for place, given in [*self._ledger.may_stand()]:
-            due = {thing: who for thing, who in given.items() if self._is_due(thing)}
+            through = {one: who for one, who in given.items() if not who.leads_past(one)}
+            due = {thing: who for thing, who in through.items() if self._is_due(thing)}
             if due:
                 yield self._visit(place, due)
 

@@ -49,7 +49,10 @@ def lost(
 
 
 def led(thing: Thing, gateway: Gateway) -> Thing:
-    """Return what stands in a namespace because of us, as it is to be with that gateway."""
-    if isinstance(thing, Rule) or thing.is_guard:
+    """Return what stands in a namespace because of us, as it is to be with that gateway.
+
+    What has no next hop and is no loss either is a proof of early routes, soon to be taken back.
+    """
+    if isinstance(thing, Rule) or thing.is_guard or thing.kind == "connected":
         return thing
     return desired.leading(thing.dst, gateway, thing.table)

@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from tests.benchmark.stats import Figure
-from tests.e2e.doctor_site import make_gateway, make_tunnel
+from tests.e2e.doctor_site import lead, make_gateway
 from tests.e2e.uplink import FAR, Uplink
 from tests.lab.site import Lab
 
@@ -45,9 +45,14 @@ class Changing:
 
     def _started(self) -> Container:
         gateway = make_gateway(self._lab, self._network, "gateway")
-        make_tunnel(self._lab, gateway, self._uplink.far, SUBNETS, 1500)
-        gateway.enter("ip", "route", "replace", "default", "via", "10.255.255.2")
+        self._lead(gateway)
         return gateway
+
+    def _lead(self, gateway: Container) -> None:
+        """Send everything into a tunnel."""
+        self._uplink.tunnel(gateway)
+        lead(gateway, self._uplink.far, SUBNETS)
+        gateway.enter("ip", "route", "replace", "default", "via", "10.255.255.2")
 
     def recreate_gateway(self) -> None:
         """Do what an updater does."""
@@ -57,8 +62,7 @@ class Changing:
     def restart_gateway(self) -> None:
         """Lose the tunnel with the gateway, and make it again."""
         self._gateway.restart()
-        make_tunnel(self._lab, self._gateway, self._uplink.far, SUBNETS, 1500)
-        self._gateway.enter("ip", "route", "replace", "default", "via", "10.255.255.2")
+        self._lead(self._gateway)
 
     def restart_sidecar(self) -> None:
         """Let it begin anew."""

@@ -202,7 +202,7 @@ class World:
     def _sidecar(self) -> Container:
         words = ("--network", f"container:{self.gateway.name}")
         label = ("--label", f"wgroutemgr.network={self.network}")
-        command = ("run", *self._options)
+        command = ("run", "--on-tunnel-loss", "warn", *self._options)  # It has no tunnel.
         return self.lab.container(
             "sidecar", self.image, *PRIVILEGES, *words, *label, command=command
         )

@@ -179,6 +179,11 @@ def make_tunnel(
         *("nsenter", "--net", "--target", here, "ip", "link", "add", "wg0", "mtu", str(mtu)),
         *("type", "veth", "peer", "name", "wg0", "netns", there),
     )
+    lead(gateway, far, subnets)
+
+
+def lead(gateway: Container, far: Container, subnets: tuple[str, str]) -> None:
+    """Give addresses to both ends of a tunnel `wg0`, and routes to what is behind the other."""
     for container, own, peer, routes in (
         (gateway, 1, 2, (DST, DST6)),
         (far, 2, 1, subnets),

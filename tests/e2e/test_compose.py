@@ -251,7 +251,7 @@ CMD {json.dumps(["sh", "-c", SENDER])}
 
 @dataclass
 class Whole:
-    """The example, with a veth pair in the place of WireGuard, and what leaves past it."""
+    """The example, with a tunnel of the lab in the place of WireGuard, and what leaves past it."""
 
     project: Project
     uplink: Uplink
@@ -262,9 +262,8 @@ class Whole:
 
     def tunnel(self) -> None:
         """Do what `wg-quick up` does with the example's file."""
-        pid = self.uplink.far.inspect("{{.State.Pid}}")
+        self.uplink.tunnel(self.gateway)
         script = [
-            f"ip link add wg0 type veth peer name wg0 netns {pid}",
             *hooks("PreUp"),
             f"ip address add {setting('Address')[0]} dev wg0",
             "ip link set wg0 up",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tests.e2e.doctor_site import beside, reaches
 from tests.e2e.look import await_event, events
-from tests.e2e.test_whole import FAR, PATIENCE_SECONDS, UPLINK, World, rules, table, world
+from tests.e2e.test_whole import FAR, PATIENCE_SECONDS, WARN, UPLINK, World, rules, table, world
 from tests.lab import images
 from tests.lab.engine import poll
 
@@ -126,9 +126,9 @@ def test_callers_of_a_published_port_are_answered_and_the_rest_goes_through_the_
     for client in (named, other):
         world.lab.engine.docker("network", "connect", front, client.name)
     assert poll(lambda: answers(world, 8080) and answers(world, 8081), PATIENCE_SECONDS)
-    resync = ("--env", "WGROUTEMGR_ON_STOP=unreachable")
+    options = ("--env", "WGROUTEMGR_ON_STOP=unreachable", "--env", WARN)
     sidecar = world.lab.lone_sidecar(
-        "sidecar", *resync, gateway=world.gateway, network=world.network
+        "sidecar", *options, gateway=world.gateway, network=world.network
     )
     await_event(sidecar, "pass.finished", trigger="startup")
 

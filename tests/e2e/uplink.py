@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from tests.lab.engine import poll
+from tests.lab.tun import Tun
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,9 +53,10 @@ class Uplink:
     """The uplink of the machine of a far host's engine; leaving the context removes it."""
 
     far: Container
-    """It has the other end of a tunnel, `wg0`."""
+    """It has the other end of the tunnel."""
     counted: dict[str, Left] = field(default_factory=dict)
     """How many packets left in each step."""
+    _tun: Tun | None = None
 
     def __enter__(self) -> Self:
         """Make it; the far host has the addresses of `FAR`."""
@@ -94,8 +96,20 @@ class Uplink:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.close_tunnel()
         self._count("-D")
         self.far.engine.enter("ip", "link", "del", "uplink")
+
+    def tunnel(self, gateway: Container) -> None:
+        """Make one from there to the far host, `wg0` on both ends; there is one at a time."""
+        self.close_tunnel()
+        self._tun = Tun(gateway, self.far)
+
+    def close_tunnel(self) -> None:
+        """Remove it, if there is one."""
+        if self._tun:
+            self._tun.close()
+        self._tun = None
 
     def left(self) -> Left:
         """Return how many packets have left the machine so far."""

@@ -11,6 +11,7 @@ import structlog
 
 from lib.cli import tables
 from lib.model import (
+    DIRECT_LABEL,
     NETWORKS_LABEL,
     TABLE,
     Client,
@@ -126,6 +127,7 @@ CUT_OFF = replace(FOUND, cut_off=frozenset({A, ALL}))
         (policy.guard(ALL), policy.guard(ALL)),
         (policy.guard(ip_network("::/0")), policy.guard(ip_network("::/0"))),
         (policy.rules(4)[0], policy.rules(4)[0]),
+        (policy.proof(4), policy.proof(4)),
     ],
 )
 def test_where_what_stands_is_led(thing: Any, expected: object) -> None:  # noqa: ANN401
@@ -410,6 +412,24 @@ def test_another_namespace_in_the_same_place_is_not_written() -> None:
     site.run(REROUTE)
 
     assert site.kernel.commands == []
+
+
+def test_what_keeps_off_the_gateway_stays_where_it_leads() -> None:
+    labels = {NETWORKS_LABEL: f"0.0.0.0/0,{PLAIN}", DIRECT_LABEL: "198.51.100.0/24"}
+    one = replace(CLIENT, labels=labels)
+    site = Site(one)
+    site.kernel.give(one.sandbox_key, Route(ip_network("0.0.0.0/0"), ip_address("192.0.2.254"), 0))
+    site.kernel.tunnel(HERE, PLAIN)
+    site.kernel.tunnel(HERE, "0.0.0.0/0")
+    site.run()
+    assert "198.51.100.0/24 192.0.2.254" in site.routes(one)
+
+    del site.kernel.commands[:]
+    site.kernel.close_tunnel(HERE, "0.0.0.0/0")
+    site.run(REROUTE)
+
+    assert "198.51.100.0/24 192.0.2.254" in site.routes(one)
+    assert [line for line in site.kernel.commands if "198.51.100.0/24" in line] == []
 
 
 # --- the gateway beside it ----------------------------------------------------------------------
