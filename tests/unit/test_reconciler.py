@@ -378,6 +378,7 @@ def test_the_gateway_is_announced_before_any_route_is_set() -> None:
     site.run()
     moved = container("wireguard", "192.0.2.2/24")
     site.change(moved)
+    site.kernel.attach(moved.sandbox_key, "192.0.2.2")
     announced: list[object] = []
     site.kernel.before_command(lambda *_: announced.append(site.announced[-1]))
     report = site.on("start", GATEWAY)
