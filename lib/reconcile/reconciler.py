@@ -258,6 +258,7 @@ class Reconciler:
         if guarded := self._guarded(state):
             guarded.take_before(before.pop(guarded.path, ()))
             yield guarded
+        self._tunnels.expect(dst for one in chosen for dst in desired.asked(one))
         for batch in self._clients.batches(chosen):
             located = self._clients.locate(engine, batch, scope.ids)
             wanted = self._wanted(located, state)
