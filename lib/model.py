@@ -7,6 +7,7 @@ reading a value. What a pass makes for each route is a named tuple, which takes 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import IntEnum
 from ipaddress import (
     IPv4Address,
     IPv4Interface,
@@ -35,6 +36,12 @@ ROLE_LABEL, SIDECAR = "wgroutemgr.role", "sidecar"
 
 NETWORKS_LABEL = "wgroutemgr.networks"
 """On a client: the destinations that it wants to reach through the gateway."""
+
+NAMED_PREFIX = f"{NETWORKS_LABEL}."
+"""Before the name of a gateway, on a client: those that it wants to reach through that one."""
+
+PREFER_LABEL = "wgroutemgr.prefer"
+"""On a client: names of such gateways, in the order in which they stand in for each other."""
 
 DIRECT_LABEL = "wgroutemgr.direct"
 """On a client: what of these it is to reach without the gateway."""
@@ -194,6 +201,30 @@ class Claim:
     """Seconds that it was away before; infinite if it never was there."""
     ended: float = 0.0
     """When it was missed; 0 while it runs."""
+    names: frozenset[str] = frozenset()
+    """What the gateway answers to on that network beside its container's name."""
+    up_since: float | None = None
+    """Since when the gateway itself is there; None while it is lost."""
+
+
+class Standing(IntEnum):
+    """How far a gateway can serve: of several that may, the first of the lowest does."""
+
+    THERE = 0
+    WAITING = 1
+    """It has just come back, and another one served meanwhile."""
+    LOST = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A gateway on the network that is served, with a sidecar of its own."""
+
+    gateway: str
+    """Name of its container."""
+    names: frozenset[str] = frozenset()
+    """What it answers to beside that."""
+    standing: Standing = Standing.THERE
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,6 +93,10 @@ def _waits(claim: Claim, others: Iterable[Claim], now: float) -> bool:
 
     A clock that was set back makes nobody wait.
     """
-    since = _there_since(claim)
-    is_new = 0 <= now - since < HOLD_SECONDS
-    return is_new and any(since - _there_since(other) >= HOLD_SECONDS for other in others)
+    return is_new(_there_since(claim), map(_there_since, others), now)
+
+
+def is_new(since: float, others: Iterable[float], now: float) -> bool:
+    """Tell whether who is there since then came just now, when another was there for a while."""
+    came_just_now = 0 <= now - since < HOLD_SECONDS
+    return came_just_now and any(since - other >= HOLD_SECONDS for other in others)

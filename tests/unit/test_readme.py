@@ -32,6 +32,7 @@ from lib.model import (
     GATEWAY_LABEL,
     NETWORK_LABEL,
     NETWORKS_LABEL,
+    PREFER_LABEL,
     ROLE_LABEL,
     Gateway,
     Route,
@@ -84,7 +85,7 @@ LABELS = [NETWORK_LABEL, GATEWAY_LABEL, ROLE_LABEL, NETWORKS_LABEL, DIRECT_LABEL
 def events() -> set[str]:
     """Return all constants of the form `noun.participle`; the labels look alike."""
     named = {text for text in constants() if re.fullmatch(r"[a-z]+\.[a-z]+", text)}
-    return named - {*LABELS}
+    return named - {*LABELS, PREFER_LABEL}
 
 
 def logged_at() -> Iterator[tuple[str, str]]:
