@@ -73,6 +73,8 @@ class Endpoint:
     network_id: str
     interfaces: tuple[Interface, ...]
     """The container's addresses there with their prefix lengths, at most one of each IP version."""
+    aliases: tuple[str, ...] = ()
+    """What it is called there beside its name; empty in a listing of some engines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +230,17 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
+class Gateways:
+    """Those on one network that have a sidecar each, ours among them."""
+
+    ours: str
+    """By the name of its container, as in `Candidate`."""
+    unnamed: str
+    """The one that serves what names no gateway."""
+    candidates: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Gateway:
     """The container that leads to the far networks, as seen on the network that is served."""
 
@@ -246,6 +259,14 @@ class Gateway:
     """Whether it may have a tunnel one day, as far as is known."""
     cut_off: frozenset[Network] = frozenset()
     """Destinations that should go into a tunnel there, and do not now."""
+    among: Gateways | None = None
+    """The gateways on that network; None if it is the only one."""
+
+    @property
+    def gateways(self) -> Gateways:
+        """Those on that network."""
+        alone = self.container
+        return self.among or Gateways(alone, alone, (Candidate(alone),))
 
     def address(self, version: int) -> Address | None:
         """Return its address of that IP version on the network, or None."""
@@ -395,6 +416,8 @@ class Client:
     """Name of the container that owns the namespace, where that is another one."""
     direct: tuple[Thing, ...] = ()
     """What keeps packets off the gateway: routes of the kind `DIRECT`, and rules."""
+    others: frozenset[object] = frozenset()
+    """Places in that namespace that are another gateway's for this container."""
 
     def leads_past(self, thing: Thing) -> bool:
         """Tell whether what stands there is what keeps its packets off the gateway."""
@@ -425,6 +448,8 @@ class Skipped:
     """True where nothing is wrong, such as a container of another gateway."""
     left: Client | None = None
     """What it keeps if it stands in its namespace, where it may have left the network: guards."""
+    elsewhere: Client | None = None
+    """With the places that other gateways have in its namespace, if all is theirs."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,7 +100,7 @@ def address(site: Site) -> Iterator[Finding]:
 
 def gateways(site: Site) -> Iterator[Finding]:
     """No other sidecar of this engine serves the clients of the network by another gateway."""
-    verdict = site.verdict()
+    verdict = site.judgement().verdict
     if site.served_by:
         yield warn(f"{verdict.reason}, not by {site.gateway().container}", advice.ONE_GATEWAY)
     else:

@@ -7,6 +7,7 @@ by. No sidecar talks to another.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import structlog
@@ -55,26 +56,51 @@ def _claim(engine: Engine, peer: Container, networks: Sequence[str]) -> Claim | 
     network = _choice(peer, "network", NETWORK_LABEL) or DEFAULT_NETWORK
     if not peer.running or named_command(peer.arguments) != RUN or network not in networks:
         return None
-    name, key, mode = _gateway(engine, peer)
-    if key == peer.id or mode == "host":
-        return None  # It waits, and touches no route.
     absent = peer.started_at - peer.finished_at if peer.finished_at else math.inf
-    return Claim(name, key, peer.id, peer.started_at, absent)
+    found = _gateway(engine, peer)
+    if isinstance(found, str):
+        return Claim(found, found, peer.id, peer.started_at, absent)
+    if found.id == peer.id or found.network_mode == "host":
+        return None  # It waits, and touches no route.
+    claim = Claim(found.name, found.id, peer.id, peer.started_at, absent)
+    return described(claim, namespace_chain(engine, found), networks)
 
 
-def _gateway(engine: Engine, peer: Container) -> tuple[str, str, str]:
-    """Return name, id and network mode of a sidecar's gateway.
+def again(engine: Engine, claim: Claim, networks: Sequence[str]) -> Claim:
+    """Return a claim with its gateway as it is now, of a sidecar that is not there any more."""
+    try:
+        chain = namespace_chain(engine, engine.inspect(claim.gateway_id))
+    except (CallError, GoneError, NotReadyError) as error:
+        log.debug("answer.skipped", kind="container", reason=error.reason)
+        return replace(claim, up_since=None)
+    return described(claim, chain, networks)
+
+
+def described(claim: Claim, gateway: Sequence[Container], networks: Sequence[str]) -> Claim:
+    """Return a claim with what its gateway answers to, and since when that is there.
+
+    The gateway's container, as inspected, and who owns its namespace at the end.
+    """
+    points = [point for name in networks if (point := gateway[-1].endpoint(name))]
+    aliases = [alias for point in points for alias in point.aliases]
+    services = [one.labels.get(key, "") for one in gateway for key in gateways.SERVICE_LABELS]
+    names = {*aliases, *services, *(one.name for one in gateway)}
+    is_there = all(one.running for one in gateway) and any(one.interfaces for one in points)
+    since = max(one.started_at for one in gateway) if is_there else None
+    return replace(claim, names=frozenset(names - {claim.gateway, ""}), up_since=since)
+
+
+def _gateway(engine: Engine, peer: Container) -> Container | str:
+    """Return a sidecar's gateway.
 
     One that was removed is still what the sidecar waits for, by the name that it was given.
     """
     if reference := _choice(peer, "gateway", GATEWAY_LABEL):
         try:
-            found = gateways.named(engine, reference, "another sidecar", peer)
+            return gateways.named(engine, reference, "another sidecar", peer)
         except NotReadyError:
-            return reference, reference, ""
-    else:
-        found = namespace_chain(engine, peer)[-1]
-    return found.name, found.id, found.network_mode
+            return reference
+    return namespace_chain(engine, peer)[-1]
 
 
 def _choice(peer: Container, option: str, label: str) -> str:

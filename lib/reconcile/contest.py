@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from lib.engine import peers
-from lib.model import ROLE_LABEL, SIDECAR, Claim
+from lib.model import ROLE_LABEL, SIDECAR, Claim, Gateways
 from lib.routing.contest import decide, remembered
+from lib.routing.serving import candidates
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -15,6 +16,16 @@ if TYPE_CHECKING:
     from lib.engine.client import Engine
     from lib.model import Container, Event, Gateway
     from lib.routing.contest import Verdict
+
+
+class Judgement(NamedTuple):
+    """What was found."""
+
+    verdict: Verdict
+    among: Gateways | None
+    """The gateways on the network; None if ours is the only one."""
+    until: float
+    """When it may be another although nothing happens (seconds of Unix time); else infinite."""
 
 
 class Contest:
@@ -27,12 +38,14 @@ class Contest:
         """The claims of the last judgement."""
         self._ids: set[str] = set()
         """Of sidecars that were seen, or told of by an event."""
+        self._gateways: set[str] = set()
+        """Ids of the others' gateways."""
         self._own_id = ""
 
     def judge(
         self, engine: Engine, gateway: Gateway, ours: Sequence[Container], own: Container | None
-    ) -> Verdict:
-        """Return whose gateway serves the clients of the network.
+    ) -> Judgement:
+        """Return whose gateway serves what of the clients of the network.
 
         `ours` are the containers that are our gateway, first the one by whose name it is known;
         `own` is our own. Without another sidecar, that costs one question.
@@ -40,30 +53,49 @@ class Contest:
         listed = peers.sidecars(engine)
         self._own_id = own.id if own else ""
         self._ids = {one.id for one in listed}
+        networks = (gateway.network, gateway.network_id)
         claims: list[Claim] = []
-        if len(self._known) > 1 or self.ids:
+        if len(self._known) > 1 or self._ids - {self._own_id}:
             rivals = [one for one in self._known if one.sidecar_id != self._own_id]
-            networks = (gateway.network, gateway.network_id)
             claims += peers.claims(engine, listed, networks, rivals)
         now = self._time()
-        self._known = remembered(self._known, self._with_ours(claims, ours), now)
-        return decide(self._known, now)
+        found = remembered(self._known, self._with_ours(claims, gateway, ours), now)
+        self._known = tuple(
+            peers.again(engine, one, networks) if one.ended else one for one in found
+        )
+        self._gateways = {one.gateway_id for one in self._known} - {ours[0].id}
+        return self._judged(ours[0], now)
 
-    def _with_ours(self, claims: Sequence[Claim], ours: Sequence[Container]) -> list[Claim]:
+    def _judged(self, our: Container, now: float) -> Judgement:
+        verdict = decide(self._known, now)
+        there, until = candidates(self._known, now)
+        among = None
+        if len(there) > 1:
+            among = Gateways(our.name, verdict.winner.gateway, there)
+        return Judgement(verdict, among, min(verdict.until, until))
+
+    def _with_ours(
+        self, claims: Sequence[Claim], gateway: Gateway, ours: Sequence[Container]
+    ) -> list[Claim]:
         """Return the claims with that of our gateway as we know it.
 
         If the others cannot tell what we claim, as after the removal of our gateway, we claim
         nothing beside them; but we are not to be seen at all without the image's label.
         """
         name, key, ids = ours[0].name, ours[0].id, {one.id for one in ours}
+        networks = (gateway.network, gateway.network_id)
+
+        def as_known(claim: Claim) -> Claim:
+            claim = replace(claim, gateway=name, gateway_id=key)
+            found = peers.described(claim, ours, networks)
+            return found if gateway.addresses else replace(found, up_since=None)
+
         known = [
-            replace(one, gateway=name, gateway_id=key)
-            if one.gateway_id in ids or one.sidecar_id == self._own_id
-            else one
+            as_known(one) if one.gateway_id in ids or one.sidecar_id == self._own_id else one
             for one in claims
         ]
         if not known or (self._own_id not in self._ids and all(k.gateway_id != key for k in known)):
-            known.append(Claim(name, key))
+            known.append(as_known(Claim(name, key)))
         return known
 
     def concerns(self, event: Event) -> bool:
@@ -74,5 +106,5 @@ class Contest:
 
     @property
     def ids(self) -> set[str]:
-        """Ids of the other sidecars, as far as they are known."""
-        return self._ids - {self._own_id}
+        """Ids of the other sidecars and of their gateways, as far as they are known."""
+        return self._gateways | self._ids - {self._own_id}

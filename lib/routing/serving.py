@@ -10,17 +10,28 @@ for a while, so that one that crashes again and again takes nothing from another
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections import defaultdict
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
-from lib.model import NAMED_PREFIX, NETWORKS_LABEL, PREFER_LABEL, Candidate, Standing
+from lib.model import (
+    DIRECT_LABEL,
+    NAMED_PREFIX,
+    NETWORKS_LABEL,
+    PREFER_LABEL,
+    Candidate,
+    Standing,
+)
 from lib.routing import labels
 from lib.routing.contest import HOLD_SECONDS, is_new
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from lib.model import Claim, Network, Refusal
+    from lib.model import Claim, Gateways, Network, Refusal
+
+
+_LABELS = (NETWORKS_LABEL, DIRECT_LABEL, PREFER_LABEL)
 
 
 @dataclass(slots=True)
@@ -31,6 +42,22 @@ class Shares:
     """By destination; empty where nobody answers to the name that asks for it."""
     refusals: dict[str, list[Refusal]] = field(default_factory=dict)
     """By the gateway whose sidecar tells of them."""
+
+
+class Portion(NamedTuple):
+    """What of a client's labels is ours to do."""
+
+    destinations: tuple[Network, ...]
+    refusals: tuple[Refusal, ...]
+    elsewhere: Mapping[Network, str]
+    """By destination, the gateway that serves it instead; empty where none does."""
+    tells: bool
+    """Whether what no single gateway has to do with is ours to tell."""
+
+    @property
+    def everything(self) -> tuple[Network, ...]:
+        """All destinations, whoever serves them."""
+        return (*self.destinations, *self.elsewhere)
 
 
 class _Wish(NamedTuple):
@@ -58,7 +85,12 @@ def candidates(claims: Iterable[Claim], now: float) -> tuple[tuple[Candidate, ..
 
 def asks(texts: Mapping[str, str]) -> bool:
     """Tell whether somebody with these labels asks for networks."""
-    return any(key == NETWORKS_LABEL or key.startswith(NAMED_PREFIX) for key in texts)
+    return any(key == NETWORKS_LABEL or _is_named(key) for key in texts)
+
+
+def ours(texts: Mapping[str, str]) -> dict[str, str]:
+    """Return those of a container's labels that say what it asks for, and how."""
+    return {key: text for key, text in texts.items() if key in _LABELS or _is_named(key)}
 
 
 def shares(texts: Mapping[str, str], there: Sequence[Candidate], unnamed: str) -> Shares:
@@ -71,19 +103,40 @@ def shares(texts: Mapping[str, str], there: Sequence[Candidate], unnamed: str) -
     wishes = sorted(_wishes(texts, there, unnamed), key=lambda wish: _place(wish.name, preferred))
     standings = {one.gateway: one.standing for one in there}
     found = Shares()
-    for dst in dict.fromkeys(dst for wish in wishes for dst in wish.destinations):
-        asking = [wish for wish in wishes if dst in wish.destinations]
+    by_destination: dict[Network, list[_Wish]] = defaultdict(list)
+    for wish in wishes:
+        for dst in wish.destinations:
+            by_destination[dst].append(wish)
+    for dst, asking in by_destination.items():
         if dst.prefixlen == 0 and any(wish.name not in preferred for wish in asking):
             first = asking[0]
-            others = (one for one in asking if one.gateways != first.gateways)
+            others = (one for one in asking[1:] if one.gateways != first.gateways)
             _tell(found, unnamed, ((one, _second(dst, first, one)) for one in others))
-            asking = [first]
+            del asking[1:]
         able = dict.fromkeys(gateway for wish in asking for gateway in wish.gateways)
         found.gateways[dst] = min(able, key=standings.__getitem__, default="")
     _tell(found, unnamed, ((wish, refusal) for wish in wishes for refusal in wish.refusals))
     strangers = [name for name in preferred if all(name != wish.name for wish in wishes)]
     found.refusals.setdefault(unnamed, []).extend(map(_strange, strangers))
     return Shares(found.gateways, {key: told for key, told in found.refusals.items() if told})
+
+
+def portion(texts: Mapping[str, str], gateways: Gateways) -> Portion:
+    """Return what is ours of what these labels ask for."""
+    found = shares(texts, gateways.candidates, gateways.unnamed)
+    ours = gateways.ours
+    return Portion(
+        tuple(dst for dst, gateway in found.gateways.items() if gateway == ours),
+        tuple(found.refusals.get(ours, ())),
+        {dst: gateway for dst, gateway in found.gateways.items() if gateway != ours},
+        gateways.unnamed == ours,
+    )
+
+
+def alone(gateways: Gateways) -> Gateways:
+    """Return the same as if there were no other than ours."""
+    own = tuple(one for one in gateways.candidates if one.gateway == gateways.ours)
+    return replace(gateways, unnamed=gateways.ours, candidates=own)
 
 
 def _standing(claim: Claim, new: Iterable[float]) -> Standing:
@@ -96,12 +149,16 @@ def _wishes(texts: Mapping[str, str], there: Sequence[Candidate], unnamed: str) 
     for key, text in texts.items():
         if key == NETWORKS_LABEL:
             yield _Wish(None, (unnamed,), *labels.parse(text))
-        elif key.startswith(NAMED_PREFIX):
+        elif _is_named(key):
             name = key.removeprefix(NAMED_PREFIX)
             gateways = _answering(name, there)
             destinations, refusals = labels.parse(text)
             unanswered = () if gateways else (_unanswered(key, there),)
             yield _Wish(name, gateways, destinations, (*unanswered, *refusals))
+
+
+def _is_named(key: str) -> bool:
+    return key.startswith(NAMED_PREFIX)
 
 
 def _answering(name: str, there: Iterable[Candidate]) -> tuple[str, ...]:

@@ -842,7 +842,7 @@ def test_a_gateway_that_serves_nobody_is_told_of_the_one_that_does(place: Place)
         "warn",
         "clients are served by the gateway another, by name the first of those on this network, "
         "not by wireguard",
-        ("stop one of the two sidecars, or give one gateway a network of its own",),
+        ("let clients name the gateway that they mean: wgroutemgr.networks.NAME",),
     )
 
 

@@ -30,6 +30,7 @@ from lib.model import (
     DEFAULT_METRIC,
     DIRECT_LABEL,
     GATEWAY_LABEL,
+    NAMED_PREFIX,
     NETWORK_LABEL,
     NETWORKS_LABEL,
     PREFER_LABEL,
@@ -79,13 +80,21 @@ def constants() -> Iterator[str]:
                 yield node.value
 
 
-LABELS = [NETWORK_LABEL, GATEWAY_LABEL, ROLE_LABEL, NETWORKS_LABEL, DIRECT_LABEL]
+LABELS = [
+    NETWORK_LABEL,
+    GATEWAY_LABEL,
+    ROLE_LABEL,
+    NETWORKS_LABEL,
+    f"{NAMED_PREFIX}<gateway>",
+    PREFER_LABEL,
+    DIRECT_LABEL,
+]
 
 
 def events() -> set[str]:
     """Return all constants of the form `noun.participle`; the labels look alike."""
     named = {text for text in constants() if re.fullmatch(r"[a-z]+\.[a-z]+", text)}
-    return named - {*LABELS, PREFER_LABEL}
+    return named - {*LABELS}
 
 
 def logged_at() -> Iterator[tuple[str, str]]:
