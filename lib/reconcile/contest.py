@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from lib.engine.client import Engine
     from lib.model import Container, Event, Gateway
     from lib.routing.contest import Verdict
+
+
+_VERIFY_SECONDS = 2.0
+"""After a change: another sidecar may have heard of it later, and set its own once more."""
 
 
 class Judgement(NamedTuple):
@@ -40,6 +45,10 @@ class Contest:
         """Of sidecars that were seen, or told of by an event."""
         self._gateways: set[str] = set()
         """Ids of the others' gateways."""
+        self._among: Gateways | None = None
+        """As last judged."""
+        self._verify_at = 0.0
+        """When to look again at what came of a change."""
         self._own_id = ""
 
     def judge(
@@ -69,10 +78,12 @@ class Contest:
     def _judged(self, our: Container, now: float) -> Judgement:
         verdict = decide(self._known, now)
         there, until = candidates(self._known, now)
-        among = None
-        if len(there) > 1:
-            among = Gateways(our.name, verdict.winner.gateway, there)
-        return Judgement(verdict, among, min(verdict.until, until))
+        among = Gateways(our.name, verdict.winner.gateway, there) if len(there) > 1 else None
+        if among and self._among and among != self._among:
+            self._verify_at = now + _VERIFY_SECONDS
+        self._among = among
+        verify_at = self._verify_at if self._verify_at > now else math.inf
+        return Judgement(verdict, among, min(verdict.until, until, verify_at))
 
     def _with_ours(
         self, claims: Sequence[Claim], gateway: Gateway, ours: Sequence[Container]

@@ -66,17 +66,17 @@ class Both(Site):
         )
         self.sides = {A: second, B: self.reconciler}
         self.schedules = {name: Schedule(60) for name in self.sides}
-        self.changes: list[str] = []
-        """Whose route the client had, each time that it was another."""
         self.both(Scope("startup", is_full=True))
 
     def both(self, scope: Scope) -> None:
         """Let both run a pass, and again what each has left to do."""
-        for name, side in self.sides.items():
-            self._pass(name, side, scope)
+        for name in self.sides:
+            self.run_side(name, scope)
 
-    def _pass(self, name: str, side: Reconciler, scope: Scope) -> None:
-        self.schedules[name].finish(side.run(self.engine, scope), self.now)  # type: ignore[arg-type]
+    def run_side(self, name: str, scope: Scope) -> None:
+        """Let one run a pass."""
+        report = self.sides[name].run(self.engine, scope)  # type: ignore[arg-type]
+        self.schedules[name].finish(report, self.now)
 
     def heard(self, action: str, one: Container) -> None:
         """Let both hear of a gateway."""
@@ -84,7 +84,7 @@ class Both(Site):
         for name, side in self.sides.items():
             assert side.concerns(event)
             assert side.is_urgent(event)
-            self._pass(name, side, Scope(action, frozenset({one.id})))
+            self.run_side(name, Scope(action, frozenset({one.id})))
 
     def lose(self, name: str) -> None:
         self.gateways[name] = replace(self.gateways[name], running=False)
@@ -103,7 +103,7 @@ class Both(Site):
             self.now = max(self.now, at)
             for name, schedule in self.schedules.items():
                 if scope := schedule.take(self.now):
-                    self._pass(name, self.sides[name], scope)
+                    self.run_side(name, scope)
         self.now = until
 
     def rules(self, one: Container) -> list[Rule]:
@@ -269,6 +269,27 @@ def test_a_substitute_takes_over_and_gives_back_after_a_while(
     site.pass_on(3600)
     assert site.lines == []
     assert names(logged) == ["gateway.ready", "route.replaced", "client.routed"]
+
+
+def test_one_that_hears_of_a_loss_too_late_is_corrected() -> None:
+    client = asking(**{A: X, B: X})
+    site = Both(client)
+    lost = replace(site.gateways[A], running=False)
+    site.change(lost)
+    event, start = (
+        Scope(what, frozenset({one.id})) for what, one in (("die", lost), ("start", client))
+    )
+    site.run_side(B, event)
+    assert site.routes(client) == [f"{X} 192.0.2.1"]
+    site.run_side(A, start)
+    assert site.routes(client) == [f"{X} 192.0.2.2"]
+
+    site.run_side(A, event)
+    site.pass_on(2)
+    assert site.routes(client) == [f"{X} 192.0.2.1"]
+    del site.kernel.commands[:]
+    site.pass_on(100)
+    assert site.lines == []
 
 
 def test_one_that_crashes_again_and_again_moves_it_once() -> None:
