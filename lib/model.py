@@ -207,6 +207,8 @@ class Claim:
     """What the gateway answers to on that network beside its container's name."""
     up_since: float | None = None
     """Since when the gateway itself is there; None while it is lost."""
+    network: str = ""
+    """Name or id of the network, if it is another than that which our sidecar serves."""
 
 
 class Standing(IntEnum):
@@ -220,18 +222,20 @@ class Standing(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A gateway on the network that is served, with a sidecar of its own."""
+    """A gateway with a sidecar of its own."""
 
     gateway: str
     """Name of its container."""
     names: frozenset[str] = frozenset()
     """What it answers to beside that."""
     standing: Standing = Standing.THERE
+    network: str = ""
+    """As in `Claim`: only who is on that, too, can be served by it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gateways:
-    """Those on one network that have a sidecar each, ours among them."""
+    """Those that have a sidecar each, ours among them."""
 
     ours: str
     """By the name of its container, as in `Candidate`."""
@@ -260,11 +264,11 @@ class Gateway:
     cut_off: frozenset[Network] = frozenset()
     """Destinations that should go into a tunnel there, and do not now."""
     among: Gateways | None = None
-    """The gateways on that network; None if it is the only one."""
+    """All gateways; None if it is the only one."""
 
     @property
     def gateways(self) -> Gateways:
-        """Those on that network."""
+        """All of them."""
         alone = self.container
         return self.among or Gateways(alone, alone, (Candidate(alone),))
 

@@ -126,7 +126,9 @@ def document(found: Sequence[Row], gateway: Gateway) -> str:
         "gateway": gateway.container,
         "gateway_id": gateway.container_id,
         "addresses": [str(address) for address in gateway.addresses],
-        "gateways": [_gateway(one, gateway) for one in gateway.gateways.candidates],
+        "gateways": [
+            _gateway(one, gateway) for one in gateway.gateways.candidates if not one.network
+        ],
         "routes": [asdict(row) for row in found],
     }
     return json.dumps(content, indent=2)

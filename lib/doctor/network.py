@@ -106,7 +106,7 @@ def gateways(site: Site) -> Iterator[Finding]:
     else:
         yield ok(verdict.reason)
     there = among or site.gateway().gateways
-    for one in there.candidates:
+    for one in (each for each in there.candidates if not each.network):
         if one.standing is Standing.LOST and one.gateway != there.ours:
             yield warn(f"the gateway {one.gateway} is lost", advice.start(one.gateway))
         elif one.names:

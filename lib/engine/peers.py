@@ -36,7 +36,7 @@ def sidecars(engine: Engine) -> tuple[Container, ...]:
 def claims(
     engine: Engine, listed: Iterable[Container], networks: Sequence[str], known: Iterable[Claim]
 ) -> Iterator[Claim]:
-    """Yield what the sidecars claim that serve the network of one of those names (or its id).
+    """Yield what the sidecars claim; `networks` are name and id of the one that is ours.
 
     What is `known` of one is taken for granted while its gateway cannot be told.
     """
@@ -52,17 +52,18 @@ def claims(
 
 
 def _claim(engine: Engine, peer: Container, networks: Sequence[str]) -> Claim | None:
-    """Return what a sidecar claims; None if it serves no clients, or those of another network."""
+    """Return what a sidecar claims; None if it serves no clients."""
     network = _choice(peer, "network", NETWORK_LABEL) or DEFAULT_NETWORK
-    if not peer.running or named_command(peer.arguments) != RUN or network not in networks:
+    network = network if network not in networks else ""
+    if not peer.running or named_command(peer.arguments) != RUN:
         return None
     absent = peer.started_at - peer.finished_at if peer.finished_at else math.inf
     found = _gateway(engine, peer)
     if isinstance(found, str):
-        return Claim(found, found, peer.id, peer.started_at, absent)
+        return Claim(found, found, peer.id, peer.started_at, absent, network=network)
     if found.id == peer.id or found.network_mode == "host":
         return None  # It waits, and touches no route.
-    claim = Claim(found.name, found.id, peer.id, peer.started_at, absent)
+    claim = Claim(found.name, found.id, peer.id, peer.started_at, absent, network=network)
     return described(claim, namespace_chain(engine, found), networks)
 
 
@@ -79,9 +80,11 @@ def again(engine: Engine, claim: Claim, networks: Sequence[str]) -> Claim:
 def described(claim: Claim, gateway: Sequence[Container], networks: Sequence[str]) -> Claim:
     """Return a claim with what its gateway answers to, and since when that is there.
 
-    The gateway's container, as inspected, and who owns its namespace at the end.
+    `networks` are name and id of ours. `gateway` is its container, as inspected, and at the end who
+    owns its namespace.
     """
-    points = [point for name in networks if (point := gateway[-1].endpoint(name))]
+    names_of = (claim.network,) if claim.network else networks
+    points = [point for name in names_of if (point := gateway[-1].endpoint(name))]
     aliases = [alias for point in points for alias in point.aliases]
     services = [one.labels.get(key, "") for one in gateway for key in gateways.SERVICE_LABELS]
     names = {*aliases, *services, *(one.name for one in gateway)}

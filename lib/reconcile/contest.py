@@ -41,6 +41,8 @@ class Contest:
         self._time = time_of_day
         self._known: tuple[Claim, ...] = ()
         """The claims of the last judgement."""
+        self._far: tuple[Claim, ...] = ()
+        """Those for other networks."""
         self._ids: set[str] = set()
         """Of sidecars that were seen, or told of by an event."""
         self._gateways: set[str] = set()
@@ -64,20 +66,33 @@ class Contest:
         self._ids = {one.id for one in listed}
         networks = (gateway.network, gateway.network_id)
         claims: list[Claim] = []
-        if len(self._known) > 1 or self._ids - {self._own_id}:
-            rivals = [one for one in self._known if one.sidecar_id != self._own_id]
+        known = (*self._known, *self._far)
+        if len(known) > 1 or self._ids - {self._own_id}:
+            rivals = [one for one in known if one.sidecar_id != self._own_id]
             claims += peers.claims(engine, listed, networks, rivals)
         now = self._time()
-        found = remembered(self._known, self._with_ours(claims, gateway, ours), now)
-        self._known = tuple(
-            peers.again(engine, one, networks) if one.ended else one for one in found
-        )
-        self._gateways = {one.gateway_id for one in self._known} - {ours[0].id}
+        near = self._with_ours([one for one in claims if not one.network], gateway, ours)
+        self._known = self._remembered(engine, self._known, near, networks)
+        names = {one.gateway for one in self._known}
+        far = [one for one in claims if one.network and one.gateway not in names]
+        self._far = self._remembered(engine, self._far, far, networks)
+        self._gateways = {one.gateway_id for one in (*self._known, *self._far)} - {ours[0].id}
         return self._judged(ours[0], now)
+
+    def _remembered(
+        self,
+        engine: Engine,
+        known: Sequence[Claim],
+        found: Sequence[Claim],
+        networks: Sequence[str],
+    ) -> tuple[Claim, ...]:
+        """Return claims with those that went just now, whose gateways are looked at anew."""
+        claims = remembered(known, found, self._time())
+        return tuple(peers.again(engine, one, networks) if one.ended else one for one in claims)
 
     def _judged(self, our: Container, now: float) -> Judgement:
         verdict = decide(self._known, now)
-        there, until = candidates(self._known, now)
+        there, until = candidates((*self._known, *self._far), now)
         among = Gateways(our.name, verdict.winner.gateway, there) if len(there) > 1 else None
         if among and self._among and among != self._among:
             self._verify_at = now + _VERIFY_SECONDS

@@ -65,7 +65,8 @@ def _client(container: Container, owner: Container, gateway: Gateway) -> Client 
     if owner.id == gateway.container_id:
         hint = f"remove the label {NETWORKS_LABEL}: the gateway has these routes itself"
         return skip("is in the gateway's own network namespace", hint)
-    portion = serving.portion(container.labels, gateway.gateways)
+    names = {name for each in owner.endpoints for name in (each.network, each.network_id)}
+    portion = serving.portion(container.labels, gateway.gateways, names)
     point = owner.endpoint(gateway.network_id)
     if not point:
         hint = advice.attach(gateway.network, owner)

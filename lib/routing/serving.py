@@ -26,7 +26,7 @@ from lib.routing import labels
 from lib.routing.contest import HOLD_SECONDS, is_new
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
     from lib.model import Claim, Gateways, Network, Refusal
 
@@ -80,7 +80,8 @@ def candidates(claims: Iterable[Claim], now: float) -> tuple[tuple[Candidate, ..
     ups = [claim.up_since for claim in there if claim.up_since is not None]
     new = {up for up in ups if is_new(up, ups, now)}
     until = min((up + HOLD_SECONDS for up in new), default=math.inf)
-    return tuple(Candidate(one.gateway, one.names, _standing(one, new)) for one in there), until
+    found = (Candidate(one.gateway, one.names, _standing(one, new), one.network) for one in there)
+    return tuple(found), until
 
 
 def asks(texts: Mapping[str, str]) -> bool:
@@ -121,9 +122,10 @@ def shares(texts: Mapping[str, str], there: Sequence[Candidate], unnamed: str) -
     return Shares(found.gateways, {key: told for key, told in found.refusals.items() if told})
 
 
-def portion(texts: Mapping[str, str], gateways: Gateways) -> Portion:
-    """Return what is ours of what these labels ask for."""
-    found = shares(texts, gateways.candidates, gateways.unnamed)
+def portion(texts: Mapping[str, str], gateways: Gateways, networks: Container[str]) -> Portion:
+    """Return what is ours of what these labels ask for; their bearer is on those other networks."""
+    near = [one for one in gateways.candidates if not one.network or one.network in networks]
+    found = shares(texts, near, gateways.unnamed)
     ours = gateways.ours
     return Portion(
         tuple(dst for dst, gateway in found.gateways.items() if gateway == ours),

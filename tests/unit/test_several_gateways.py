@@ -15,6 +15,7 @@ from lib.model import (
     PREFER_LABEL,
     TABLE,
     Container,
+    DockerNetwork,
     Endpoint,
     Event,
     Route,
@@ -23,6 +24,7 @@ from lib.model import (
 from lib.reconcile.reconciler import Reconciler
 from lib.reconcile.report import Scope
 from lib.routing import policy, tunnels
+from lib.routing.contest import HOLD_SECONDS
 from lib.schedule import Schedule
 from lib.settings import Settings
 from tests.unit.test_reconciler import GATEWAY, OTHER, RESYNC, Site, container, names, peer
@@ -34,6 +36,7 @@ A, B = "another", "wireguard"
 """The gateways at .2 and .1: what names none is for the first by name."""
 
 X, Y = "10.8.0.0/16", "10.9.0.0/16"
+LAB = Endpoint("lab", "n7", (ip_interface("10.7.0.7/24"),))
 FRONT = Endpoint("front", "n9", (ip_interface("10.5.0.7/24"),))
 
 
@@ -42,6 +45,11 @@ def asking(name: str = "dovecot", address: str = "192.0.2.7/24", **texts: str) -
     labels = {"any": NETWORKS_LABEL, "prefer": PREFER_LABEL, "direct": DIRECT_LABEL}
     keys = {key: labels.get(key, f"{NETWORKS_LABEL}.{key}") for key in texts}
     return container(name, address, labels={keys[key]: text for key, text in texts.items()})
+
+
+def on_both(client: Container) -> Container:
+    """Return it on the other network, too."""
+    return replace(client, endpoints=(*client.endpoints, LAB))
 
 
 class Both(Site):
@@ -352,3 +360,55 @@ def test_two_in_one_namespace_that_ask_different_gateways_for_the_same() -> None
     del site.kernel.commands[:]
     site.both(RESYNC)
     assert site.lines == []
+
+
+class Apart(Both):
+    """The first gateway is on a network of its own, which its sidecar serves."""
+
+    def __init__(self, *clients: Container) -> None:
+        super().__init__()
+        point = replace(LAB, interfaces=(ip_interface("10.7.0.2/24"),))
+        self.gateways[A] = replace(OTHER, endpoints=(point,), started_at=100.0)
+        sidecar = peer("a-sidecar", A, arguments=("--network", "lab"))
+        self.change(self.gateways[A], sidecar, *clients)
+        for one in clients:
+            self.add(one)
+        lab = DockerNetwork("n7", "lab", (ip_network("10.7.0.0/24"),), {})
+        self.engine.on = (*self.engine.on, lab)
+        self.sides[A] = Reconciler(
+            self.kernel,
+            Settings(gateway=A, network="lab"),
+            lambda _: 0.5,
+            clock=lambda: self.now,
+            time_of_day=lambda: self.now,
+        )
+        for _ in range(2):
+            self.now += HOLD_SECONDS  # For which its former place is held.
+            self.both(RESYNC)
+
+
+def test_gateways_on_two_networks_are_at_odds_over_nothing(logged: list[dict[str, Any]]) -> None:
+    client = on_both(asking(**{A: X, B: f"{X}, {Y}"}))
+    site = Apart(client)
+    assert site.routes(client) == [f"{X} 10.7.0.2", f"{Y} 192.0.2.1"]
+    del site.kernel.commands[:]
+    site.both(RESYNC)
+    assert site.lines == []
+
+    site.lose(A)
+    assert site.routes(client) == [f"{X} 192.0.2.1", f"{Y} 192.0.2.1"]
+    site.come_back(A)
+    site.pass_on(11)
+    assert site.routes(client) == [f"{X} 10.7.0.2", f"{Y} 192.0.2.1"]
+    assert not [entry for entry in logged if entry["event"] == "entry.refused"]
+
+
+def test_a_gateway_on_a_network_that_the_client_is_not_on_answers_to_nothing(
+    logged: list[dict[str, Any]],
+) -> None:
+    client = asking(**{A: X, B: f"{X}, {Y}"})
+    site = Apart(client)
+
+    assert site.routes(client) == [f"{X} 192.0.2.1", f"{Y} 192.0.2.1"]
+    refused = [entry["entry"] for entry in logged if entry["event"] == "entry.refused"]
+    assert refused == [f"{NETWORKS_LABEL}.{A}"]
