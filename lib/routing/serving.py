@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from lib.model import (
@@ -124,14 +125,19 @@ def shares(texts: Mapping[str, str], there: Sequence[Candidate], unnamed: str) -
 
 def portion(texts: Mapping[str, str], gateways: Gateways, networks: Container[str]) -> Portion:
     """Return what is ours of what these labels ask for; their bearer is on those other networks."""
-    near = [one for one in gateways.candidates if not one.network or one.network in networks]
-    found = shares(texts, near, gateways.unnamed)
-    ours = gateways.ours
+    near = (one for one in gateways.candidates if not one.network or one.network in networks)
+    return _portion(tuple(ours(texts).items()), replace(gateways, candidates=tuple(near)))
+
+
+@lru_cache(maxsize=256)  # Labels never change, and each pass asks for all.
+def _portion(texts: tuple[tuple[str, str], ...], gateways: Gateways) -> Portion:
+    found = shares(dict(texts), gateways.candidates, gateways.unnamed)
+    own = gateways.ours
     return Portion(
-        tuple(dst for dst, gateway in found.gateways.items() if gateway == ours),
-        tuple(found.refusals.get(ours, ())),
-        {dst: gateway for dst, gateway in found.gateways.items() if gateway != ours},
-        gateways.unnamed == ours,
+        tuple(dst for dst, gateway in found.gateways.items() if gateway == own),
+        tuple(found.refusals.get(own, ())),
+        {dst: gateway for dst, gateway in found.gateways.items() if gateway != own},
+        gateways.unnamed == own,
     )
 
 
