@@ -38,15 +38,19 @@ def claims(
 ) -> Iterator[Claim]:
     """Yield what the sidecars claim; `networks` are name and id of the one that is ours.
 
-    What is `known` of one is taken for granted while its gateway cannot be told.
+    What is `known` of one is taken for granted while the engine does not answer. One in the
+    namespace of a gateway that was removed claims nothing: nobody else can tell whose it is.
     """
     before = {claim.sidecar_id: claim for claim in known}
     for one in listed:
+        found = None
         try:
             found = _claim(engine, engine.inspect(one.id), networks)
-        except (CallError, GoneError, NotReadyError) as error:
+        except CallError as error:
             log.debug("answer.skipped", kind="container", reason=error.reason)
             found = before.get(one.id)
+        except (GoneError, NotReadyError) as error:
+            log.debug("answer.skipped", kind="container", reason=error.reason)
         if found:
             yield found
 

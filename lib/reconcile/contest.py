@@ -77,7 +77,7 @@ class Contest:
         far = [one for one in claims if one.network and one.gateway not in names]
         self._far = self._remembered(engine, self._far, far, networks)
         self._gateways = {one.gateway_id for one in (*self._known, *self._far)} - {ours[0].id}
-        return self._judged(ours[0], now)
+        return self._judged(_as_known(Claim("", ""), gateway, ours), now)
 
     def _remembered(
         self,
@@ -90,10 +90,13 @@ class Contest:
         claims = remembered(known, found, self._time())
         return tuple(peers.again(engine, one, networks) if one.ended else one for one in claims)
 
-    def _judged(self, our: Container, now: float) -> Judgement:
+    def _judged(self, own: Claim, now: float) -> Judgement:
         verdict = decide(self._known, now)
-        there, until = candidates((*self._known, *self._far), now)
-        among = Gateways(our.name, verdict.winner.gateway, there) if len(there) > 1 else None
+        claims = [*self._known, *self._far]
+        if all(one.gateway != own.gateway for one in claims):
+            claims.append(replace(own, up_since=None))  # As the others do not see it.
+        there, until = candidates(claims, now)
+        among = Gateways(own.gateway, verdict.winner.gateway, there) if len(there) > 1 else None
         if among and self._among and among != self._among:
             self._verify_at = now + _VERIFY_SECONDS
         self._among = among
@@ -106,22 +109,17 @@ class Contest:
         """Return the claims with that of our gateway as we know it.
 
         If the others cannot tell what we claim, as after the removal of our gateway, we claim
-        nothing beside them; but we are not to be seen at all without the image's label.
+        nothing that they do; but we are not to be seen at all without the image's label.
         """
-        name, key, ids = ours[0].name, ours[0].id, {one.id for one in ours}
-        networks = (gateway.network, gateway.network_id)
-
-        def as_known(claim: Claim) -> Claim:
-            claim = replace(claim, gateway=name, gateway_id=key)
-            found = peers.described(claim, ours, networks)
-            return found if gateway.addresses else replace(found, up_since=None)
-
+        key, ids = ours[0].id, {one.id for one in ours}
         known = [
-            as_known(one) if one.gateway_id in ids or one.sidecar_id == self._own_id else one
+            _as_known(one, gateway, ours)
+            if one.gateway_id in ids or one.sidecar_id == self._own_id
+            else one
             for one in claims
         ]
         if not known or (self._own_id not in self._ids and all(k.gateway_id != key for k in known)):
-            known.append(as_known(Claim(name, key)))
+            known.append(_as_known(Claim("", ""), gateway, ours))
         return known
 
     def concerns(self, event: Event) -> bool:
@@ -134,3 +132,10 @@ class Contest:
     def ids(self) -> set[str]:
         """Ids of the other sidecars and of their gateways, as far as they are known."""
         return self._gateways | self._ids - {self._own_id}
+
+
+def _as_known(claim: Claim, gateway: Gateway, ours: Sequence[Container]) -> Claim:
+    """Return what our sidecar claims, with our gateway as we know it."""
+    claim = replace(claim, gateway=ours[0].name, gateway_id=ours[0].id)
+    found = peers.described(claim, ours, (gateway.network, gateway.network_id))
+    return found if gateway.addresses else replace(found, up_since=None)

@@ -11,15 +11,19 @@ import structlog
 
 from lib.model import (
     DIRECT_LABEL,
+    NETWORK_LABEL,
     NETWORKS_LABEL,
     PREFER_LABEL,
+    ROLE_LABEL,
     TABLE,
     Container,
     DockerNetwork,
     Endpoint,
     Event,
+    Published,
     Route,
     Rule,
+    Sidecar,
 )
 from lib.reconcile.reconciler import Reconciler
 from lib.reconcile.report import Scope
@@ -36,6 +40,7 @@ A, B = "another", "wireguard"
 """The gateways at .2 and .1: what names none is for the first by name."""
 
 X, Y = "10.8.0.0/16", "10.9.0.0/16"
+ROLE = {ROLE_LABEL: "sidecar", NETWORK_LABEL: "wg-net"}
 LAB = Endpoint("lab", "n7", (ip_interface("10.7.0.7/24"),))
 FRONT = Endpoint("front", "n9", (ip_interface("10.5.0.7/24"),))
 
@@ -64,17 +69,24 @@ class Both(Site):
         for dst in tunnels.EVERYTHING:
             self.kernel.tunnel(other.sandbox_key, str(dst))
         self.change(peer("a-sidecar", A), peer("b-sidecar", B))
-        settings = Settings(gateway=A, network="wg-net")
-        second = Reconciler(
+        self.sides = {A: self.started(Settings(gateway=A, network="wg-net")), B: self.reconciler}
+        self.schedules = {name: Schedule(60) for name in self.sides}
+        self.both(Scope("startup", is_full=True))
+
+    def started(self, settings: Settings) -> Reconciler:
+        """Return one that knows nothing yet."""
+        return Reconciler(
             self.kernel,
             settings,
             lambda _: 0.5,
             clock=lambda: self.now,
             time_of_day=lambda: self.now,
         )
-        self.sides = {A: second, B: self.reconciler}
-        self.schedules = {name: Schedule(60) for name in self.sides}
-        self.both(Scope("startup", is_full=True))
+
+    def restart(self, name: str) -> None:
+        """Have one forget all."""
+        self.sides[name] = self.started(Settings(gateway=name, network="wg-net"))
+        self.run_side(name, Scope("startup", is_full=True))
 
     def both(self, scope: Scope) -> None:
         """Let both run a pass, and again what each has left to do."""
@@ -349,6 +361,33 @@ def test_a_substitute_serves_also_if_the_first_is_gone_with_its_sidecar() -> Non
     assert site.routes(client) == [f"{X} 192.0.2.1"]
 
 
+def test_a_sidecar_that_cannot_be_told_whose_it_is_serves_what_no_other_does() -> None:
+    """It joined a gateway that was made anew: it follows by what it knows, the others do not."""
+    client = asking(**{A: f"{X}, {Y}", B: X, "any": "10.11.0.0/16"})
+    site = Both(client)
+    sidecar = peer("a-sidecar", A, network_mode="container:another-id", labels=ROLE)
+    site.change(sidecar)
+    place = Sidecar(site.gateways[A], sidecar, "wg-net")
+    site.sides[A] = site.started(Settings(published=Published({}, {}, place)))
+    site.both(RESYNC)
+    site.pass_on(100)
+
+    site.remove(site.gateways[A])
+    site.heard("destroy", site.gateways[A])
+    assert site.routes(client) == ["10.11.0.0/16 unreachable", f"{X} 192.0.2.1", f"{Y} unreachable"]
+
+    site.change(replace(site.gateways[A], id="new-id", started_at=site.now))
+    site.both(RESYNC)
+    site.pass_on(20)
+    served = ["10.11.0.0/16 192.0.2.1", f"{X} 192.0.2.1", f"{Y} 192.0.2.2"]
+    assert site.routes(client) == served
+    del site.kernel.commands[:]
+    site.restart(B)
+    site.pass_on(100)
+    assert site.routes(client) == served
+    assert site.lines == []
+
+
 def test_two_in_one_namespace_that_ask_different_gateways_for_the_same() -> None:
     first = asking("dovecot", **{A: X})
     second = asking("postfix", **{B: f"{X}, {Y}"})
@@ -375,13 +414,7 @@ class Apart(Both):
             self.add(one)
         lab = DockerNetwork("n7", "lab", (ip_network("10.7.0.0/24"),), {})
         self.engine.on = (*self.engine.on, lab)
-        self.sides[A] = Reconciler(
-            self.kernel,
-            Settings(gateway=A, network="lab"),
-            lambda _: 0.5,
-            clock=lambda: self.now,
-            time_of_day=lambda: self.now,
-        )
+        self.sides[A] = self.started(Settings(gateway=A, network="lab"))
         for _ in range(2):
             self.now += HOLD_SECONDS  # For which its former place is held.
             self.both(RESYNC)
