@@ -422,6 +422,8 @@ class Client:
     """What keeps packets off the gateway: routes of the kind `DIRECT`, and rules."""
     others: frozenset[object] = frozenset()
     """Places in that namespace that are another gateway's for this container."""
+    unserved: frozenset[object] = frozenset()
+    """Those of them that are of a gateway to which none answers."""
 
     def leads_past(self, thing: Thing) -> bool:
         """Tell whether what stands there is what keeps its packets off the gateway."""

@@ -97,7 +97,8 @@ def _served(
     past = container.labels.get(DIRECT_LABEL, "")
     wholly = direct.names_networks(past)
     routes, remarks = _routes(portion, gateway, point, networks, wholly=wholly)
-    elsewhere = _elsewhere(portion, networks, wholly=wholly)
+    elsewhere = _elsewhere(portion.elsewhere, networks, wholly=wholly)
+    nobodys = [one for one in elsewhere if not portion.elsewhere[one.dst]]
     beside, refusals = direct.asked(past, (*routes, *elsewhere), owner, gateway, networks)
     own = tuple(thing for thing in beside if direct.is_beside(thing, routes, elsewhere))
     theirs = (thing for thing in beside if direct.is_beside(thing, elsewhere, routes))
@@ -111,10 +112,13 @@ def _served(
         shared_with=owner.name if owner.id != container.id else "",
         direct=own,
         others=frozenset(thing.place for thing in (*policy.needs(elsewhere), *theirs)),
+        unserved=frozenset(thing.place for thing in policy.needs(nobodys)),
     )
 
 
-def _elsewhere(portion: Portion, networks: Sequence[Network], *, wholly: bool) -> tuple[Route, ...]:
+def _elsewhere(
+    destinations: Iterable[Network], networks: Sequence[Network], *, wholly: bool
+) -> tuple[Route, ...]:
     """Return what stands for the routes of other gateways: where these are, not where they lead."""
     return tuple(
         Route(
@@ -123,7 +127,7 @@ def _elsewhere(portion: Portion, networks: Sequence[Network], *, wholly: bool) -
             DEFAULT_METRIC[dst.version],
             table=policy.table_of(dst, networks, wholly=wholly),
         )
-        for dst in portion.elsewhere
+        for dst in destinations
         if not attached.refusal(dst, networks)
     )
 

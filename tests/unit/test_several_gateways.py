@@ -401,6 +401,20 @@ def test_two_in_one_namespace_that_ask_different_gateways_for_the_same() -> None
     assert site.lines == []
 
 
+@pytest.mark.parametrize("dst", [X, "10.0.0.0/8"])
+def test_one_that_asks_nobody_keeps_nothing_from_who_shares_its_namespace(dst: str) -> None:
+    first = replace(asking("dovecot", nobody=dst), endpoints=(*asking().endpoints, FRONT))
+    second = asking("postfix", **{B: dst})
+    second = replace(second, network_mode="container:dovecot-id", endpoints=(), sandbox_key="")
+    site = Both(first, second)
+    site.both(RESYNC)
+
+    assert f"{dst} 192.0.2.1" in site.routes(first)
+    del site.kernel.commands[:]
+    site.both(RESYNC)
+    assert site.lines == []
+
+
 class Apart(Both):
     """The first gateway is on a network of its own, which its sidecar serves."""
 
