@@ -209,6 +209,8 @@ class Claim:
     """Since when the gateway itself is there; None while it is lost."""
     network: str = ""
     """Name or id of the network, if it is another than that which our sidecar serves."""
+    untold: str = ""
+    """Name of the sidecar, if nobody else can tell which gateway it has: that was removed."""
 
 
 class Standing(IntEnum):
@@ -242,6 +244,8 @@ class Gateways:
     unnamed: str
     """The one that serves what names no gateway."""
     candidates: tuple[Candidate, ...]
+    untold: bool = False
+    """Whether there are others beside them whose names nobody else can tell."""
 
 
 @dataclass(frozen=True, slots=True)

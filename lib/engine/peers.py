@@ -39,18 +39,17 @@ def claims(
     """Yield what the sidecars claim; `networks` are name and id of the one that is ours.
 
     What is `known` of one is taken for granted while the engine does not answer. One in the
-    namespace of a gateway that was removed claims nothing: nobody else can tell whose it is.
+    namespace of a gateway that was removed claims for one that has the sidecar's own name.
     """
     before = {claim.sidecar_id: claim for claim in known}
     for one in listed:
-        found = None
         try:
             found = _claim(engine, engine.inspect(one.id), networks)
+        except GoneError:
+            continue
         except CallError as error:
             log.debug("answer.skipped", kind="container", reason=error.reason)
             found = before.get(one.id)
-        except (GoneError, NotReadyError) as error:
-            log.debug("answer.skipped", kind="container", reason=error.reason)
         if found:
             yield found
 
@@ -62,7 +61,12 @@ def _claim(engine: Engine, peer: Container, networks: Sequence[str]) -> Claim | 
     if not peer.running or named_command(peer.arguments) != RUN:
         return None
     absent = peer.started_at - peer.finished_at if peer.finished_at else math.inf
-    found = _gateway(engine, peer)
+    try:
+        found = _gateway(engine, peer)
+    except NotReadyError as error:
+        log.debug("answer.skipped", kind="container", reason=error.reason)
+        claim = Claim(peer.name, peer.id, peer.id, peer.started_at, absent, network=network)
+        return replace(claim, untold=peer.name)
     if isinstance(found, str):
         return Claim(found, found, peer.id, peer.started_at, absent, network=network)
     if found.id == peer.id or found.network_mode == "host":

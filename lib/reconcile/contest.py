@@ -77,7 +77,7 @@ class Contest:
         far = [one for one in claims if one.network and one.gateway not in names]
         self._far = self._remembered(engine, self._far, far, networks)
         self._gateways = {one.gateway_id for one in (*self._known, *self._far)} - {ours[0].id}
-        return self._judged(_as_known(Claim("", ""), gateway, ours), now)
+        return self._judged(ours[0], now)
 
     def _remembered(
         self,
@@ -90,13 +90,12 @@ class Contest:
         claims = remembered(known, found, self._time())
         return tuple(peers.again(engine, one, networks) if one.ended else one for one in claims)
 
-    def _judged(self, own: Claim, now: float) -> Judgement:
-        verdict = decide(self._known, now)
-        claims = [*self._known, *self._far]
-        if all(one.gateway != own.gateway for one in claims):
-            claims.append(replace(own, up_since=None))  # As the others do not see it.
+    def _judged(self, our: Container, now: float) -> Judgement:
+        verdict, claims = decide(self._known, now), (*self._known, *self._far)
         there, until = candidates(claims, now)
-        among = Gateways(own.gateway, verdict.winner.gateway, there) if len(there) > 1 else None
+        among = None
+        if len(claims) > 1:
+            among = Gateways(our.name, verdict.winner.gateway, there, len(there) < len(claims))
         if among and self._among and among != self._among:
             self._verify_at = now + _VERIFY_SECONDS
         self._among = among
@@ -108,8 +107,7 @@ class Contest:
     ) -> list[Claim]:
         """Return the claims with that of our gateway as we know it.
 
-        If the others cannot tell what we claim, as after the removal of our gateway, we claim
-        nothing that they do; but we are not to be seen at all without the image's label.
+        Without the image's label we are not seen by the others at all.
         """
         key, ids = ours[0].id, {one.id for one in ours}
         known = [

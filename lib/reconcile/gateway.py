@@ -158,7 +158,7 @@ class GatewayTracker:
         ours = [one for one in (self._container, self._owner) if one] or [place.gateway]
         self._judgement = self._contest.judge(engine, state.gateway, ours, place.own)
         winner, among = self._judgement.verdict.winner, self._judgement.among
-        served_by = winner.gateway * (winner.gateway_id != ours[0].id)
+        served_by = winner.gateway * (winner.gateway != ours[0].name)
         return replace(state, gateway=replace(state.gateway, among=among), served_by=served_by)
 
     @property

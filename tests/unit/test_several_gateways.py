@@ -361,30 +361,79 @@ def test_a_substitute_serves_also_if_the_first_is_gone_with_its_sidecar() -> Non
     assert site.routes(client) == [f"{X} 192.0.2.1"]
 
 
-def test_a_sidecar_that_cannot_be_told_whose_it_is_serves_what_no_other_does() -> None:
-    """It joined a gateway that was made anew: it follows by what it knows, the others do not."""
-    client = asking(**{A: f"{X}, {Y}", B: X, "any": "10.11.0.0/16"})
-    site = Both(client)
-    sidecar = peer("a-sidecar", A, network_mode="container:another-id", labels=ROLE)
-    site.change(sidecar)
-    place = Sidecar(site.gateways[A], sidecar, "wg-net")
-    site.sides[A] = site.started(Settings(published=Published({}, {}, place)))
-    site.both(RESYNC)
-    site.pass_on(100)
+class Joined(Both):
+    """Each sidecar joined its gateway, whose id is all that the engine tells of that."""
 
+    def __init__(self, *clients: Container) -> None:
+        super().__init__(*clients)
+        for name, what in ((A, "a-sidecar"), (B, "b-sidecar")):
+            gateway = self.gateways[name]
+            sidecar = peer(what, "", network_mode=f"container:{gateway.id}", labels=ROLE)
+            self.change(sidecar)
+            place = Sidecar(gateway, sidecar, "wg-net")
+            self.sides[name] = self.started(Settings(published=Published({}, {}, place)))
+        self.both(RESYNC)
+        self.pass_on(100)
+
+    def renew(self, name: str) -> None:
+        """Make a gateway anew, as an updater does."""
+        old = self.gateways[name]
+        self.remove(old)
+        self.heard("destroy", old)
+        self.gateways[name] = replace(old, id=f"{name}-new-id", started_at=self.now)
+        self.change(self.gateways[name])
+        self.both(RESYNC)
+
+
+Z = "10.11.0.0/16"
+
+
+def test_a_sidecar_whose_gateway_was_made_anew_serves_what_no_other_does(
+    logged: list[dict[str, Any]],
+) -> None:
+    client = asking(**{A: f"{X}, {Y}", B: X, "any": Z})
+    site = Joined(client)
+    del logged[:]
     site.remove(site.gateways[A])
     site.heard("destroy", site.gateways[A])
-    assert site.routes(client) == ["10.11.0.0/16 unreachable", f"{X} 192.0.2.1", f"{Y} unreachable"]
+    assert site.routes(client) == [f"{Z} unreachable", f"{X} 192.0.2.1", f"{Y} unreachable"]
 
-    site.change(replace(site.gateways[A], id="new-id", started_at=site.now))
-    site.both(RESYNC)
+    site.renew(A)
+    assert site.routes(client) == [f"{Z} 192.0.2.2", f"{X} 192.0.2.1", f"{Y} 192.0.2.2"]
     site.pass_on(20)
-    served = ["10.11.0.0/16 192.0.2.1", f"{X} 192.0.2.1", f"{Y} 192.0.2.2"]
+    served = [f"{Z} 192.0.2.1", f"{X} 192.0.2.1", f"{Y} 192.0.2.2"]
     assert site.routes(client) == served
+    contested = [one["reason"] for one in logged if one["event"] == "gateway.contested"]
+    reason = f"clients are served by the gateway {B}, by name the first of those on this network"
+    assert contested == [reason]
+    assert "entry.refused" not in names(logged)
     del site.kernel.commands[:]
     site.restart(B)
     site.pass_on(100)
     assert site.routes(client) == served
+    assert site.lines == []
+
+
+def test_sidecars_whose_gateways_were_all_made_anew_are_not_at_odds(
+    logged: list[dict[str, Any]],
+) -> None:
+    client = asking(**{A: f"{X}, {Y}", B: f"{X}, 10.12.0.0/16", "any": Z})
+    site = Joined(client)
+    site.renew(A)
+    site.renew(B)
+    site.pass_on(20)
+    assert site.routes(client) == [
+        f"{Z} 192.0.2.2",
+        "10.12.0.0/16 192.0.2.1",
+        f"{X} 192.0.2.2",
+        f"{Y} 192.0.2.2",
+    ]
+    contested = [one["reason"] for one in logged if one["event"] == "gateway.contested"]
+    served = "clients are served by that of the sidecar a-sidecar"
+    assert contested[-1] == f"{served}, by name the first of those on this network"
+    assert "entry.refused" not in names(logged)
+    del site.kernel.commands[:]
+    site.pass_on(300)
     assert site.lines == []
 
 
