@@ -235,6 +235,15 @@ class Candidate:
     """As in `Claim`: only who is on that, too, can be served by it."""
 
 
+class First(NamedTuple):
+    """The gateway that serves what names none, of those on a network; the least of several does."""
+
+    untold: str
+    gateway: str
+    network: str = ""
+    """All three as in `Claim`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Gateways:
     """Those that have a sidecar each, ours among them."""
@@ -246,6 +255,8 @@ class Gateways:
     candidates: tuple[Candidate, ...]
     untold: bool = False
     """Whether there are others beside them whose names nobody else can tell."""
+    firsts: tuple[First, ...] = ()
+    """Of our network and of the others, where there are others."""
 
 
 @dataclass(frozen=True, slots=True)

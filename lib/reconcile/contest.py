@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from lib.engine import peers
-from lib.model import ROLE_LABEL, SIDECAR, Claim, Gateways
+from lib.model import ROLE_LABEL, SIDECAR, Claim, First, Gateways
 from lib.routing.contest import decide, remembered
 from lib.routing.serving import candidates
 
@@ -91,16 +91,23 @@ class Contest:
         return tuple(peers.again(engine, one, networks) if one.ended else one for one in claims)
 
     def _judged(self, our: Container, now: float) -> Judgement:
-        verdict, claims = decide(self._known, now), (*self._known, *self._far)
+        claims, networks = (*self._known, *self._far), {one.network for one in self._far}
+        verdicts = [
+            decide([one for one in claims if one.network == network], now)
+            for network in ("", *sorted(networks))
+        ]
+        verdict, winners = verdicts[0], [one.winner for one in verdicts]
         there, until = candidates(claims, now)
         among = None
         if len(claims) > 1:
-            among = Gateways(our.name, verdict.winner.gateway, there, len(there) < len(claims))
+            firsts = tuple(First(one.untold, one.gateway, one.network) for one in winners)
+            is_all = len(there) == len(claims)
+            among = Gateways(our.name, verdict.winner.gateway, there, not is_all, firsts)
         if among and self._among and among != self._among:
             self._verify_at = now + _VERIFY_SECONDS
         self._among = among
         verify_at = self._verify_at if self._verify_at > now else math.inf
-        return Judgement(verdict, among, min(verdict.until, until, verify_at))
+        return Judgement(verdict, among, min(until, verify_at, *(one.until for one in verdicts)))
 
     def _with_ours(
         self, claims: Sequence[Claim], gateway: Gateway, ours: Sequence[Container]

@@ -21,6 +21,7 @@ from lib.model import (
     NETWORKS_LABEL,
     PREFER_LABEL,
     Candidate,
+    First,
     Gateways,
     Standing,
 )
@@ -127,8 +128,13 @@ def shares(texts: Mapping[str, str], among: Gateways) -> Shares:
 
 def portion(texts: Mapping[str, str], gateways: Gateways, networks: Container[str]) -> Portion:
     """Return what is ours of what these labels ask for; their bearer is on those other networks."""
-    near = (one for one in gateways.candidates if not one.network or one.network in networks)
-    return _portion(tuple(ours(texts).items()), replace(gateways, candidates=tuple(near)))
+    near = tuple(one for one in gateways.candidates if not one.network or one.network in networks)
+    first = min(
+        (one for one in gateways.firsts if not one.network or one.network in networks),
+        default=First("", gateways.unnamed),
+    )
+    own = replace(gateways, candidates=near, unnamed=first.gateway, firsts=())
+    return _portion(tuple(ours(texts).items()), own)
 
 
 @lru_cache(maxsize=256)  # Labels never change, and each pass asks for all.

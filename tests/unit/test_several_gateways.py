@@ -499,6 +499,23 @@ def test_gateways_on_two_networks_are_at_odds_over_nothing(logged: list[dict[str
     assert not [entry for entry in logged if entry["event"] == "entry.refused"]
 
 
+def test_who_names_none_of_two_on_two_networks_is_for_the_first_by_name() -> None:
+    both, one = on_both(asking("both", any=X)), asking("one", "192.0.2.8/24", any=X)
+    site = Apart(both, one)
+    assert site.routes(both) == [f"{X} 10.7.0.2"]
+    assert site.routes(one) == [f"{X} 192.0.2.1"]
+    del site.kernel.commands[:]
+    site.both(RESYNC)
+    assert site.lines == []
+
+    site.lose(A)
+    assert site.routes(both) == [f"{X} unreachable"]
+    assert site.routes(one) == [f"{X} 192.0.2.1"]
+    del site.kernel.commands[:]
+    site.pass_on(100)
+    assert site.lines == []
+
+
 def test_a_gateway_on_a_network_that_the_client_is_not_on_answers_to_nothing(
     logged: list[dict[str, Any]],
 ) -> None:
