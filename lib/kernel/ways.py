@@ -28,8 +28,8 @@ def ways(
 ) -> dict[Network, Way]:
     """Return where packets to a destination are sent that come in by the link with these addresses.
 
-    Those of an IP version of which no link has an address are left out. Raises OSError if the
-    kernel does not tell.
+    Nowhere, in an IP version of which no link has such an address. Raises OSError if the kernel
+    does not tell.
     """
     known = links.listed(kernel)
     held = addresses.held(kernel, {index: link.mtu for index, link in known.items()})
@@ -37,10 +37,12 @@ def ways(
     near = [one.network for _, one in held]
     found = {}
     for dst in destinations:
-        if dst.version in by_version:
-            link, own = by_version[dst.version]
-            out = next(_outs(kernel, hosts(dst, near), link, own), 0)
-            found[dst] = _way(known.get(out), own.mtu, is_back=out == link)
+        if dst.version not in by_version:
+            found[dst] = Way()
+            continue
+        link, own = by_version[dst.version]
+        out = next(_outs(kernel, hosts(dst, near), link, own), 0)
+        found[dst] = _way(known.get(out), own.mtu, is_back=out == link)
     return found
 
 
