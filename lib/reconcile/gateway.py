@@ -121,7 +121,7 @@ class GatewayTracker:
         state, container, owner = self.state, self._container, self._owner
         if not isinstance(state, Found) or self._settings.on_gateway_loss == "keep":
             return False
-        if state.served_by or not container or not owner:
+        if not container or not owner:
             return False
         stopped = _stopped(container, owner, ended)
         if not stopped:

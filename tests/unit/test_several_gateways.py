@@ -104,7 +104,9 @@ class Both(Site):
         for name, side in self.sides.items():
             assert side.concerns(event)
             assert side.is_urgent(event)
-            self.run_side(name, Scope(action, frozenset({one.id})))
+            ids = frozenset({one.id})
+            ended = ids if action == "die" else frozenset[str]()
+            self.run_side(name, Scope(action, ids, ended=ended))
 
     def lose(self, name: str) -> None:
         self.gateways[name] = replace(self.gateways[name], running=False)
@@ -275,7 +277,8 @@ def test_a_substitute_takes_over_and_gives_back_after_a_while(
 
     site.lose(A)
     assert site.routes(client) == [f"{X} 192.0.2.1"]
-    assert site.lines == [f"route replace {X} via 192.0.2.1"]
+    shut = f"route replace unreachable {X}"  # Before the engine tells of it.
+    assert site.lines == [shut, f"route replace {X} via 192.0.2.1"]
     site.pass_on(100)
     assert site.lines == []
 
@@ -312,6 +315,16 @@ def test_one_that_hears_of_a_loss_too_late_is_corrected() -> None:
     assert site.lines == []
 
 
+def test_one_whose_substitute_was_faster_leaves_what_that_has_set() -> None:
+    client = asking(**{A: X, B: X})
+    site = Both(client)
+    site.sides = dict(reversed(site.sides.items()))
+    del site.kernel.commands[:]
+    site.lose(A)
+
+    assert site.lines == [f"route replace {X} via 192.0.2.1"]
+
+
 def test_one_that_crashes_again_and_again_moves_it_once() -> None:
     client = asking(**{A: X, B: X})
     site = Both(client)
@@ -321,7 +334,8 @@ def test_one_that_crashes_again_and_again_moves_it_once() -> None:
         site.come_back(A)
         site.pass_on(8)
 
-    assert site.lines == [f"route replace {X} via {one}" for one in ("192.0.2.2", "192.0.2.1")]
+    ways = (f"{X} via 192.0.2.2", f"unreachable {X}", f"{X} via 192.0.2.1")
+    assert site.lines == [f"route replace {way}" for way in ways]
 
 
 def test_without_a_substitute_what_is_lost_is_unreachable() -> None:
