@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lib.model import DIRECT_LABEL, GATEWAY_LABEL, IPV6, NETWORKS_LABEL
+from lib.model import DIRECT_LABEL, GATEWAY_LABEL, IPV6, NAMED_PREFIX, NETWORKS_LABEL
 
 if TYPE_CHECKING:
     from lib.model import Container, DockerNetwork
@@ -229,7 +229,7 @@ def let_bridge(network: DockerNetwork) -> str:
 
 BRIDGE_FILTER = "sysctl -w net.bridge.bridge-nf-call-iptables=0   # on the host"
 WITHDRAW = "docker compose run --rm wgroutemgr withdraw   # takes back what is left"
-ONE_GATEWAY = "stop one of the two sidecars, or give one gateway a network of its own"
+ONE_GATEWAY = f"let clients name the gateway that they mean: {NAMED_PREFIX}NAME"
 LINK = "check that the container's link to the gateway's network is up"
 
 

@@ -7,6 +7,7 @@ reading a value. What a pass makes for each route is a named tuple, which takes 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import IntEnum
 from ipaddress import (
     IPv4Address,
     IPv4Interface,
@@ -35,6 +36,12 @@ ROLE_LABEL, SIDECAR = "wgroutemgr.role", "sidecar"
 
 NETWORKS_LABEL = "wgroutemgr.networks"
 """On a client: the destinations that it wants to reach through the gateway."""
+
+NAMED_PREFIX = f"{NETWORKS_LABEL}."
+"""Before the name of a gateway, on a client: those that it wants to reach through that one."""
+
+PREFER_LABEL = "wgroutemgr.prefer"
+"""On a client: names of such gateways, in the order in which they stand in for each other."""
 
 DIRECT_LABEL = "wgroutemgr.direct"
 """On a client: what of these it is to reach without the gateway."""
@@ -69,6 +76,8 @@ class Endpoint:
     network_id: str
     interfaces: tuple[Interface, ...]
     """The container's addresses there with their prefix lengths, at most one of each IP version."""
+    aliases: tuple[str, ...] = ()
+    """What it is called there beside its name; empty in a listing of some engines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +206,60 @@ class Claim:
     """Seconds that it was away before; infinite if it never was there."""
     ended: float = 0.0
     """When it was missed; 0 while it runs."""
+    names: frozenset[str] = frozenset()
+    """What the gateway answers to on that network beside its container's name."""
+    up_since: float | None = None
+    """Since when the gateway itself is there; None while it is lost."""
+    network: str = ""
+    """Name or id of the network, if it is another than that which our sidecar serves."""
+    untold: str = ""
+    """Name of the sidecar, if nobody else can tell which gateway it has: that was removed."""
+
+
+class Standing(IntEnum):
+    """How far a gateway can serve: of several that may, the first of the lowest does."""
+
+    THERE = 0
+    WAITING = 1
+    """It has just come back, and another one served meanwhile."""
+    LOST = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A gateway with a sidecar of its own."""
+
+    gateway: str
+    """Name of its container."""
+    names: frozenset[str] = frozenset()
+    """What it answers to beside that."""
+    standing: Standing = Standing.THERE
+    network: str = ""
+    """As in `Claim`: only who is on that, too, can be served by it."""
+
+
+class First(NamedTuple):
+    """The gateway that serves what names none, of those on a network; the least of several does."""
+
+    untold: str
+    gateway: str
+    network: str = ""
+    """All three as in `Claim`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gateways:
+    """Those that have a sidecar each, ours among them."""
+
+    ours: str
+    """By the name of its container, as in `Candidate`."""
+    unnamed: str
+    """The one that serves what names no gateway."""
+    candidates: tuple[Candidate, ...]
+    untold: bool = False
+    """Whether there are others beside them whose names nobody else can tell."""
+    firsts: tuple[First, ...] = ()
+    """Of our network and of the others, where there are others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +281,14 @@ class Gateway:
     """Whether it may have a tunnel one day, as far as is known."""
     cut_off: frozenset[Network] = frozenset()
     """Destinations that should go into a tunnel there, and do not now."""
+    among: Gateways | None = None
+    """All gateways; None if it is the only one."""
+
+    @property
+    def gateways(self) -> Gateways:
+        """All of them."""
+        alone = self.container
+        return self.among or Gateways(alone, alone, (Candidate(alone),))
 
     def address(self, version: int) -> Address | None:
         """Return its address of that IP version on the network, or None."""
@@ -367,6 +438,10 @@ class Client:
     """Name of the container that owns the namespace, where that is another one."""
     direct: tuple[Thing, ...] = ()
     """What keeps packets off the gateway: routes of the kind `DIRECT`, and rules."""
+    others: frozenset[object] = frozenset()
+    """Places in that namespace that are another gateway's for this container."""
+    unserved: frozenset[object] = frozenset()
+    """Those of them that are of a gateway to which none answers."""
 
     def leads_past(self, thing: Thing) -> bool:
         """Tell whether what stands there is what keeps its packets off the gateway."""
@@ -397,6 +472,8 @@ class Skipped:
     """True where nothing is wrong, such as a container of another gateway."""
     left: Client | None = None
     """What it keeps if it stands in its namespace, where it may have left the network: guards."""
+    elsewhere: Client | None = None
+    """With the places that other gateways have in its namespace, if all is theirs."""
 
 
 @dataclass(frozen=True, slots=True)

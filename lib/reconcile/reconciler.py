@@ -18,12 +18,12 @@ from lib.reconcile.gateway import GatewayTracker
 from lib.reconcile.guard import Guard
 from lib.reconcile.leave import Leaving
 from lib.reconcile.ledger import Ledger
-from lib.reconcile.namespace import Namespace, Visitor, gather
+from lib.reconcile.namespace import Namespace, Visitor, gather, others_in
 from lib.reconcile.report import Found, Lost, Report, Scope, Unknown
 from lib.reconcile.reporting import Reporting
 from lib.reconcile.rerouting import Rerouting
 from lib.reconcile.tunnels import Tunnels
-from lib.routing import desired
+from lib.routing import desired, serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -86,8 +86,6 @@ class Reconciler:
             scope = replace(scope, is_full=True)
         if isinstance(state, Unknown):
             return Report(scope, state, unfinished=self._ledger.unfinished)
-        if state.served_by:
-            self._ledger.leave_all()
         listed = self._list(engine, scope)
         chosen = self._choose(listed, scope, is_news=state != before)
         served: list[Desired] = []
@@ -258,7 +256,7 @@ class Reconciler:
         if guarded := self._guarded(state):
             guarded.take_before(before.pop(guarded.path, ()))
             yield guarded
-        self._tunnels.expect(dst for one in chosen for dst in desired.asked(one))
+        self._tunnels.expect(dst for one in chosen for dst in serving.asked(one.labels))
         for batch in self._clients.batches(chosen):
             located = self._clients.locate(engine, batch, scope.ids)
             wanted = self._wanted(located, state)
@@ -271,7 +269,7 @@ class Reconciler:
             for _, owner in located.snapshot.clients:
                 path = owner.sandbox_key
                 if path in before:
-                    namespaces.setdefault(path, Namespace(path))
+                    namespaces.setdefault(path, Namespace(path, others=others_in(wanted, path)))
                 if path in namespaces:
                     namespaces[path].identity = located.identities.get(path)
                     namespaces[path].attached = owner.attached
@@ -286,12 +284,12 @@ class Reconciler:
 
     def _wanted(self, located: Located, state: Found | Lost) -> Desired:
         gateway = self._tunnels.applied(state.gateway)
-        return desired.compute(located.snapshot, gateway, state.served_by)
+        return desired.compute(located.snapshot, gateway)
 
     def _guarded(self, state: Found | Lost) -> Namespace | None:
         """Return the gateway's namespace, if it is to have a guard and can have one."""
         place, owner = self._gateway.sidecar, self._gateway.owner
-        if not self._guard or state.served_by or isinstance(state, Lost) or not place or not owner:
+        if not self._guard or isinstance(state, Lost) or not place or not owner:
             return None
         return self._guard.namespace(state.gateway, place.gateway, owner)
 

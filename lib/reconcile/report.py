@@ -43,7 +43,7 @@ class Found:
 
     gateway: Gateway
     served_by: str = ""
-    """Name of another gateway, if clients are served by that one."""
+    """Name of another gateway, if clients that name none are served by that one."""
 
 
 @dataclass(frozen=True, slots=True)

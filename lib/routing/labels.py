@@ -58,10 +58,19 @@ def parse_direct(text: str) -> tuple[tuple[Network | str, ...], tuple[Refusal, .
     return _entries(text, _destination_or_name)
 
 
+def names(text: str) -> tuple[str, ...]:
+    """Return the entries of a label, each once, whatever they are."""
+    return tuple(dict.fromkeys(_split(text)))
+
+
+def _split(text: str) -> list[str]:
+    return [entry for raw in text.split(",") if (entry := raw.strip())]
+
+
 def _entries(
     text: str, parse_one: Callable[[str], T | Refusal]
 ) -> tuple[tuple[T, ...], tuple[Refusal, ...]]:
-    entries = [entry for raw in text.split(",") if (entry := raw.strip())]
+    entries = _split(text)
     found: dict[T, None] = {}
     refusals: dict[Refusal, None] = {}
     for entry in entries[:MAX_ENTRIES]:
@@ -74,7 +83,7 @@ def _entries(
         reason = (
             f"is entry {MAX_ENTRIES + 1} of the label; from here on all {len(surplus)} are left out"
         )
-        refusals[_refusal(surplus[0], reason, "join neighbouring networks into wider ones")] = None
+        refusals[refusal(surplus[0], reason, "join neighbouring networks into wider ones")] = None
     return tuple(found), tuple(refusals)
 
 
@@ -94,25 +103,25 @@ def _destination(entry: str) -> Network | Refusal:
     # ipaddress takes any text after a "%" for a scope id, and a mask such as /0.0.0.255 for a
     # prefix length.
     if "%" in entry:
-        return _refusal(entry, "has a scope id", "write the network without the % part")
+        return refusal(entry, "has a scope id", "write the network without the % part")
     address, slash, length = entry.partition("/")
     try:
         interface = ip_interface(entry)
     except ValueError:
-        return _refusal(entry, "is not a network in CIDR notation", "write it like 192.168.66.0/24")
+        return refusal(entry, "is not a network in CIDR notation", "write it like 192.168.66.0/24")
     network = interface.network
     if not slash or not length.isdigit():
-        return _refusal(entry, "has no prefix length", f"write {address}/{network.prefixlen}")
+        return refusal(entry, "has no prefix length", f"write {address}/{network.prefixlen}")
     if interface.ip != network.network_address:
-        return _refusal(entry, "has host bits set", f"write {network}")
+        return refusal(entry, "has host bits set", f"write {network}")
     for text, (special, name) in _NOT_UNICAST.items():
         if network.version == special.version and network.subnet_of(special):  # type: ignore[arg-type]
-            return _refusal(entry, f"is not unicast: {name}, {text}", "no gateway leads there")
+            return refusal(entry, f"is not unicast: {name}, {text}", "no gateway leads there")
     return network
 
 
-def _refusal(entry: str, reason: str, hint: str) -> Refusal:
-    """Show the entry short and printable: it is the client's text, and it ends in a log."""
+def refusal(entry: str, reason: str, hint: str) -> Refusal:
+    """Refuse an entry, short and printable: it is the client's text, and it ends in a log."""
     text = entry if entry.isprintable() else ascii(entry)[1:-1]
     shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}… ({len(entry)} characters)"
     return Refusal(shown, reason, hint)

@@ -254,6 +254,7 @@ def test_json_holds_exactly_this(
         "gateway": gateway.name,
         "gateway_id": gateway.inspect("{{.Id}}"),
         "addresses": [v4, v6],
+        "gateways": [{"gateway": gateway.name, "names": [], "standing": "there", "unnamed": True}],
         "routes": [whose | missing | rest, whose | refused | rest],
     }
 
