@@ -127,9 +127,13 @@ class Tunnels:
             self._elsewhere &= self._known
         self._wanted = set()
 
-    def learn(self, destinations: Iterable[Network]) -> bool:
-        """Take note that a client asks for these, and tell whether any is lost that was not."""
+    def learn(self, destinations: Iterable[Network], *, through: Iterable[Network] = ()) -> bool:
+        """Take note that a client asks for these, and tell whether any is lost that was not.
+
+        Those that went `through` a tunnel before, as somebody else has seen, should do so.
+        """
         self._wanted |= (asked := {*destinations})
+        self._through |= asked.intersection(through)
         new = asked - self._known
         if new:
             self._known |= new
