@@ -139,6 +139,11 @@ def no_tunnel(gateway: str) -> str:
     return f"{line}   # in the sidecar's service, if {gateway} is to have no tunnel"
 
 
+def tunnel_routes(gateway: str) -> str:
+    """Return the line that shows whether a gateway has a tunnel, and what it covers."""
+    return f"docker exec {gateway} ip route show table all   # what goes into its tunnel"
+
+
 GUARD = (
     "environment: {WGROUTEMGR_GATEWAY_GUARD: 'on'}"
     "   # in the sidecar's service: nothing leaves past the tunnel while that is away"
@@ -278,6 +283,10 @@ def mtu(size: int, network: str) -> str:
 # --- labels -------------------------------------------------------------------------------------
 
 LABEL = f"labels: {{{NETWORKS_LABEL}: 192.168.66.0/24}}   # what it wants to reach"
+DOCTOR = "docker exec wgroutemgr wgroutemgr doctor   # says what is lacking"
+JOIN_ROUTES = "join neighbouring networks of the tunnel (AllowedIPs) into wider ones"
+OVERLAP = "give the container's own network another subnet, or name what it wants instead of auto"
+NAME_IT = f"write it into the label {NAMED_PREFIX}NAME of the gateway that is meant"
 NOT_UNDER_DEPLOY = "beside `image:`, not under `deploy:`, whose labels are the service's alone"
 NOT_THE_GATEWAY = "remove the label from the container: the gateway has these routes itself"
 NETWORK_OF_ITS_OWN = "attach the container to a network of its own"

@@ -16,6 +16,7 @@ from ipaddress import (
     IPv6Interface,
     IPv6Network,
 )
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
@@ -62,6 +63,9 @@ would stumble over there."""
 
 GUARD_METRIC = 4000
 """Of the route in our table that holds where the one through the gateway has gone with its link."""
+
+OPEN = "open"
+"""Among the places that are others': any may be, as it is not known here all that is asked for."""
 
 DIRECT = "direct"
 """Kind of a wanted route by the engine's own gateway: only a look into the namespace tells which
@@ -159,6 +163,19 @@ class Sidecar:
 
 
 @dataclass(frozen=True, slots=True)
+class Coverage:
+    """What a gateway sends into its tunnels, as it was last seen: what `auto` stands for."""
+
+    networks: frozenset[Network] | None = None
+    """None if it was never seen to send anything."""
+    reason: str = ""
+    """Why that could not be seen, if it could not."""
+
+
+NOT_SEEN = Coverage()
+
+
+@dataclass(frozen=True, slots=True)
 class Published:
     """What a daemon tells the commands beside it."""
 
@@ -172,6 +189,8 @@ class Published:
     lost: Mapping[Network, float] = field(default_factory=dict)
     """Destinations that the gateway should send into a tunnel, and does not, and since when
     (seconds of Unix time)."""
+    coverage: Coverage | None = None
+    """What the gateway sends into tunnels; None if the daemon has never seen any of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +229,8 @@ class Claim:
     """What the gateway answers to on that network beside its container's name."""
     up_since: float | None = None
     """Since when the gateway itself is there; None while it is lost."""
+    addresses: frozenset[Address] = frozenset()
+    """The gateway's, on that network."""
     network: str = ""
     """Name or id of the network, if it is another than that which our sidecar serves."""
     untold: str = ""
@@ -236,6 +257,7 @@ class Candidate:
     standing: Standing = Standing.THERE
     network: str = ""
     """As in `Claim`: only who is on that, too, can be served by it."""
+    addresses: frozenset[Address] = frozenset()
 
 
 class First(NamedTuple):
@@ -283,6 +305,7 @@ class Gateway:
     """Destinations that should go into a tunnel there, and do not now."""
     among: Gateways | None = None
     """All gateways; None if it is the only one."""
+    coverage: Coverage = NOT_SEEN
 
     @property
     def gateways(self) -> Gateways:
@@ -305,6 +328,17 @@ class Way(NamedTuple):
     mtu: int | None = None
     """How large packets may be there (bytes), 0 if as large as they come in; None where they leave
     by the link by which they came, or not at all."""
+
+
+class Tunnelled(NamedTuple):
+    """What a gateway's kernel sends into tunnels."""
+
+    devices: Mapping[Network, str] = MappingProxyType({})
+    """By destination, the name of the link by which it leaves."""
+    up: frozenset[str] = frozenset()
+    """Names of its tunnels that are up."""
+    versions: frozenset[int] = frozenset()
+    """IP versions for which it was asked: of others nothing is known."""
 
 
 class Route(NamedTuple):
@@ -439,9 +473,13 @@ class Client:
     direct: tuple[Thing, ...] = ()
     """What keeps packets off the gateway: routes of the kind `DIRECT`, and rules."""
     others: frozenset[object] = frozenset()
-    """Places in that namespace that are another gateway's for this container."""
+    """Places in that namespace that are another gateway's for this container, and `OPEN`."""
     unserved: frozenset[object] = frozenset()
     """Those of them that are of a gateway to which none answers."""
+    auto: frozenset[Network] = frozenset()
+    """What of it was not asked for by name, but is what the gateway's tunnels cover."""
+    yields_to: frozenset[Address] = frozenset()
+    """Of that, where one of these other gateways leads to already, it is left to that one."""
 
     def leads_past(self, thing: Thing) -> bool:
         """Tell whether what stands there is what keeps its packets off the gateway."""

@@ -27,7 +27,7 @@ from lib.errors import (
 from lib.kernel import namespaces
 from lib.kernel.access import Reader
 from lib.model import DIRECT_LABEL, Gateway, Skipped, Snapshot
-from lib.reconcile import tunnels
+from lib.reconcile import covered, tunnels
 from lib.reconcile.contest import Contest
 from lib.routing import desired, policy, reach, serving
 from lib.routing.hosts import host
@@ -245,9 +245,11 @@ class Site:
     def _applied(self, gateway: Gateway) -> Gateway:
         """Return the gateway with what is unreachable through it, as its tunnel is lost."""
         found = tunnels.once(Reader(), self.settings)
+        covers = covered.once(Reader(), self.settings)
         with suppress(SkippedError):
             found.look(gateway, self.gateway_netns_file)
-        return found.applied(gateway)
+            covers.look(gateway, self.gateway_netns_file)
+        return covers.applied(found.applied(gateway))
 
     def _find_client(self) -> AttachedClient:
         asks = serving.asks(self.container().labels)

@@ -86,7 +86,7 @@ def again(engine: Engine, claim: Claim, networks: Sequence[str]) -> Claim:
 
 
 def described(claim: Claim, gateway: Sequence[Container], networks: Sequence[str]) -> Claim:
-    """Return a claim with what its gateway answers to, and since when that is there.
+    """Return a claim with what its gateway answers to, where it is, and since when.
 
     `networks` are name and id of ours. `gateway` is its container, as inspected, and at the end who
     owns its namespace.
@@ -98,7 +98,12 @@ def described(claim: Claim, gateway: Sequence[Container], networks: Sequence[str
     names = {*aliases, *services, *(one.name for one in gateway)}
     is_there = all(one.running for one in gateway) and any(one.interfaces for one in points)
     since = max(one.started_at for one in gateway) if is_there else None
-    return replace(claim, names=frozenset(names - {claim.gateway, ""}), up_since=since)
+    return replace(
+        claim,
+        names=frozenset(names - {claim.gateway, ""}),
+        up_since=since,
+        addresses=frozenset(face.ip for one in points for face in one.interfaces),
+    )
 
 
 def _gateway(engine: Engine, peer: Container) -> Container | str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lib.errors import NetnsError, NotReadyError
 from lib.model import Skipped
-from lib.reconcile import failures, guard
+from lib.reconcile import covered, failures, guard
 from lib.reconcile.clients import Clients
 from lib.reconcile.gateway import GatewayTracker
 from lib.reconcile.namespace import Namespace, gather
@@ -55,9 +55,11 @@ def look(engine: Engine, kernel: Reader, settings: Settings) -> Findings:
     clients = Clients(kernel)
     located = clients.locate(engine, clients.list(engine))
     lost = state if isinstance(state, Lost) else None
-    tunnels = once(kernel, settings)
-    tunnels.look(None if lost else state.gateway, tracker.netns)
-    gateway = tunnels.applied(state.gateway)
+    found_there = None if lost else state.gateway
+    tunnels, covers = once(kernel, settings), covered.once(kernel, settings)
+    tunnels.look(found_there, tracker.netns)
+    covers.look(found_there, tracker.netns)
+    gateway = covers.applied(tunnels.applied(state.gateway))
     if settings.command == "withdraw":
         # What is to be taken back was given by this gateway, whoever serves now.
         gateway = replace(gateway, among=serving.alone(gateway.gateways))

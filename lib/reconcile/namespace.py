@@ -14,12 +14,12 @@ import structlog
 
 from lib import advice
 from lib.errors import NetnsError, NetnsGoneError
-from lib.model import DIRECT, IPV4, IPV6, MAIN, TABLE, Client, Refusal, Route, Rule, Step
+from lib.model import DIRECT, IPV4, IPV6, MAIN, OPEN, TABLE, Client, Refusal, Route, Rule, Step
 from lib.reconcile import failures
 from lib.reconcile.ledger import Given
 from lib.reconcile.report import Why
 from lib.reconcile.reporting import who
-from lib.routing import direct, iproute, policy, reach
+from lib.routing import coverage, direct, iproute, policy, reach
 from lib.routing.plan import Stage, chain, directly_reached, plan, stage
 from lib.routing.size import sized
 
@@ -102,10 +102,21 @@ class Namespace:
             }
         found = direct.resolved(self.wanted, here)
         remarks = {one: said for one, said in found.items() if isinstance(said, Refusal)}
-        self.refusals = {**reach.refusals(self._routes(), here, network), **remarks, **held}
+        unreached = reach.refusals(self._routes(), here, network)
+        self.refusals = {**unreached, **remarks, **held, **self._yield()}
         self.past = {one: route for one, route in found.items() if isinstance(route, Route)}
         if self.past:
             self.wanted = {self.past.get(one, one): client for one, client in self.wanted.items()}
+
+    def _yield(self) -> dict[Route, Refusal]:
+        """Leave to others what is theirs of what is not known here, and return what is not set."""
+        yielded = coverage.yielded(self.wanted, self.actual)
+        if OPEN in self.others:
+            known = {*self.wanted, *self.given}
+            in_table = (one for one in self.actual if isinstance(one, Route) and one.table == TABLE)
+            theirs = (one for one in in_table if one not in known and not one.is_guard)
+            self.others |= {one.place for one in (*yielded, *policy.needs(theirs))}
+        return yielded
 
     def _hold(self) -> dict[Route, Refusal]:
         """Want what is to stay of those who have left, and return what is to be said of it."""
@@ -216,6 +227,8 @@ class Namespace:
 
     def left_over(self) -> list[Thing]:
         """Return what nobody wants and can only be ours, be it that we do not remember it."""
+        if OPEN in self.others:
+            return []
         return [
             thing for thing in self.actual if policy.is_ours(thing) and thing not in self.wanted
         ]

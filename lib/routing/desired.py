@@ -15,6 +15,7 @@ from lib.model import (
     DEFAULT_METRIC,
     DIRECT_LABEL,
     NETWORKS_LABEL,
+    OPEN,
     TABLE,
     Client,
     Desired,
@@ -22,7 +23,7 @@ from lib.model import (
     Route,
     Skipped,
 )
-from lib.routing import attached, direct, policy, serving
+from lib.routing import attached, coverage, direct, policy, serving
 from lib.routing.surprises import surprises
 
 if TYPE_CHECKING:
@@ -68,13 +69,16 @@ def _client(container: Container, owner: Container, gateway: Gateway) -> Client 
     names = {name for each in owner.endpoints for name in (each.network, each.network_id)}
     portion = serving.portion(container.labels, gateway.gateways, names)
     point = owner.endpoint(gateway.network_id)
+    near = (*owner.attached, *gateway.unlisted)
+    versions = {one.version for one in (point.interfaces if point else owner.attached)}
+    portion, auto = coverage.completed(portion, gateway, near, versions)
     if not point:
         hint = advice.attach(gateway.network, owner)
         skipped = skip(f"is not attached to {gateway.network}", hint, expected=True)
         return replace(skipped, left=_left(container, owner, gateway, portion))
     if not owner.sandbox_key:
         return skip("has no network namespace yet", expected=True)
-    client = _served(container, owner, gateway, point, portion)
+    client = replace(_served(container, owner, gateway, point, portion), auto=auto)
     if client.routes or client.refusals or not (others := _others(portion, gateway)):
         return client
     hint = f"ask the sidecar of {others} about it"
@@ -84,7 +88,7 @@ def _client(container: Container, owner: Container, gateway: Gateway) -> Client 
 
 def _others(portion: Portion, gateway: Gateway) -> str:
     """Return the names of the gateways that serve somebody instead of ours; empty if none does."""
-    names = {name for name in portion.elsewhere.values() if name}
+    names = {name for name in (*portion.elsewhere.values(), *portion.autos) if name}
     if not names and not portion.tells:
         return gateway.gateways.unnamed
     return ", ".join(sorted(names))
@@ -102,17 +106,21 @@ def _served(
     beside, refusals = direct.asked(past, (*routes, *elsewhere), owner, gateway, networks)
     own = tuple(thing for thing in beside if direct.is_beside(thing, routes, elsewhere))
     theirs = (thing for thing in beside if direct.is_beside(thing, elsewhere, routes))
+    is_open = not coverage.is_complete(portion, gateway)
+    tells = portion.tells and not is_open  # Else it may be inside what is not known here.
+    places = {thing.place for thing in (*policy.needs(elsewhere), *theirs)}
     surprising = surprises(owner, [route.dst for route in routes], own)
     return Client(
         container.name,
         container.id,
         owner.sandbox_key,
         routes,
-        (*remarks, *(refusals if portion.tells else ()), *surprising),
+        (*remarks, *(refusals if tells else ()), *surprising),
         shared_with=owner.name if owner.id != container.id else "",
         direct=own,
-        others=frozenset(thing.place for thing in (*policy.needs(elsewhere), *theirs)),
+        others=frozenset(places | ({OPEN} if is_open else set())),
         unserved=frozenset(thing.place for thing in policy.needs(nobodys)),
+        yields_to=coverage.rivals(portion, gateway),
     )
 
 

@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING, TypeVar
 from lib.model import Network, Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 T = TypeVar("T")
+
+AUTO = "auto"
+"""Entry that stands for all that the gateway sends into its tunnels."""
 
 MAX_ENTRIES = 1000
 """Entries of one label that are read; a client with more of them wants a wider network."""
@@ -47,15 +50,20 @@ _NAME = re.compile("[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 def parse(text: str) -> tuple[tuple[Network, ...], tuple[Refusal, ...]]:
     """Return the destinations of a `wgroutemgr.networks` label in order, and what was refused.
 
-    White space around entries, empty entries and repetitions are passed over in silence.
+    White space around entries, empty entries, repetitions and `auto` are passed over in silence.
     """
-    return _entries(text, _destination)
+    return _entries([entry for entry in _split(text) if entry != AUTO], _destination)
 
 
 @lru_cache(maxsize=256)
 def parse_direct(text: str) -> tuple[tuple[Network | str, ...], tuple[Refusal, ...]]:
     """Return destinations and names of networks of a `wgroutemgr.direct` label, and the same."""
-    return _entries(text, _destination_or_name)
+    return _entries(_split(text), _destination_or_name)
+
+
+def asks_auto(text: str) -> bool:
+    """Tell whether a `wgroutemgr.networks` label asks for all that the gateway's tunnels cover."""
+    return AUTO in _split(text)
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -68,9 +76,8 @@ def _split(text: str) -> list[str]:
 
 
 def _entries(
-    text: str, parse_one: Callable[[str], T | Refusal]
+    entries: Sequence[str], parse_one: Callable[[str], T | Refusal]
 ) -> tuple[tuple[T, ...], tuple[Refusal, ...]]:
-    entries = _split(text)
     found: dict[T, None] = {}
     refusals: dict[Refusal, None] = {}
     for entry in entries[:MAX_ENTRIES]:
@@ -114,10 +121,17 @@ def _destination(entry: str) -> Network | Refusal:
         return refusal(entry, "has no prefix length", f"write {address}/{network.prefixlen}")
     if interface.ip != network.network_address:
         return refusal(entry, "has host bits set", f"write {network}")
+    if special := not_unicast(network):
+        return refusal(entry, f"is not unicast: {special}", "no gateway leads there")
+    return network
+
+
+def not_unicast(network: Network) -> str:
+    """Return of which special network a network is a part; empty if of none."""
     for text, (special, name) in _NOT_UNICAST.items():
         if network.version == special.version and network.subnet_of(special):  # type: ignore[arg-type]
-            return refusal(entry, f"is not unicast: {name}, {text}", "no gateway leads there")
-    return network
+            return f"{name}, {text}"
+    return ""
 
 
 def refusal(entry: str, reason: str, hint: str) -> Refusal:

@@ -45,6 +45,8 @@ class Shares:
     """By destination; empty where nobody answers to the name that asks for it."""
     refusals: dict[str, list[Refusal]] = field(default_factory=dict)
     """By the gateway whose sidecar tells of them."""
+    autos: set[str] = field(default_factory=set)
+    """Those of which all that their tunnels cover is asked for: each knows its own alone."""
 
 
 class Portion(NamedTuple):
@@ -56,6 +58,10 @@ class Portion(NamedTuple):
     """By destination, the gateway that serves it instead; empty where none does."""
     tells: bool
     """Whether what no single gateway has to do with is ours to tell."""
+    is_auto: bool = False
+    """Whether all that our gateway's tunnels cover is asked for beside that."""
+    autos: frozenset[str] = frozenset()
+    """The other gateways of which that is asked for; with an empty name if it is nobody's."""
 
     @property
     def everything(self) -> tuple[Network, ...]:
@@ -72,6 +78,7 @@ class _Wish(NamedTuple):
     """Those that answer to it, by their containers' names."""
     destinations: tuple[Network, ...]
     refusals: tuple[Refusal, ...]
+    is_auto: bool
 
 
 def candidates(claims: Iterable[Claim], now: float) -> tuple[tuple[Candidate, ...], float]:
@@ -83,8 +90,11 @@ def candidates(claims: Iterable[Claim], now: float) -> tuple[tuple[Candidate, ..
     ups = [claim.up_since for claim in there if claim.up_since is not None]
     new = {up for up in ups if is_new(up, ups, now)}
     until = min((up + HOLD_SECONDS for up in new), default=math.inf)
-    named = (one for one in there if one.gateway != one.untold)
-    found = (Candidate(one.gateway, one.names, _standing(one, new), one.network) for one in named)
+    found = (
+        Candidate(one.gateway, one.names, _standing(one, new), one.network, one.addresses)
+        for one in there
+        if one.gateway != one.untold
+    )
     return tuple(found), until
 
 
@@ -97,6 +107,11 @@ def asked(texts: Mapping[str, str]) -> tuple[Network, ...]:
     """Return all that labels ask for, by whichever gateway, whether it can be served or not."""
     wishes = [text for key, text in texts.items() if key == NETWORKS_LABEL or _is_named(key)]
     return tuple(dst for text in wishes for dst in labels.parse(text)[0])
+
+
+def asks_auto(texts: Mapping[str, str]) -> bool:
+    """Tell whether they ask for all that a gateway's tunnels cover."""
+    return any(labels.asks_auto(text) for key, text in texts.items() if asks({key: text}))
 
 
 def ours(texts: Mapping[str, str]) -> dict[str, str]:
@@ -114,6 +129,9 @@ def shares(texts: Mapping[str, str], among: Gateways) -> Shares:
     wishes = sorted(_wishes(texts, among), key=lambda wish: _place(wish.name, preferred))
     standings = defaultdict(lambda: Standing.LOST, {one.gateway: one.standing for one in there})
     found = Shares()
+    for wish in wishes:
+        if wish.is_auto:
+            found.autos.add(min(wish.gateways, key=standings.__getitem__, default=""))
     by_destination: dict[Network, list[_Wish]] = defaultdict(list)
     for wish in wishes:
         for dst in wish.destinations:
@@ -129,7 +147,8 @@ def shares(texts: Mapping[str, str], among: Gateways) -> Shares:
     _tell(found, unnamed, ((wish, refusal) for wish in wishes for refusal in wish.refusals))
     strangers = [name for name in preferred if all(name != wish.name for wish in wishes)]
     found.refusals.setdefault(unnamed, []).extend(map(_strange, strangers))
-    return Shares(found.gateways, {key: told for key, told in found.refusals.items() if told})
+    found.refusals = {key: told for key, told in found.refusals.items() if told}
+    return found
 
 
 def portion(texts: Mapping[str, str], gateways: Gateways, networks: Container[str]) -> Portion:
@@ -152,6 +171,8 @@ def _portion(texts: tuple[tuple[str, str], ...], gateways: Gateways) -> Portion:
         tuple(found.refusals.get(own, ())),
         {dst: gateway for dst, gateway in found.gateways.items() if gateway != own},
         gateways.unnamed == own,
+        own in found.autos,
+        frozenset(found.autos - {own}),
     )
 
 
@@ -170,13 +191,14 @@ def _standing(claim: Claim, new: Iterable[float]) -> Standing:
 def _wishes(texts: Mapping[str, str], among: Gateways) -> Iterator[_Wish]:
     for key, text in texts.items():
         if key == NETWORKS_LABEL:
-            yield _Wish(None, (among.unnamed,), *labels.parse(text))
+            yield _Wish(None, (among.unnamed,), *labels.parse(text), labels.asks_auto(text))
         elif _is_named(key):
             name = key.removeprefix(NAMED_PREFIX)
             gateways = _answering(name, among)
             destinations, refusals = labels.parse(text)
+            is_auto = labels.asks_auto(text)
             unanswered = () if gateways else (_unanswered(key, among.candidates),)
-            yield _Wish(name, gateways, destinations, (*unanswered, *refusals))
+            yield _Wish(name, gateways, destinations, (*unanswered, *refusals), is_auto)
 
 
 def _is_named(key: str) -> bool:
