@@ -180,6 +180,17 @@ class DockerNetwork:
     """What its driver was told."""
 
 
+class Task(NamedTuple):
+    """One container of a swarm's service, on whichever node."""
+
+    name: str
+    """As the engine calls its container: SERVICE.SLOT.ID."""
+    address: Address
+    """On the network that was asked about."""
+    node: str
+    """Address of its machine, by which the others reach it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """That a sidecar serves the clients of a network through a gateway, as the engine tells it."""
