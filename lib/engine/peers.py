@@ -14,7 +14,7 @@ import structlog
 from lib.engine import gateways
 from lib.engine.sharing import namespace_chain
 from lib.errors import CallError, GoneError, NotReadyError
-from lib.model import GATEWAY_LABEL, NETWORK_LABEL, ROLE_LABEL, SIDECAR, Claim
+from lib.model import GATEWAY_LABEL, NETWORK_LABEL, ROLE_LABEL, SERVICE_LABEL, SIDECAR, Claim
 from lib.named import RUN, named_command, named_options
 from lib.settings import DEFAULT_NETWORK, VARIABLE_PREFIX
 
@@ -67,6 +67,8 @@ def _gateway(engine: Engine, peer: Container) -> tuple[str, str, str]:
 
     One that was removed is still what the sidecar waits for, by the name that it was given.
     """
+    if service := _choice(peer, "gateway-service", SERVICE_LABEL):
+        return service, service, ""
     if reference := _choice(peer, "gateway", GATEWAY_LABEL):
         try:
             found = gateways.named(engine, reference, "another sidecar", peer)
@@ -79,6 +81,6 @@ def _gateway(engine: Engine, peer: Container) -> tuple[str, str, str]:
 
 def _choice(peer: Container, option: str, label: str) -> str:
     """Return what a sidecar chose: by its option, its variable or its label."""
-    variable = peer.environment.get(VARIABLE_PREFIX + option.upper())
+    variable = peer.environment.get(VARIABLE_PREFIX + option.upper().replace("-", "_"))
     chosen = named_options(peer.arguments).get(option) or variable
     return chosen or peer.labels.get(label, "").strip()

@@ -33,6 +33,7 @@ from lib.model import (
     NETWORK_LABEL,
     NETWORKS_LABEL,
     ROLE_LABEL,
+    SERVICE_LABEL,
     Gateway,
     Route,
     Step,
@@ -78,7 +79,7 @@ def constants() -> Iterator[str]:
                 yield node.value
 
 
-LABELS = [NETWORK_LABEL, GATEWAY_LABEL, ROLE_LABEL, NETWORKS_LABEL, DIRECT_LABEL]
+LABELS = [NETWORK_LABEL, GATEWAY_LABEL, SERVICE_LABEL, ROLE_LABEL, NETWORKS_LABEL, DIRECT_LABEL]
 
 
 def events() -> set[str]:
