@@ -83,6 +83,7 @@ def name_gateway(gateway: str) -> str:
 # --- a swarm's service as the gateway ------------------------------------------------------------
 
 SERVICE_OF_ITS_OWN = "run the agent as a service in a network of its own, as docs/swarm.md has it"
+DNS_NOWHERE = "dns: [127.0.0.1]   # in the agent's service: it asks for nothing but its gateway"
 NAME_SERVER = "it is this node's engine: see its log, journalctl -u docker"
 
 
@@ -101,6 +102,11 @@ def full_name(service: str) -> str:
     return (
         f"docker service ls   # is {service} the full name? else who has the alias tasks.{service}"
     )
+
+
+def node_ports(node: str) -> str:
+    """Return what nodes of a swarm have to reach of each other."""
+    return f"let the nodes reach each other: 7946/tcp, 7946/udp, 4789/udp of {node}"
 
 
 def one_task(service: str) -> str:

@@ -184,6 +184,8 @@ class DockerNetwork:
     internal: bool = False
     options: Mapping[str, str] = field(default_factory=dict)
     """What its driver was told."""
+    nodes: tuple[str, ...] = ()
+    """Addresses of the machines on which it is, of a swarm's."""
 
 
 class Task(NamedTuple):

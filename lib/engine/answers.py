@@ -134,6 +134,7 @@ def parse_network(answer: Answer) -> DockerNetwork:
         driver=answer.get("Driver") or "",
         internal=bool(answer.get("Internal")),
         options=answer.get("Options") or {},
+        nodes=tuple(str(peer.get("IP")) for peer in answer.get("Peers") or ()),
     )
 
 

@@ -103,6 +103,8 @@ class ServiceGateway:
         """When to ask again about who is in doubt (monotonic seconds)."""
         self.container: Container | None = None
         """The gateway's, if that runs on this node."""
+        self.choice = Choice(Kind.UNKNOWN)
+        """What was last made of what the node told."""
         self.own_netns = ""
         """File of our own namespace: where the others' are too."""
 
@@ -117,7 +119,7 @@ class ServiceGateway:
         network = engine.network(point.network_id)
         told = heard(place.service, own.id, Told(network.subnets, None))
         told, silence = self._listed(engine, place.service, network, told)
-        choice = decide(told, self._in_use)
+        choice = self.choice = decide(told, self._in_use)
         self._remember(place, own, told, choice)
         if choice.kind is not Kind.FOUND or not choice.task:
             raise _error(choice, told, place, silence)

@@ -1355,11 +1355,18 @@ def contested(*others: Container) -> Site:
     return site
 
 
+@pytest.mark.parametrize(
+    ("labelled", "environment"),
+    [
+        ({SERVICE_LABEL: "a_service"}, {}),
+        ({GATEWAY_LABEL: "wireguard"}, {"WGROUTEMGR_GATEWAY_SERVICE": "a_service"}),
+    ],
+)
 def test_an_agent_that_follows_a_service_claims_its_clients_by_the_services_name(
-    logged: list[dict[str, Any]],
+    logged: list[dict[str, Any]], labelled: dict[str, str], environment: dict[str, str]
 ) -> None:
-    labels = {ROLE_LABEL: "sidecar", SERVICE_LABEL: "a_service", NETWORK_LABEL: "wg-net"}
-    site = contested(replace(PEER, labels=labels))
+    labels = {ROLE_LABEL: "sidecar", NETWORK_LABEL: "wg-net"} | labelled
+    site = contested(replace(PEER, labels=labels, environment=environment))
     site.run()
 
     assert site.kernel.commands == []
