@@ -69,18 +69,23 @@ def ask(
         asked = question(name, _KINDS[version], number)
     except UnicodeError:
         return Reply(_NO_SUCH_NAME)
+    try:
+        return _answer(asked, server, seconds) or Reply(None)
+    except OSError:
+        return Reply(None)  # Nobody listens there, or nobody answers.
+
+
+def _answer(asked: bytes, server: tuple[str, int], seconds: float) -> Reply | None:
+    """Return the first answer to a question; None, or OSError, if none comes in time."""
     end = time.monotonic() + seconds
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as channel:
-        try:
-            channel.connect(server)
-            channel.send(asked)
-            while (left := end - time.monotonic()) > 0:
-                channel.settimeout(left)
-                if found := parse(channel.recv(_MOST_BYTES), asked):
-                    return found
-        except OSError:
-            return Reply(None)  # Nobody listens there, or nobody answers.
-    return Reply(None)
+        channel.connect(server)
+        channel.send(asked)
+        while (left := end - time.monotonic()) > 0:
+            channel.settimeout(left)
+            if found := parse(channel.recv(_MOST_BYTES), asked):
+                return found
+    return None
 
 
 def question(name: str, kind: int, number: int) -> bytes:

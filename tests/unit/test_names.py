@@ -201,5 +201,14 @@ def test_where_nobody_listens_it_is_told_at_once() -> None:
     assert time.monotonic() - begun < 10
 
 
+def test_without_a_socket_there_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_socket(*_: object) -> socket.socket:
+        raise OSError
+
+    monkeypatch.setattr("socket.socket", no_socket)
+
+    assert ask(NAME) == Reply(None)
+
+
 def test_it_is_the_engines_that_is_asked() -> None:
     assert names.SERVER == ("127.0.0.11", 53)
