@@ -13,7 +13,17 @@ import structlog
 
 from lib.engine import sidecar
 from lib.kernel.names import Reply
-from lib.model import Container, Endpoint, Gateway, Task
+from lib.model import (
+    GATEWAY_LABEL,
+    NETWORK_LABEL,
+    ROLE_LABEL,
+    SERVICE_LABEL,
+    SIDECAR,
+    Container,
+    Endpoint,
+    Gateway,
+    Task,
+)
 from lib.reconcile.gateway import GatewayTracker
 from lib.reconcile.report import Found, Lost, Unknown
 from lib.reconcile.service import Question, Watch
@@ -294,6 +304,38 @@ def test_several_tasks_are_told_of_once(
 
     assert here.update() == here.update() == Found(gateway(A))
     assert logged().count("warning gateway.several") == 1
+
+
+def test_who_was_doubted_beside_the_gateway_is_not_told_of_again_when_that_is_lost(
+    site: Callable[..., Site], logged: Callable[[], list[str]]
+) -> None:
+    here = site()
+    here.say(A, B, listed=(A,))
+    here.update()
+    here.update()
+    here.say(B, listed=())
+    here.update()
+
+    assert logged()[1:] == ["warning gateway.doubted", "info gateway.ready", "warning gateway.lost"]
+
+
+def test_beside_another_sidecar_it_goes_by_the_services_name_on_each_node(
+    site: Callable[..., Site],
+) -> None:
+    """The task's own name is another one each time, and known as a container on one node only."""
+    here = site(A)
+    labels = {ROLE_LABEL: SIDECAR, NETWORK_LABEL: "wg-net", GATEWAY_LABEL: f"{SERVICE}.0"}
+    rival = replace(HERE, id="rival", name=f"{SERVICE}.0")
+    peer = replace(HERE, id="peer", name="peer", labels=labels, started_at=100.0)
+    us = replace(AGENT, labels={ROLE_LABEL: SIDECAR, SERVICE_LABEL: SERVICE}, started_at=100.0)
+    here.engine.known = (us, rival, peer, HERE)
+    faces = {"gw": (ip_interface("192.0.2.5/24"),)}
+    for interfaces in ({}, faces):
+        here.engine.on = (replace(OVERLAY, interfaces=interfaces), GWBRIDGE)
+        state = here.update()
+
+        assert isinstance(state, Found)
+        assert state.served_by == ""
 
 
 # --- the thread that asks -----------------------------------------------------------------------
