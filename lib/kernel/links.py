@@ -59,12 +59,8 @@ def listed(kernel: socket.socket) -> dict[int, Link]:
         told = dict(netlink.attributes(message.body[_LINK.size :]))
         kind = dict(netlink.attributes(told.get(_INFO, b""))).get(_INFO_KIND, b"")
         found[index] = Link(
-            _text(told[_NAME]),
+            netlink.text(told[_NAME]),
             int.from_bytes(told.get(_MTU, b""), sys.byteorder),
             is_tunnel=hardware not in {_ETHERNET, _LOOPBACK} or kind.rstrip(b"\0") == _TUN,
         )
     return found
-
-
-def _text(value: bytes) -> str:
-    return value.rstrip(b"\0").decode(errors="replace")

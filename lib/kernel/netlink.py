@@ -130,5 +130,10 @@ def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
         at += _aligned(size)
 
 
+def text(value: bytes) -> str:
+    """Return an attribute that is a name."""
+    return value.rstrip(b"\0").decode(errors="replace")
+
+
 def _aligned(size: int) -> int:
     return (size + 3) & ~3

@@ -168,7 +168,7 @@ def _rule(message: Message) -> Rule | None:
         table=0 if is_unreachable else _number(values[_TABLE]) if _TABLE in values else table,
         suppress=None if suppress == _NONE else suppress,
         source=source,
-        device=values.get(_COMES_BY, b"").rstrip(b"\0").decode(errors="replace"),
+        device=netlink.text(values.get(_COMES_BY, b"")),
         is_unreachable=is_unreachable,
         is_foreign=not (is_whole and _is_alike(message, values)),
     )

@@ -46,6 +46,7 @@ def asked(
     The owner of its namespace is attached to these networks.
     """
     entries, refusals = labels.parse_direct(label)
+    wholly = names_networks(label)
     things: dict[Thing, None] = {}
     remarks = list(refusals)
     for entry in entries:
@@ -54,7 +55,7 @@ def asked(
             found: Iterable[Thing] = _rules(entry, routes, owner)
         else:
             remark = attached.refusal(entry, networks) or _outside(entry, routes)
-            table = policy.table_of(entry, networks, wholly=names_networks(label))
+            table = policy.table_of(entry, networks, wholly=wholly)
             found = (Route(entry, None, DEFAULT_METRIC[entry.version], DIRECT, table),)
         if remark:
             remarks.append(remark)

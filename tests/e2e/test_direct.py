@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tests.e2e.doctor_site import beside, reaches
 from tests.e2e.look import await_event, events
-from tests.e2e.test_whole import FAR, PATIENCE_SECONDS, WARN, UPLINK, World, rules, table, world
+from tests.e2e.test_whole import FAR, PATIENCE_SECONDS, UPLINK, WARN, World, rules, table, world
 from tests.lab import images
 from tests.lab.engine import poll
 

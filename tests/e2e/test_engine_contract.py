@@ -12,6 +12,7 @@ import pytest
 from lib.engine.client import Engine
 from lib.errors import CallError, GoneError
 from tests.fakes import StandInEngine
+from tests.lab.engine import poll
 from tests.lab.errors import LabError
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from tests.lab.site import Container, Lab
 
 LABEL = "wgroutemgr.networks"
+SECONDS = 5.0
 
 
 @pytest.fixture
@@ -33,6 +35,8 @@ def stopped(lab: Lab, labelled: Container) -> Container:
     network = labelled.inspect("{{.HostConfig.NetworkMode}}")
     container = lab.client("stopped", network, networks="10.9.0.0/16")
     container.stop()
+    running = ("ps", "--quiet", "--filter", f"name={container.name}")
+    assert poll(lambda: not lab.engine.docker(*running), SECONDS)  # 26.1 lists it for a moment.
     return container
 
 

@@ -182,7 +182,7 @@ def test_no_start_leads_to_the_old_gateway_while_a_long_pass_leads_away_from_it(
     lab: Lab, network: str, gateway: Container
 ) -> None:
     old = gateway.address(network)
-    clients = crowd(lab, network, 20)
+    clients = crowd(lab, network, 32)  # So many that the pass outlasts a start.
     sidecar = ready(lab.sidecar("sidecar", gateway, *NO_RESYNC, network=network))
     for client in clients:
         await_routes(client, dict.fromkeys(many(100), old))

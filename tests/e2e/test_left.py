@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 
 from tests.e2e.doctor_site import beside
 from tests.e2e.look import await_event, events
-from tests.e2e.test_whole import PATIENCE_SECONDS, RULES, World, await_rules, rules, table, world
+from tests.e2e.test_whole import (
+    NO_TUNNEL,
+    PATIENCE_SECONDS,
+    RULES,
+    World,
+    await_rules,
+    rules,
+    table,
+    world,
+)
 from tests.lab import images
 from tests.lab.engine import poll
 
@@ -45,7 +54,7 @@ def test_who_has_left_the_network_is_unreachable_until_it_is_back(world: World) 
     world.lab.engine.docker("network", "connect", world.network, client.name)
     assert poll(lambda: len(table(client)) == 4, PATIENCE_SECONDS)
     assert [world.way(client, version) for version in (4, 6)] == ["tunnel", "tunnel"]
-    assert rows(sidecar) == [("ok", "")] * 2
+    assert rows(sidecar) == [("ok", NO_TUNNEL)] * 2
     world.lab.engine.docker("network", "disconnect", world.network, client.name)
     assert poll(lambda: table(client) == HELD, PATIENCE_SECONDS)
 

@@ -32,6 +32,7 @@ COUNTERS = {"iptables": "0.0.0.0/0", "ip6tables": "2000::/3"}
 EVERYTHING = {4: "0.0.0.0/0", 6: "::/0"}
 PATIENCE_SECONDS = 10.0
 WARN = "WGROUTEMGR_ON_TUNNEL_LOSS=warn"
+NO_TUNNEL = "the gateway sends it into no tunnel"
 
 
 @dataclass
@@ -286,7 +287,7 @@ def test_plan_prints_what_sets_it_all_and_status_names_what_is_not_there(world: 
     assert states() == [("missing", "not there: route, guard, rule 670, rule 671")] * 2
     sidecar.exec("sh", "-c", "wgroutemgr plan | sh")
     assert rules(client) == [*RULES[4], *RULES[6]]
-    assert states() == [("ok", "the gateway sends it into no tunnel")] * 2
+    assert states() == [("ok", NO_TUNNEL)] * 2
     planned = sidecar.exec("wgroutemgr", "plan").splitlines()
     assert [line for line in planned if not line.startswith("#")] == []
 
