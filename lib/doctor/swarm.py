@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _NOBODY = "nobody-has-this-name"
 """What no container is called, nor anybody outside: the first level of names has none such."""
 
+_NOT_YET = "not named before we are healthy"
 _ID_DIGITS = 12
 _VXLAN_BYTES = 50
 """That an overlay puts around each packet: its option `mtu` counts them (moby, `vxlanEncap` in
@@ -35,14 +36,13 @@ def names(site: Site) -> Iterator[Finding]:
         return
     if not place.own:
         lacking("our own container")
-    us = name_server.ask(place.own.id[:_ID_DIGITS])
-    if not us.addresses:
-        seen = f"the name server of {place.network} does not know us"
+    us = some(map(str, name_server.ask(place.own.id[:_ID_DIGITS]).addresses))
+    tasks = some(map(str, name_server.ask(f"tasks.{place.service}").addresses))
+    if not (us or tasks):
+        seen = f"the name server of {place.network} does not know us; a task, once it is healthy"
         yield fail(seen, advice.attach_agent(place.network), advice.NAME_SERVER)
         return
-    tasks = name_server.ask(f"tasks.{place.service}").addresses
-    named = some(map(str, tasks)) or "nobody"
-    yield ok(f"we are {some(map(str, us.addresses))}, tasks.{place.service} is {named}")
+    yield ok(f"we are {us or _NOT_YET}, tasks.{place.service} is {tasks or 'nobody'}")
     if name_server.ask(_NOBODY).left:
         yield warn("while no task runs, the host's name servers are asked", advice.DNS_NOWHERE)
 

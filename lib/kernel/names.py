@@ -53,8 +53,8 @@ class Reply(NamedTuple):
 
     @property
     def left(self) -> bool:
-        """Whether the question went on to another server: the engine itself fails at once."""
-        return self.code is None or self.code in {_NO_ERROR, _NO_SUCH_NAME, _REFUSED}
+        """Whether another server had a word in it: the engine itself fails, or is silent."""
+        return self.code in {_NO_ERROR, _NO_SUCH_NAME, _REFUSED}
 
 
 def ask(

@@ -122,8 +122,17 @@ def test_a_name_server_that_does_not_know_us_is_a_failure(node: Node) -> None:
 
     (found,) = node.say("names")
 
-    assert (found.level, found.seen) == ("fail", "the name server of wg-net does not know us")
+    seen = "the name server of wg-net does not know us; a task, once it is healthy"
+    assert (found.level, found.seen) == ("fail", seen)
     assert found.fix[0] == "networks: [wg-net]   # in the service of the agent"
+
+
+def test_before_we_are_healthy_the_gateway_is_named_and_we_are_not(node: Node) -> None:
+    node.names = {}
+    node.run(HERE)
+
+    seen = f"we are not named before we are healthy, tasks.{SERVICE} is {GATEWAY}"
+    assert node.say("names") == [Finding("ok", seen)]
 
 
 def test_several_tasks_and_who_is_none(node: Node) -> None:

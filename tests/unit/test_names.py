@@ -97,7 +97,7 @@ def test_an_answer_of_the_other_ip_version() -> None:
         (Reply(3), (), True),
         (Reply(2), None, False),
         (Reply(5), None, True),
-        (Reply(None), None, True),
+        (Reply(None), None, False),
     ],
 )
 def test_what_a_reply_means(reply: Reply, known: object, *, left: bool) -> None:
