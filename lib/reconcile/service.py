@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from lib.engine.client import Engine
-    from lib.model import Container, DockerNetwork, Endpoint, Sidecar, Task
+    from lib.model import Address, Container, DockerNetwork, Endpoint, Sidecar, Task
 
 log = structlog.get_logger()
 
@@ -40,7 +40,6 @@ class Question:
     service: str
     own_id: str
     last: Told
-    in_use: Task | None
 
     def ask(self) -> Told:
         """Return what the name server says now."""
@@ -48,7 +47,7 @@ class Question:
 
     def is_news(self, told: Told) -> bool:
         """Tell whether that asks for another look."""
-        return is_news(told, self.last, self.in_use)
+        return is_news(told, self.last)
 
 
 def heard(service: str, own_id: str, told: Told) -> Told:
@@ -98,6 +97,8 @@ class ServiceGateway:
         self._in_use: Task | None = None
         self._warned: tuple[object, object] = ((), ())
         """Of whom: addresses in doubt, and tasks beside the one in use."""
+        self._listing: tuple[frozenset[Address], tuple[Task, ...]] = (frozenset(), ())
+        """Who was named when the engine last knew all of them, and the tasks that it told of."""
         self._tries = 0
         self.again_at = math.inf
         """When to ask again about who is in doubt (monotonic seconds)."""
@@ -151,25 +152,31 @@ class ServiceGateway:
         self, engine: Engine, service: str, network: DockerNetwork, told: Told
     ) -> tuple[Told, str]:
         """Add what the engine lists, if that is needed; and why it does not."""
-        kept = self._in_use and self._in_use.address in told.inside
-        if kept or not told.inside:
+        inside, in_use = told.inside, self._in_use
+        is_kept = in_use is not None and in_use.address in inside
+        if not inside or (is_kept and len(inside) == 1):
             return told, ""
+        if is_kept and inside == self._listing[0]:
+            return replace(told, tasks=self._listing[1]), ""
         try:
-            return replace(told, tasks=engine.tasks(network.id).get(service, ())), ""
+            tasks = engine.tasks(network.id).get(service, ())
         except (CallError, GoneError) as error:
             return told, error.reason
+        if inside <= {task.address for task in tasks}:
+            self._listing = inside, tasks
+        return replace(told, tasks=tasks), ""
 
     def _remember(self, place: Sidecar, own: Container, told: Told, choice: Choice) -> None:
         if choice.kind in {Kind.FOUND, Kind.LOST}:
             self._in_use = choice.task
-        is_doubt = choice.kind is Kind.LOST and bool(choice.doubted)
+        is_doubt = bool(choice.doubted)
         if is_doubt:
             self.again_at = self._clock() + patience(self._tries)
         self._tries = self._tries + 1 if is_doubt else 0
         if told.tasks is not None or choice.kind is not Kind.FOUND:
             self._warn(place, choice)
         if self._watch:
-            self._watch.begin(Question(place.service, own.id, told, self._in_use))
+            self._watch.begin(Question(place.service, own.id, told))
 
     def _warn(self, place: Sidecar, choice: Choice) -> None:
         """Warn, once, of who is named and no task, and of more tasks than one."""

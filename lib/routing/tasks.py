@@ -85,9 +85,9 @@ def decide(told: Told, in_use: Task | None) -> Choice:
     return Choice(Kind.FOUND, chosen, tuple(one for one in listed if one != chosen), doubted)
 
 
-def is_news(told: Told, last: Told, in_use: Task | None) -> bool:
-    """Tell whether what the name server says asks for another decision than the last one."""
-    return _sign(told, in_use) != _sign(last, in_use)
+def is_news(told: Told, last: Told) -> bool:
+    """Tell whether what the name server says asks for another look than the last one."""
+    return _sign(told) != _sign(last)
 
 
 def patience(tries: int) -> float:
@@ -109,11 +109,8 @@ def _unnamed(told: Told) -> Kind:
     return Kind.LOST if _inside(told.own, told.subnets) else Kind.APART
 
 
-def _sign(told: Told, in_use: Task | None) -> object:
-    inside = told.inside
-    if in_use and in_use.address in inside:
-        return in_use.address
-    return inside or _unnamed(told)
+def _sign(told: Told) -> object:
+    return told.inside or _unnamed(told)
 
 
 def _inside(addresses: Iterable[Address], subnets: Iterable[Network]) -> frozenset[Address]:

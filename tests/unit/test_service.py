@@ -156,7 +156,6 @@ def test_while_nothing_changes_the_engine_is_not_asked_for_tasks(
     here = site(A)
     for _ in range(3):
         here.update()
-    here.say(B, A)
 
     assert here.update() == Found(gateway(A))
     assert here.calls() == 1
@@ -306,6 +305,22 @@ def test_several_tasks_are_told_of_once(
     assert logged().count("warning gateway.several") == 1
 
 
+def test_a_second_task_is_told_of_and_the_engine_is_asked_once_that_it_knows_it(
+    site: Callable[..., Site], logged: Callable[[], list[str]]
+) -> None:
+    here = site(B)
+    here.update()
+    here.say(A, B, listed=(B,))
+    assert here.update() == Found(gateway(B))
+    assert here.tracker.again_at == here.now + 1
+    here.say(A, B)
+    assert here.update() == here.update() == Found(gateway(B))
+
+    assert here.calls() == 3
+    assert here.tracker.again_at == math.inf
+    assert logged()[2:] == ["warning gateway.doubted", "warning gateway.several"]
+
+
 def test_who_was_doubted_beside_the_gateway_is_not_told_of_again_when_that_is_lost(
     site: Callable[..., Site], logged: Callable[[], list[str]]
 ) -> None:
@@ -344,7 +359,7 @@ TOLD = Told(OVERLAY.subnets, (A.address,), tasks=(A,))
 
 
 @pytest.mark.parametrize(
-    ("named", "news"), [((A,), 0), ((A, B), 0), ((B,), 1), ((), 1)], ids=["A", "AB", "B", "none"]
+    ("named", "news"), [((A,), 0), ((A, B), 1), ((B,), 1), ((), 1)], ids=["A", "AB", "B", "none"]
 )
 def test_each_second_it_is_told_whether_there_is_news(
     site: Callable[..., Site], named: tuple[Task, ...], news: int, monkeypatch: pytest.MonkeyPatch
@@ -356,7 +371,7 @@ def test_each_second_it_is_told_whether_there_is_news(
     watch.look()
     assert here.asked == []
 
-    watch.begin(Question(SERVICE, OWN_ID, TOLD, A))
+    watch.begin(Question(SERVICE, OWN_ID, TOLD))
     watch.look()
 
     assert len(told) == news
@@ -376,7 +391,7 @@ def test_the_tracker_sets_the_watch_by_what_it_found(
     here.say()
     tracker.update(here.engine)  # type: ignore[arg-type]
 
-    assert [question.in_use for question in questions] == [A, None]
+    assert [question.last.inside for question in questions] == [{A.address}, set()]
     here.say(B)
     assert questions[1].is_news(questions[1].ask())
     here.say()

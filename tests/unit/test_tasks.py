@@ -96,24 +96,24 @@ def test_what_is_to_be_believed(seen: Told, in_use: Task | None, choice: Choice)
 
 
 @pytest.mark.parametrize(
-    ("now", "last", "in_use", "news"),
+    ("now", "last", "news"),
     [
-        pytest.param(told(A), told(A), A, False, id="the same"),
-        pytest.param(told(B, A), told(A), A, False, id="another one beside"),
-        pytest.param(told(A), told(A, B), A, False, id="no longer another one beside"),
-        pytest.param(told(B), told(A), A, True, id="another one"),
-        pytest.param(told(), told(A), A, True, id="none"),
-        pytest.param(told(named=None, own=None), told(A), A, True, id="silence"),
-        pytest.param(told(), told(), None, False, id="still none"),
-        pytest.param(told(named=FOREIGN), told(), None, False, id="none, told otherwise"),
-        pytest.param(told(named=None, own=None), told(), None, True, id="none, then silence"),
-        pytest.param(told(A), told(A, tasks=()), None, False, id="still the same alias"),
-        pytest.param(told(A, B), told(A, tasks=()), None, True, id="an alias, then a task"),
-        pytest.param(told(own=FOREIGN), told(own=OWN), None, True, id="taken off the network"),
+        pytest.param(told(A), told(A), False, id="the same"),
+        pytest.param(told(B, A), told(A), True, id="another one beside"),
+        pytest.param(told(A), told(A, B), True, id="no longer another one beside"),
+        pytest.param(told(B), told(A), True, id="another one"),
+        pytest.param(told(), told(A), True, id="none"),
+        pytest.param(told(named=None, own=None), told(A), True, id="silence"),
+        pytest.param(told(), told(), False, id="still none"),
+        pytest.param(told(named=FOREIGN), told(), False, id="none, told otherwise"),
+        pytest.param(told(named=None, own=None), told(), True, id="none, then silence"),
+        pytest.param(told(A), told(A, tasks=()), False, id="still the same alias"),
+        pytest.param(told(A, B), told(A, tasks=()), True, id="an alias, then a task"),
+        pytest.param(told(own=FOREIGN), told(own=OWN), True, id="taken off the network"),
     ],
 )
-def test_what_is_news(now: Told, last: Told, in_use: Task | None, *, news: bool) -> None:
-    assert is_news(now, last, in_use) is news
+def test_what_is_news(now: Told, last: Told, *, news: bool) -> None:
+    assert is_news(now, last) is news
 
 
 def test_who_is_doubted_is_asked_about_less_and_less() -> None:
@@ -146,16 +146,15 @@ class Node:
         """Ask the name server, and the engine if there is news."""
         seen = told(*_at(self.names, now), tasks=None)
         is_due = self.tries and now >= self.again_at - 0.001
-        if self.last and not is_due and not is_news(seen, self.last, self.in_use):
+        if self.last and not is_due and not is_news(seen, self.last):
             return
         self.last = replace(seen, tasks=tuple(_at(self.lists, now)))
         choice = decide(self.last, self.in_use)
         self.calls.append(now)
         self.history.append((now, choice))
         self.in_use = choice.task
-        is_doubt = choice.kind is Kind.LOST and choice.doubted
         self.again_at = now + patience(self.tries)
-        self.tries = self.tries + 1 if is_doubt else 0
+        self.tries = self.tries + 1 if choice.doubted else 0
 
 
 def _at(told_at: list[tuple[float, frozenset[Task]]], now: float) -> frozenset[Task]:
@@ -175,9 +174,9 @@ def swarm(*steps: tuple[float, frozenset[Task]], late: float, seed: int = 1) -> 
     return [Node(chance.uniform(0, 1), arrivals(), arrivals()) for _ in range(1000)]
 
 
-def run(nodes: list[Node], seconds: int) -> None:
+def run(nodes: list[Node], seconds: int, since: int = 0) -> None:
     for node in nodes:
-        for second in range(seconds):
+        for second in range(since, seconds):
             node.look(second + node.phase)
 
 
@@ -210,9 +209,9 @@ def test_with_two_tasks_nobody_changes_who_has_one_and_all_agree_once_one_ends()
     nodes = swarm((0, MOVED), (10, frozenset({A, B})), (30, ALONE), late=1.5)
     run(nodes, 25)
     assert {node.in_use for node in nodes} == {B}
-    run(nodes, 60)
+    run(nodes, 60, since=25)
     assert {node.in_use for node in nodes} == {A}
-    assert max(len(node.calls) for node in nodes) <= 4
+    assert max(len(node.calls) for node in nodes) <= 5
 
 
 def test_an_alias_costs_a_node_a_call_a_minute_in_the_end() -> None:
