@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.e2e.doctor_site import ask
 from tests.e2e.look import await_event, await_routes
 from tests.e2e.swarm_site import SECONDS
 from tests.e2e.test_tunnel import BYTES, received
@@ -108,6 +109,9 @@ def test_the_example_works_as_it_is_written(swarm: Swarm) -> None:
     client, wanted = led(swarm)
     await_routes(client, wanted, SECONDS)
     assert poll(lambda: reaches(client), SECONDS)
+    said = ask(node_of(swarm, GATEWAY).await_container(AGENT))
+    assert said.levels("fail") == []
+    assert {finding.level for finding in said.of("mtu")} <= {"ok", "skip"}
 
 
 def test_the_tunnel_comes_along_to_another_node_and_takes_large_packets(
