@@ -112,7 +112,7 @@ def _left(container: Container, owner: Container, gateway: Gateway) -> Client | 
     wholly = direct.names_networks(past) or not gateway.addresses
     guards = tuple(
         policy.guard(dst)
-        for dst in labels.parse(container.labels.get(NETWORKS_LABEL, ""))[0]
+        for dst in asked(container)
         if policy.table_of(dst, near, wholly=wholly) == TABLE
     )
     if not guards or not owner.sandbox_key:
@@ -143,6 +143,11 @@ def _routes(
             remarks.append(remark)
     remarks += _open(destinations, versions)
     return tuple(routes), tuple(remarks)
+
+
+def asked(container: Container) -> tuple[Network, ...]:
+    """Return what a container's label asks for, whether it can be served or not."""
+    return labels.parse(container.labels.get(NETWORKS_LABEL, ""))[0]
 
 
 def leading(dst: Network, gateway: Gateway, table: int) -> Route:
