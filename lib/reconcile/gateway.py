@@ -121,12 +121,13 @@ class GatewayTracker:
         """Take in which containers ended, and tell whether the gateway is lost by that.
 
         The engine is asked nothing: it does not answer while it starts the gateway again. Log and
-        announce it as `update` does, which finds what is true now.
+        announce it as `update` does, which finds what is true now. A task is never started again,
+        and its name server may still tell of it.
         """
         state, container, owner = self.state, self._container, self._owner
         if not isinstance(state, Found) or self._settings.on_gateway_loss == "keep":
             return False
-        if state.served_by or not container or not owner:
+        if state.gateway.service or state.served_by or not container or not owner:
             return False
         stopped = _stopped(container, owner, ended)
         if not stopped:
