@@ -32,6 +32,9 @@ NETWORK_LABEL = "wgroutemgr.network"
 GATEWAY_LABEL = "wgroutemgr.gateway"
 """On the sidecar: name or id of the gateway, or its Compose service."""
 
+SERVICE_LABEL = "wgroutemgr.gateway-service"
+"""On the sidecar: the service of a swarm whose task is the gateway."""
+
 ROLE_LABEL, SIDECAR = "wgroutemgr.role", "sidecar"
 """On the image, and so on every sidecar: by it they find each other."""
 
@@ -160,6 +163,9 @@ class Sidecar:
     """Name of the network to serve."""
     named_by: str = ""
     """What named the gateway; nothing where it is the owner of our network namespace."""
+    service: str = ""
+    """The service of a swarm whose task is the gateway, where that was named. Then the gateway is
+    one of that name and id, until its task is found on this node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +215,19 @@ class DockerNetwork:
     internal: bool = False
     options: Mapping[str, str] = field(default_factory=dict)
     """What its driver was told."""
+    nodes: tuple[str, ...] = ()
+    """Addresses of the machines on which it is, of a swarm's."""
+
+
+class Task(NamedTuple):
+    """One container of a swarm's service, on whichever node."""
+
+    name: str
+    """As the engine calls its container: SERVICE.SLOT.ID."""
+    address: Address
+    """On the network that was asked about."""
+    node: str
+    """Address of its machine, by which the others reach it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,6 +318,10 @@ class Gateway:
     """Subnets to which the engine attaches who is on that network without listing it among a
     container's networks: `docker_gwbridge`'s, on an overlay."""
 
+    service: str = ""
+    """The service of a swarm of which it is a task; else empty."""
+    node: str = ""
+    """Address of the machine on which that runs."""
     may_tunnel: bool = True
     """Whether it may have a tunnel one day, as far as is known."""
     cut_off: frozenset[Network] = frozenset()
@@ -312,6 +335,16 @@ class Gateway:
         """All of them."""
         alone = self.container
         return self.among or Gateways(alone, alone, (Candidate(alone),))
+
+    @property
+    def known_as(self) -> str:
+        """The name that it keeps when its container is made anew."""
+        return self.service or self.container
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether it runs on another node, whose agent alone can look into it."""
+        return bool(self.service) and not self.container_id
 
     def address(self, version: int) -> Address | None:
         """Return its address of that IP version on the network, or None."""

@@ -111,13 +111,15 @@ def _described(sidecar: Sidecar) -> dict[str, Any]:
             key: value for key, value in gateway.labels.items() if key.startswith(_SUCCESSION)
         },
         "named_by": sidecar.named_by,
+        "service": sidecar.service,
     }
 
 
 def _sidecar(place: Mapping[str, Any]) -> Sidecar:
     own = _container(place["container_id"], place["container"], {})
     gateway = _container(place["gateway_id"], place["gateway"], place["gateway_labels"])
-    return Sidecar(gateway, own if own.id else None, place["network"], place["named_by"])
+    own_or_none = own if own.id else None
+    return Sidecar(gateway, own_or_none, place["network"], place["named_by"], place["service"])
 
 
 def _container(key: str, name: str, labels: Mapping[str, str]) -> Container:

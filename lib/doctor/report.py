@@ -12,8 +12,8 @@ from collections import Counter
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from lib.doctor import clients, network, path, setup, whole
-from lib.doctor.site import Site, SkippedError
+from lib.doctor import clients, network, path, setup, swarm, whole
+from lib.doctor.site import ElsewhereError, Site, SkippedError
 from lib.engine.client import Engine
 from lib.errors import WgRouteMgrError
 from lib.kernel.shells import Shells
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _SIDECAR: Mapping[str, Check] = {
     "engine": setup.engine,
     "sidecar": setup.own_container,
+    "names": swarm.names,
     "gateway": setup.gateway,
     "reboot": setup.reboot,
     "capabilities": setup.capabilities,
@@ -79,6 +80,8 @@ def examine(site: Site) -> Iterator[tuple[str, Finding]]:
         try:
             for finding in check(site):
                 yield name, finding
+        except ElsewhereError as where:
+            yield name, Finding("skip", str(where))
         except SkippedError as lacking:
             yield name, Finding("skip", f"cannot be told without {lacking}")
         except WgRouteMgrError as error:

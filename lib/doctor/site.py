@@ -29,6 +29,7 @@ from lib.kernel.access import Reader
 from lib.model import DIRECT_LABEL, Gateway, Skipped, Snapshot
 from lib.reconcile import covered, tunnels
 from lib.reconcile.contest import Contest
+from lib.reconcile.service import ServiceGateway
 from lib.routing import desired, policy, reach, serving
 from lib.routing.hosts import host
 
@@ -61,6 +62,10 @@ class SkippedError(Exception):
     """A check cannot be done, since what it builds on was not found."""
 
 
+class ElsewhereError(SkippedError):
+    """A check cannot be done on this node of a swarm; the text says where."""
+
+
 class RunsCommands(Protocol):
     """The part of `lib.kernel.shells` that is used here."""
 
@@ -83,6 +88,8 @@ class Fact(Generic[T]):
         """Return it to a check that builds on it; raise SkippedError if it was not found."""
         try:
             return self.examine()
+        except ElsewhereError:
+            raise
         except (SkippedError, WgRouteMgrError) as error:
             raise SkippedError(self._name) from error
 
@@ -172,6 +179,8 @@ class Site:
         self._outcomes: dict[str, Outcome] = {}
         self.engine = Fact("the engine", connect)
         self.sidecar = Fact("the sidecar", self._find_sidecar)
+        self.task = Fact("the gateway", self._find_task)
+        """The gateway as a swarm's service, found."""
         self.gateway_container = Fact("the gateway", self._find_gateway_container)
         """The one whose network namespace the gateway uses, mostly its own."""
         self.network = Fact("the network", self._find_network)
@@ -196,7 +205,14 @@ class Site:
     def _find_sidecar(self) -> Sidecar:
         return sidecar.find(self.engine(), self.settings)
 
+    def _find_task(self) -> tuple[Gateway, ServiceGateway]:
+        finder = ServiceGateway(time.monotonic)
+        return finder.find(self.engine(), self.sidecar()), finder
+
     def _find_gateway_container(self) -> Container:
+        if self.sidecar().service:
+            gateway, finder = self.task()
+            return finder.container or elsewhere(gateway)
         return gateways.netns_owner_of(self.engine(), self.sidecar().gateway)
 
     def _find_network(self) -> DockerNetwork:
@@ -204,6 +220,8 @@ class Site:
         return self.engine().network(name)
 
     def _find_gateway(self) -> Gateway:
+        if self.sidecar().service:
+            return self.task()[0]
         network, container = self.network(), self.gateway_container()
         endpoint = self.gateway_endpoint
         if not container.running or not endpoint:
@@ -219,7 +237,8 @@ class Site:
 
     def _find_judgement(self) -> Judgement:
         place = self.sidecar()
-        ours = (place.gateway, self.gateway_container())
+        ours = [gateways.standing_for(place.service)] if place.service else []
+        ours = ours or [place.gateway, self.gateway_container()]
         return Contest(time.time).judge(self.engine(), self.gateway(), ours, place.own)
 
     def _find_container(self) -> Container:
@@ -269,7 +288,8 @@ class Site:
     def served_by(self) -> str:
         """Name of the gateway by which the clients are served; nothing if it is ours."""
         winner = self.judgement().verdict.winner
-        return winner.gateway * (winner.gateway_id != self.sidecar().gateway.id)
+        place = self.sidecar()
+        return winner.gateway * (winner.gateway_id != (place.service or place.gateway.id))
 
     @property
     def own_name(self) -> str:
@@ -416,6 +436,12 @@ def _attached(
     entries = (entry.strip() for entry in container.labels.get(DIRECT_LABEL, "").split(","))
     direct = tuple(filter(None, entries))
     return AttachedClient(client, owner, addresses, networks, gateway.network, direct)
+
+
+def elsewhere(gateway: Gateway) -> NoReturn:
+    """Give a check up that another node's agent can do."""
+    reason = f"the gateway is on {gateway.node}: ask the agent there"
+    raise ElsewhereError(reason)
 
 
 def lacking(what: str) -> NoReturn:

@@ -15,7 +15,7 @@ import structlog
 from lib.engine import gateways
 from lib.engine.sharing import namespace_chain
 from lib.errors import CallError, GoneError, NotReadyError
-from lib.model import GATEWAY_LABEL, NETWORK_LABEL, ROLE_LABEL, SIDECAR, Claim
+from lib.model import GATEWAY_LABEL, NETWORK_LABEL, ROLE_LABEL, SERVICE_LABEL, SIDECAR, Claim
 from lib.named import RUN, named_command, named_options
 from lib.settings import DEFAULT_NETWORK, VARIABLE_PREFIX
 
@@ -107,10 +107,12 @@ def described(claim: Claim, gateway: Sequence[Container], networks: Sequence[str
 
 
 def _gateway(engine: Engine, peer: Container) -> Container | str:
-    """Return a sidecar's gateway.
+    """Return a sidecar's gateway; of a swarm's service the name alone.
 
     One that was removed is still what the sidecar waits for, by the name that it was given.
     """
+    if service := _choice(peer, "gateway-service", SERVICE_LABEL):
+        return service
     if reference := _choice(peer, "gateway", GATEWAY_LABEL):
         try:
             return gateways.named(engine, reference, "another sidecar", peer)
@@ -121,6 +123,6 @@ def _gateway(engine: Engine, peer: Container) -> Container | str:
 
 def _choice(peer: Container, option: str, label: str) -> str:
     """Return what a sidecar chose: by its option, its variable or its label."""
-    variable = peer.environment.get(VARIABLE_PREFIX + option.upper())
+    variable = peer.environment.get(VARIABLE_PREFIX + option.upper().replace("-", "_"))
     chosen = named_options(peer.arguments).get(option) or variable
     return chosen or peer.labels.get(label, "").strip()
