@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -133,8 +133,13 @@ def portion(texts: Mapping[str, str], gateways: Gateways, networks: Container[st
         (one for one in gateways.firsts if not one.network or one.network in networks),
         default=First("", gateways.unnamed),
     )
-    own = replace(gateways, candidates=near, unnamed=first.gateway, firsts=())
-    return _portion(tuple(ours(texts).items()), own)
+    is_left = any(one in networks for one in gateways.before)
+    own = Gateways(gateways.ours, first.gateway, near, gateways.untold)
+    found = _portion(tuple(ours(texts).items()), own)
+    if not is_left:
+        return found
+    elsewhere = dict.fromkeys(found.destinations, gateways.ours)
+    return Portion((), (), {**elsewhere, **found.elsewhere}, tells=False)
 
 
 @lru_cache(maxsize=256)  # Labels never change, and each pass asks for all.
