@@ -301,6 +301,8 @@ class Gateways:
     """Whether there are others beside them whose names nobody else can tell."""
     firsts: tuple[First, ...] = ()
     """Of our network and of the others, where there are others."""
+    before: frozenset[str] = frozenset()
+    """Names of networks on which ours has another sidecar, which comes before our own."""
 
 
 @dataclass(frozen=True, slots=True)

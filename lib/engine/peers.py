@@ -95,6 +95,8 @@ def described(claim: Claim, gateway: Sequence[Container], networks: Sequence[str
     points = [point for name in names_of if (point := gateway[-1].endpoint(name))]
     aliases = [alias for point in points for alias in point.aliases]
     services = [one.labels.get(key, "") for one in gateway for key in gateways.SERVICE_LABELS]
+    if claim.network and points:
+        claim = replace(claim, network=points[0].network)
     names = {*aliases, *services, *(one.name for one in gateway)}
     is_there = all(one.running for one in gateway) and any(one.interfaces for one in points)
     since = max(one.started_at for one in gateway) if is_there else None

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from lib.engine import peers
 from lib.model import ROLE_LABEL, SIDECAR, Claim, First, Gateways
-from lib.routing.contest import decide, remembered
+from lib.routing.contest import HOLD_SECONDS, decide, remembered
 from lib.routing.serving import candidates
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from lib.engine.client import Engine
     from lib.model import Container, Event, Gateway
@@ -43,6 +43,8 @@ class Contest:
         """The claims of the last judgement."""
         self._far: tuple[Claim, ...] = ()
         """Those for other networks."""
+        self._before: dict[str, float] = {}
+        """When another sidecar of our gateway was missed, by its network; 0 while it runs."""
         self._ids: set[str] = set()
         """Of sidecars that were seen, or told of by an event."""
         self._gateways: set[str] = set()
@@ -76,6 +78,8 @@ class Contest:
         names = {one.gateway for one in self._known}
         far = [one for one in claims if one.network and one.gateway not in names]
         self._far = self._remembered(engine, self._far, far, networks)
+        also = {one.network for one in claims if one.gateway == ours[0].name} - {""}
+        self._note({one for one in also if one < gateway.network}, now)
         self._gateways = {one.gateway_id for one in (*self._known, *self._far)} - {ours[0].id}
         return self._judged(ours[0], now)
 
@@ -90,6 +94,15 @@ class Contest:
         claims = remembered(known, found, self._time())
         return tuple(peers.again(engine, one, networks) if one.ended else one for one in claims)
 
+    def _note(self, before: Iterable[str], now: float) -> None:
+        """Note on which networks before ours our gateway has other sidecars, or had just now."""
+        missed = {key: ended or now for key, ended in self._before.items()}
+        self._before = {
+            key: ended
+            for key, ended in (missed | dict.fromkeys(before, 0.0)).items()
+            if now - ended < HOLD_SECONDS or not ended
+        }
+
     def _judged(self, our: Container, now: float) -> Judgement:
         claims, networks = (*self._known, *self._far), {one.network for one in self._far}
         verdicts = [
@@ -99,13 +112,15 @@ class Contest:
         verdict, winners = verdicts[0], [one.winner for one in verdicts]
         there, until = candidates(claims, now)
         among = None
-        if len(claims) > 1:
+        if len(claims) > 1 or self._before:
             firsts = tuple(First(one.untold, one.gateway, one.network) for one in winners)
             is_all = len(there) == len(claims)
-            among = Gateways(our.name, verdict.winner.gateway, there, not is_all, firsts)
+            before = frozenset(self._before)
+            among = Gateways(our.name, verdict.winner.gateway, there, not is_all, firsts, before)
         if among and self._among and among != self._among:
             self._verify_at = now + _VERIFY_SECONDS
         self._among = among
+        until = min([until, *(ended + HOLD_SECONDS for ended in self._before.values() if ended)])
         verify_at = self._verify_at if self._verify_at > now else math.inf
         return Judgement(verdict, among, min(until, verify_at, *(one.until for one in verdicts)))
 

@@ -271,7 +271,8 @@ class Reconciler:
         if guarded := self._guarded(state):
             guarded.take_before(before.pop(guarded.path, ()))
             yield guarded
-        self._tunnels.expect(dst for one in chosen for dst in serving.asked(one.labels))
+        gateway = state.gateway
+        self._tunnels.expect(dst for one in chosen for dst in desired.asked(one, gateway))
         for batch in self._clients.batches(chosen):
             located = self._clients.locate(engine, batch, scope.ids)
             wanted = self._wanted(located, state)

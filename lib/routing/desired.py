@@ -66,8 +66,7 @@ def _client(container: Container, owner: Container, gateway: Gateway) -> Client 
     if owner.id == gateway.container_id:
         hint = f"remove the label {NETWORKS_LABEL}: the gateway has these routes itself"
         return skip("is in the gateway's own network namespace", hint)
-    names = {name for each in owner.endpoints for name in (each.network, each.network_id)}
-    portion = serving.portion(container.labels, gateway.gateways, names)
+    portion = _portion(container, owner, gateway)
     point = owner.endpoint(gateway.network_id)
     near = (*owner.attached, *gateway.unlisted)
     versions = {one.version for one in (point.interfaces if point else owner.attached)}
@@ -188,6 +187,16 @@ def _routes(
     everything = {dst.version for dst in portion.everything if dst.prefixlen == 0}
     remarks += _open(portion.destinations, versions - everything)
     return tuple(routes), tuple(remarks)
+
+
+def asked(container: Container, gateway: Gateway) -> tuple[Network, ...]:
+    """Return what a container's labels ask of a gateway, whether it can be served or not."""
+    return _portion(container, container, gateway).destinations
+
+
+def _portion(container: Container, owner: Container, gateway: Gateway) -> Portion:
+    names = {name for each in owner.endpoints for name in (each.network, each.network_id)}
+    return serving.portion(container.labels, gateway.gateways, names)
 
 
 def leading(dst: Network, gateway: Gateway, table: int) -> Route:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -103,12 +103,6 @@ def asks(texts: Mapping[str, str]) -> bool:
     return any(key == NETWORKS_LABEL or _is_named(key) for key in texts)
 
 
-def asked(texts: Mapping[str, str]) -> tuple[Network, ...]:
-    """Return all that labels ask for, by whichever gateway, whether it can be served or not."""
-    wishes = [text for key, text in texts.items() if key == NETWORKS_LABEL or _is_named(key)]
-    return tuple(dst for text in wishes for dst in labels.parse(text)[0])
-
-
 def asks_auto(texts: Mapping[str, str]) -> bool:
     """Tell whether they ask for all that a gateway's tunnels cover."""
     return any(labels.asks_auto(text) for key, text in texts.items() if asks({key: text}))
@@ -158,8 +152,13 @@ def portion(texts: Mapping[str, str], gateways: Gateways, networks: Container[st
         (one for one in gateways.firsts if not one.network or one.network in networks),
         default=First("", gateways.unnamed),
     )
-    own = replace(gateways, candidates=near, unnamed=first.gateway, firsts=())
-    return _portion(tuple(ours(texts).items()), own)
+    is_left = any(one in networks for one in gateways.before)
+    own = Gateways(gateways.ours, first.gateway, near, gateways.untold)
+    found = _portion(tuple(ours(texts).items()), own)
+    if not is_left:
+        return found
+    elsewhere = dict.fromkeys(found.destinations, gateways.ours)
+    return Portion((), (), {**elsewhere, **found.elsewhere}, tells=False)
 
 
 @lru_cache(maxsize=256)  # Labels never change, and each pass asks for all.

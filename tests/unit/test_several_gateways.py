@@ -539,3 +539,43 @@ def test_a_gateway_on_a_network_that_the_client_is_not_on_answers_to_nothing(
     assert site.routes(client) == [f"{X} 192.0.2.1", f"{Y} 192.0.2.1"]
     refused = [entry["entry"] for entry in logged if entry["event"] == "entry.refused"]
     assert refused == [f"{NETWORKS_LABEL}.{A}"]
+
+
+class Twice(Both):
+    """One gateway on two networks, with a sidecar for each."""
+
+    def __init__(self, *clients: Container) -> None:
+        super().__init__()
+        lab = replace(LAB, interfaces=(ip_interface("10.7.0.2/24"),))
+        gateway = self.gateways[B]
+        self.gateways[B] = replace(gateway, endpoints=(*gateway.endpoints, lab))
+        self.remove(self.gateways.pop(A))
+        sidecars = [peer("a-sidecar", B, arguments=("--network", "n7")), peer("b-sidecar", B)]
+        self.change(self.gateways[B], *sidecars, *clients)
+        self.kernel.attach(gateway.sandbox_key, "10.7.0.2/24")
+        for one in clients:
+            self.add(one)
+        networks = DockerNetwork("n7", "lab", (ip_network("10.7.0.0/24"),), {})
+        self.engine.on = (*self.engine.on, networks)
+        for side, network in ((A, "n7"), (B, "wg-net")):
+            self.sides[side] = self.started(Settings(gateway=B, network=network))
+        self.both(RESYNC)
+
+
+def test_who_is_on_two_networks_of_one_gateway_is_served_on_the_first_by_name() -> None:
+    client, other = on_both(asking(any=X, **{B: Y})), asking("other", "192.0.2.8/24", any=X)
+    site = Twice(client, other)
+    assert site.routes(client) == [f"{X} 10.7.0.2", f"{Y} 10.7.0.2"]
+    assert site.routes(other) == [f"{X} 192.0.2.1"]
+    del site.kernel.commands[:]
+    site.pass_on(100)
+    assert site.lines == []
+
+    sidecar = next(one for one in site.engine.known if one.name == "a-sidecar")
+    del site.sides[A], site.schedules[A]
+    site.remove(sidecar)
+    site.both(RESYNC)
+    site.pass_on(9)
+    assert site.lines == []
+    site.pass_on(2)
+    assert site.routes(client) == [f"{X} 192.0.2.1", f"{Y} 192.0.2.1"]
