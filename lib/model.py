@@ -578,6 +578,8 @@ class Event:
     network_id: str = ""
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
     """The container's, among other attributes of the event; empty for network events."""
+    moment: float = field(default=0.0, compare=False)
+    """When that was (Unix seconds, by the engine's clock); 0 if it is not told."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,8 +66,8 @@ class Schedule:
         """When the gateway is looked at again, as the last pass said."""
         self._changed: dict[str, str] = {}
         """What the first event of each container was that a pass has still to look at."""
-        self._ended: set[str] = set()
-        """Those of them that ended."""
+        self._ended: dict[str, float] = {}
+        """When those of them ended last that did (Unix seconds)."""
         self._settled_at = self._settled_until = math.inf
         self._unfinished: tuple[Unfinished, ...] = ()
         self.reroute_at = math.inf
@@ -88,7 +88,7 @@ class Schedule:
                 self._settled_until = now + _LONGEST_SETTLING_SECONDS
             self._changed.setdefault(event.container_id, event.action)
             if event.action == "die":
-                self._ended.add(event.container_id)
+                self._ended[event.container_id] = event.moment
             self._settled_at = now + _SETTLING_SECONDS
         if urgent:
             self._settled_until = now
@@ -138,8 +138,8 @@ class Schedule:
         trigger = self._full_trigger(now)
         changed = self._changed if trigger or is_settled else {}
         first = next(iter(changed.values()), "retry")
-        ended = frozenset(self._ended & changed.keys())
-        scope = Scope(trigger or first, frozenset(retries | changed.keys()), bool(trigger), ended)
+        ids = frozenset(retries | changed.keys())
+        scope = Scope(trigger or first, ids, bool(trigger), self._ended if changed else {})
         if changed:
             self._forget_events()
         return scope
@@ -171,5 +171,5 @@ class Schedule:
 
     def _forget_events(self) -> None:
         self._changed = {}
-        self._ended = set()
+        self._ended = {}
         self._settled_at = self._settled_until = math.inf

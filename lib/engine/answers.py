@@ -237,7 +237,8 @@ def _parse_event(line: str | bytes) -> Event | None:
     if answer["Type"] == "container":
         # Labels stand among the others, unmarked; these two overwrite labels of their names.
         labels = {key: attributes[key] for key in attributes.keys() - {"image", "name"}}
-        return Event(action, actor["ID"], attributes.get("name", ""), labels=labels)
+        moment = answer.get("timeNano", 0) / 1e9
+        return Event(action, actor["ID"], attributes.get("name", ""), "", labels, moment)
     if action not in {"connect", "disconnect"}:
         return None
     if container_id := attributes.get("container"):

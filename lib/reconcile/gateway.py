@@ -26,7 +26,7 @@ from lib.reconcile.service import ServiceGateway, Watch
 from lib.routing.fitness import unfit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Mapping
 
     from lib.engine.client import Engine
     from lib.model import Container, DockerNetwork, Event, Network, Sidecar
@@ -116,9 +116,10 @@ class GatewayTracker:
             self._judge_network()
         return state
 
-    def end(self, ended: Collection[str]) -> bool:
-        """Take in which containers ended, and tell whether the gateway is lost by that.
+    def end(self, ended: Mapping[str, float]) -> bool:
+        """Take in when containers ended (Unix seconds); tell whether the gateway is lost by that.
 
+        The end of an earlier run is no news: the engine tells it again when it is listened to anew.
         The engine is asked nothing: it does not answer while it starts the gateway again. Log and
         announce it as `update` does, which finds what is true now. A task is never started again,
         and its name server may still tell of it.
@@ -128,7 +129,9 @@ class GatewayTracker:
             return False
         if state.gateway.service or not container or not owner:
             return False
-        stopped = _stopped(container, owner, ended)
+        own = (container, owner)
+        now = {one.id for one in own if ended.get(one.id, -math.inf) > one.started_at}
+        stopped = _stopped(container, owner, now)
         if not stopped:
             return False
         self._last = _without_addresses(state.gateway)

@@ -34,8 +34,8 @@ class Scope:
     """Containers that have just changed, or whose unfinished work is due."""
     is_full: bool = False
     """Whether it is for all containers."""
-    ended: frozenset[str] = frozenset()
-    """Ids of those that ended meanwhile, though they may run again."""
+    ended: Mapping[str, float] = field(default_factory=dict, hash=False)
+    """When those of them ended that did (Unix seconds), though they may run again."""
 
     @property
     def is_reroute(self) -> bool:

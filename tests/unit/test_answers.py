@@ -156,6 +156,18 @@ def test_events_are_the_same_from_every_version(answers: Answers, *, is_modern: 
     assert {event.container_id for event in found if event} == {container}
 
 
+def test_an_event_tells_when_it_was(answers: Answers) -> None:
+    """By the clock by which the engine tells when a container started."""
+    start = next(event for event in answers["events"] if event["Action"] == "start")
+    found = event_of(start | {"timeNano": 1700000000000000000})
+    assert found
+    assert found.moment == 1700000000.0
+
+    event = event_of({key: value for key, value in start.items() if key != "timeNano"})
+    assert event
+    assert event.moment == 0.0
+
+
 def test_an_event_tells_the_labels(answers: Answers) -> None:
     start = next(event for event in answers["events"] if event["Action"] == "start")
     container = answers["inspect"]

@@ -134,8 +134,9 @@ class Site:
         return self.reports[-1]
 
     def on(self, action: str, *containers: Container) -> Report:
-        ids = frozenset(one.id for one in containers)
-        return self.run(Scope(action, ids, ended=ids if action == "die" else frozenset()))
+        ids = [one.id for one in containers]
+        ended = dict.fromkeys(ids, self.now) if action == "die" else {}
+        return self.run(Scope(action, frozenset(ids), ended=ended))
 
     def change(self, *known: Container) -> None:
         """Let these take the place of the containers of their names."""
@@ -399,6 +400,20 @@ def test_a_gateway_that_ended_is_led_to_no_more_before_the_engine_is_asked(
         ("client.routed", ""),
     ]
     assert logged[0]["reason"] == "the gateway wireguard is not running"
+
+
+def test_the_end_of_an_earlier_run_of_the_gateway_is_no_news(
+    logged: list[dict[str, Any]],
+) -> None:
+    """The engine tells it again to who listens anew."""
+    site = Site(CLIENT, gateway=replace(GATEWAY, started_at=1000.1))
+    site.run()
+    del logged[:], site.kernel.commands[:]
+
+    assert site.on("die", GATEWAY).changed == 0
+    assert (logged, site.kernel.commands) == ([], [])
+    site.now = 1000.2
+    assert site.on("die", GATEWAY).changed == 2
 
 
 def test_an_end_that_the_engine_confirms_is_told_once(logged: list[dict[str, Any]]) -> None:

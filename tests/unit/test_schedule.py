@@ -144,12 +144,11 @@ def test_work_that_is_due_goes_with_the_events(schedule: Schedule) -> None:
 
 
 def test_who_ended_is_told_also_where_it_runs_again(schedule: Schedule) -> None:
-    restarted = [Event("disconnect", "a"), Event("die", "a"), Event("start", "a"), START]
+    died = Event("die", "a", moment=12.5)
+    restarted = [Event("disconnect", "a"), died, Event("start", "a"), START]
     schedule.add(restarted, 100.0, urgent=True)
 
-    assert schedule.take(100.0) == Scope(
-        "disconnect", frozenset({"a", "b"}), ended=frozenset({"a"})
-    )
+    assert schedule.take(100.0) == Scope("disconnect", frozenset({"a", "b"}), ended={"a": 12.5})
     schedule.add([START], 101.0, urgent=True)
     assert schedule.take(101.0) == Scope("start", frozenset({"b"}))
 

@@ -104,9 +104,8 @@ class Both(Site):
         for name, side in self.sides.items():
             assert side.concerns(event)
             assert side.is_urgent(event)
-            ids = frozenset({one.id})
-            ended = ids if action == "die" else frozenset[str]()
-            self.run_side(name, Scope(action, ids, ended=ended))
+            ended = {one.id: one.started_at + 1} if action == "die" else {}
+            self.run_side(name, Scope(action, frozenset({one.id}), ended=ended))
 
     def lose(self, name: str) -> None:
         self.gateways[name] = replace(self.gateways[name], running=False)
