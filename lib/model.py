@@ -30,7 +30,7 @@ NETWORK_LABEL = "wgroutemgr.network"
 """On the sidecar: the Docker network that it serves."""
 
 GATEWAY_LABEL = "wgroutemgr.gateway"
-"""On the sidecar: name or id of the gateway, or its Compose service."""
+"""On the sidecar: name or id of the gateway, its Compose service, or its addresses."""
 
 ROLE_LABEL, SIDECAR = "wgroutemgr.role", "sidecar"
 """On the image, and so on every sidecar: by it they find each other."""
@@ -157,6 +157,8 @@ class Sidecar:
     """Name of the network to serve."""
     named_by: str = ""
     """What named the gateway; nothing where it is the owner of our network namespace."""
+    addresses: tuple[Address, ...] = ()
+    """The gateway's, where it was named by these, as it is no container of this engine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,6 +283,8 @@ class Gateway:
     """Subnets to which the engine attaches who is on that network without listing it among a
     container's networks: `docker_gwbridge`'s, on an overlay."""
 
+    is_outside: bool = False
+    """Whether it is no container of this engine: nobody here can look into it."""
     may_tunnel: bool = True
     """Whether it may have a tunnel one day, as far as is known."""
     cut_off: frozenset[Network] = frozenset()

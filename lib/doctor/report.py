@@ -13,7 +13,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from lib.doctor import clients, network, path, setup, whole
-from lib.doctor.site import Site, SkippedError
+from lib.doctor.site import ElsewhereError, Site, SkippedError
 from lib.engine.client import Engine
 from lib.errors import WgRouteMgrError
 from lib.kernel.shells import Shells
@@ -78,6 +78,8 @@ def examine(site: Site) -> Iterator[tuple[str, Finding]]:
         try:
             for finding in check(site):
                 yield name, finding
+        except ElsewhereError as where:
+            yield name, Finding("skip", str(where))
         except SkippedError as lacking:
             yield name, Finding("skip", f"cannot be told without {lacking}")
         except WgRouteMgrError as error:

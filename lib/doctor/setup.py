@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lib import advice
+from lib.doctor import outside
 from lib.doctor.findings import fail, ok, some, warn
 from lib.doctor.site import SkippedError, lacking
 from lib.engine import identity, sidecar
@@ -77,6 +78,9 @@ def _known_by(found: Sidecar) -> str:
 
 def gateway(site: Site) -> Iterator[Finding]:
     """The gateway runs, and we are in its namespace, not in one that it has left."""
+    if site.sidecar().addresses:
+        yield outside.gateway(site)
+        return
     container = site.sidecar().gateway
     if not container.running:
         yield fail(f"{container.name} is not running", advice.start(container.name))
@@ -113,11 +117,11 @@ def reboot(site: Site) -> Iterator[Finding]:
     The engine starts containers in any order after a boot. A start fails that is to join a network
     which is not there yet, and is not tried again (moby, `daemon/daemon.go`, `restore`).
     """
-    found, gateway = site.sidecar(), site.gateway_container()
-    own = found.own
+    found = site.sidecar()
+    own, gateway = found.own, None if found.addresses else site.gateway_container()
     if own and not own.shares_netns_of:
         yield ok("we start whether the gateway runs or not")
-    elif own or not found.named_by:
+    elif gateway and (own or not found.named_by):
         seen = f"after a reboot we do not start if the engine tries before {gateway.name} runs"
         is_named = own and GATEWAY_LABEL in own.labels
         label = "" if is_named else advice.name_gateway(gateway.name)

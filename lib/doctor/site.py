@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Generic, NoReturn, Protocol, TypeVar
 
 from lib.doctor import counters, ip_output
 from lib.doctor.ip_output import Lookup
-from lib.engine import gateways, sidecar
+from lib.engine import gateways, outside, sidecar
 from lib.engine.asking import asking
 from lib.engine.sharing import netns_owner
 from lib.errors import (
@@ -61,6 +61,10 @@ class SkippedError(Exception):
     """A check cannot be done, since what it builds on was not found."""
 
 
+class ElsewhereError(SkippedError):
+    """A check cannot be done from here; the text says why."""
+
+
 class RunsCommands(Protocol):
     """The part of `lib.kernel.shells` that is used here."""
 
@@ -83,6 +87,8 @@ class Fact(Generic[T]):
         """Return it to a check that builds on it; raise SkippedError if it was not found."""
         try:
             return self.examine()
+        except ElsewhereError:
+            raise
         except (SkippedError, WgRouteMgrError) as error:
             raise SkippedError(self._name) from error
 
@@ -197,6 +203,8 @@ class Site:
         return sidecar.find(self.engine(), self.settings)
 
     def _find_gateway_container(self) -> Container:
+        if self.sidecar().addresses:
+            nobody_sees(self.sidecar().gateway.name)
         return gateways.netns_owner_of(self.engine(), self.sidecar().gateway)
 
     def _find_network(self) -> DockerNetwork:
@@ -204,6 +212,9 @@ class Site:
         return self.engine().network(name)
 
     def _find_gateway(self) -> Gateway:
+        place = self.sidecar()
+        if place.addresses:
+            return outside.gateway(self.engine(), place.addresses, place.network)
         network, container = self.network(), self.gateway_container()
         endpoint = self.gateway_endpoint
         if not container.running or not endpoint:
@@ -219,7 +230,7 @@ class Site:
 
     def _find_judgement(self) -> Judgement:
         place = self.sidecar()
-        ours = (place.gateway, self.gateway_container())
+        ours = [place.gateway, *([] if place.addresses else [self.gateway_container()])]
         return Contest(time.time).judge(self.engine(), self.gateway(), ours, place.own)
 
     def _find_container(self) -> Container:
@@ -249,6 +260,8 @@ class Site:
         with suppress(SkippedError):
             found.look(gateway, self.gateway_netns_file)
             covers.look(gateway, self.gateway_netns_file)
+        if gateway.is_outside:
+            covers.look(gateway, "")
         return covers.applied(found.applied(gateway))
 
     def _find_client(self) -> AttachedClient:
@@ -416,6 +429,12 @@ def _attached(
     entries = (entry.strip() for entry in container.labels.get(DIRECT_LABEL, "").split(","))
     direct = tuple(filter(None, entries))
     return AttachedClient(client, owner, addresses, networks, gateway.network, direct)
+
+
+def nobody_sees(gateway: str) -> NoReturn:
+    """Give a check up that takes a look into the gateway's namespace, which nobody here has."""
+    reason = f"{gateway} is no container of this engine: look at it there"
+    raise ElsewhereError(reason)
 
 
 def lacking(what: str) -> NoReturn:

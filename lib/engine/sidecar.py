@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from lib.engine import gateways, identity
+from lib.engine import gateways, identity, outside
 from lib.errors import CallError, GoneError, NotReadyError
 from lib.kernel import namespaces
 from lib.model import GATEWAY_LABEL, NETWORK_LABEL, Sidecar
@@ -41,6 +41,9 @@ may have been set meanwhile; and how far from ours any other start must be."""
 def find(engine: Engine, settings: Settings) -> Sidecar:
     """Return our place with the gateway as it is, or raise NotReadyError with what is missing."""
     found = locate(engine, settings)
+    if found.addresses:
+        there = outside.gateway(engine, found.addresses, found.network)
+        return replace(found, gateway=outside.standing_for(there))
     gateway = gateways.follow(engine, found.gateway)
     gateways.check(gateway)
     return replace(found, gateway=gateway)
@@ -61,12 +64,22 @@ def locate(engine: Engine, settings: Settings) -> Sidecar:
     own = _own(engine, owner, CGROUP.read_text(), mountinfo)
     if not reference:
         named_by, reference = f"the label {GATEWAY_LABEL}", _label(own, GATEWAY_LABEL)
-    if reference:
-        gateway = gateways.named(engine, reference, named_by, own)
-    else:
-        named_by, gateway = "", _unnamed(owner, own)
     network = settings.network or chosen.get("network") or _label(own, NETWORK_LABEL)
-    return Sidecar(gateway, own, network or DEFAULT_NETWORK, named_by)
+    if reference:
+        return _following(engine, reference, named_by, own, network)
+    return Sidecar(_unnamed(owner, own), own, network or DEFAULT_NETWORK)
+
+
+def _following(
+    engine: Engine, reference: str, by: str, own: Container | None, network: str
+) -> Sidecar:
+    """Return our place with the gateway of that name or these addresses."""
+    if found := outside.addresses(reference, by):
+        name = outside.network_of(engine, found, network)
+        there = outside.gateway(engine, found, name)
+        return Sidecar(outside.standing_for(there), own, name, by, found)
+    gateway = gateways.named(engine, reference, by, own)
+    return Sidecar(gateway, own, network or DEFAULT_NETWORK, by)
 
 
 def _beside(engine: Engine, settings: Settings, daemon: Sidecar) -> Sidecar:
@@ -77,11 +90,11 @@ def _beside(engine: Engine, settings: Settings, daemon: Sidecar) -> Sidecar:
     ids = (daemon.own.id,) if daemon.own else ()
     found = replace(daemon, own=next(gateways.existing(engine, ids), None))
     if settings.gateway:
-        gateway = gateways.named(engine, settings.gateway, "--gateway", found.own)
-        found = replace(found, gateway=gateway, named_by="--gateway")
-        if gateway.id != daemon.gateway.id:
+        network = settings.network or daemon.network
+        found = _following(engine, settings.gateway, "--gateway", found.own, network)
+        if found.gateway.id != daemon.gateway.id:
             reason = f"the daemon of this container follows {daemon.gateway.name}"
-            log.warning("daemon.differs", container=gateway.name, reason=reason)
+            log.warning("daemon.differs", container=found.gateway.name, reason=reason)
     if settings.network:
         found = replace(found, network=settings.network)
         if settings.network != daemon.network:
