@@ -47,6 +47,9 @@ PREFER_LABEL = "wgroutemgr.prefer"
 DIRECT_LABEL = "wgroutemgr.direct"
 """On a client: what of these it is to reach without the gateway."""
 
+GWBRIDGE = "docker_gwbridge"
+"""The engine's network that gives who is on an overlay a way out."""
+
 IPV4, IPV6 = 4, 6
 """The IP versions, as `ipaddress` names them."""
 

@@ -66,6 +66,8 @@ class Schedule:
         """When the gateway is looked at again, as the last pass said."""
         self._changed: dict[str, str] = {}
         """What the first event of each container was that a pass has still to look at."""
+        self._ended: set[str] = set()
+        """Those of them that ended."""
         self._settled_at = self._settled_until = math.inf
         self._unfinished: tuple[Unfinished, ...] = ()
         self.reroute_at = math.inf
@@ -85,6 +87,8 @@ class Schedule:
             if not self._changed:
                 self._settled_until = now + _LONGEST_SETTLING_SECONDS
             self._changed.setdefault(event.container_id, event.action)
+            if event.action == "die":
+                self._ended.add(event.container_id)
             self._settled_at = now + _SETTLING_SECONDS
         if urgent:
             self._settled_until = now
@@ -130,7 +134,8 @@ class Schedule:
         trigger = self._full_trigger(now)
         changed = self._changed if trigger or is_settled else {}
         first = next(iter(changed.values()), "retry")
-        scope = Scope(trigger or first, frozenset(retries | changed.keys()), bool(trigger))
+        ended = frozenset(self._ended & changed.keys())
+        scope = Scope(trigger or first, frozenset(retries | changed.keys()), bool(trigger), ended)
         if changed:
             self._forget_events()
         return scope
@@ -162,4 +167,5 @@ class Schedule:
 
     def _forget_events(self) -> None:
         self._changed = {}
+        self._ended = set()
         self._settled_at = self._settled_until = math.inf

@@ -104,6 +104,14 @@ class FakeKernel(Kernel):
         if "/" in address:
             space.connect(interface.network)
 
+    def detach(self, path: str, address: str) -> None:
+        """Take away an address of that length, and its network."""
+        space, interface = self._spaces[path], ip_interface(address)
+        space.addresses.remove(interface)
+        connected = CONNECTED_METRIC[interface.version]
+        space.routes.remove(Route(interface.network, None, connected, "connected"))
+        space.tell()
+
     def set_link(self, path: str, *, up: bool) -> None:
         """Set the link up or down; down, it takes its routes and its IPv6 addresses with it."""
         self._spaces[path].set_link(up=up)
@@ -237,7 +245,7 @@ class FakeKernel(Kernel):
     ) -> dict[Network, Way]:
         space = self._readable(path)
         held = {one.version for one in space.addresses if one.ip in front}
-        return {dst: space.way(dst) for dst in destinations if dst.version in held}
+        return {dst: space.way(dst) if dst.version in held else Way() for dst in destinations}
 
     def covered(self, path: str, front: Collection[Address]) -> Tunnelled:
         space = self._readable(path)

@@ -85,10 +85,9 @@ def withdraw(settings: Settings) -> int:
 def _give_back(engine: Engine, shells: Shells, namespace: Namespace, findings: Findings) -> bool:
     """Delete what stands in a namespace because of us, and tell whether there was anything."""
     tasks, failed = namespace.returns(), set[object]()
-    for due in by_stage(tasks):
-        left = [task for task in due if chain(task.step) not in failed]
-        outcomes = shells.run([task.command for task in left])
-        for task, outcome in zip(left, outcomes, strict=True):
+    for due in by_stage(tasks, failed):
+        outcomes = shells.run([task.command for task in due])
+        for task, outcome in zip(due, outcomes, strict=True):
             if not outcome.exit_code or failures.is_vanished(task.step, outcome):
                 print(task.command)
                 continue

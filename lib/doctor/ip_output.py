@@ -112,12 +112,13 @@ def parse_route(text: str, dst: Address) -> Lookup:
 def lookup_words(dst: Address, source: Address | None = None, device: str = "") -> tuple[str, ...]:
     """Return the words that ask the kernel where it would send a packet.
 
-    With source and device, one that comes in there. Then the kernel does all that it does with a
-    real one, so with forwarding off it answers that there is no route (`inet_rtm_getroute` in
-    net/ipv4/route.c).
+    With a source, one that it sends from there; with a device too, one that comes in there. Then
+    the kernel does all that it does with a real one, so with forwarding off it answers that there
+    is no route (`inet_rtm_getroute` in net/ipv4/route.c).
     """
-    origin = ("from", str(source), "iif", device) if source else ()
-    return (*program(dst.version), "route", "get", str(dst), *origin)
+    sender = ("from", str(source)) if source else ()
+    entry = ("iif", device) if source and device else ()
+    return (*program(dst.version), "route", "get", str(dst), *sender, *entry)
 
 
 def program(version: int) -> tuple[str, ...]:

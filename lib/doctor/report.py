@@ -50,6 +50,7 @@ _GATEWAY: Mapping[str, Check] = {
     "dns": whole.dns,
     "ports": whole.ports,
     "ipv6": whole.ipv6,
+    "direct": whole.direct,
     "forwarding": path.forwarding,
     "rp_filter": path.rp_filter,
     "firewall": path.firewall,

@@ -1,4 +1,4 @@
-"""Clients that ask for everything: what leaves past the gateway, and who gets no answer.
+"""What leaves past the gateway, as it should or not, and who gets no answer.
 
 Each check only reads the site and yields what it saw and what fixes it.
 """
@@ -8,13 +8,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lib import advice
-from lib.doctor.findings import ok, some, warn
+from lib.doctor.findings import fail, ok, some, warn
+from lib.model import DIRECT_LABEL, Rule
+from lib.routing.hosts import host
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from lib.doctor.site import AttachedClient, Site
-    from lib.model import Address, Finding
+    from lib.model import Address, Finding, Thing
 
 
 def dns(site: Site) -> Iterator[Finding]:
@@ -89,6 +91,32 @@ def ipv6(site: Site) -> Iterator[Finding]:
             yield warn(f"{seen}, by the engine's default route", advice.both_versions(version))
     if clean:
         yield ok(f"no IP version is left out by {_names(clients)}")
+
+
+def direct(site: Site) -> Iterator[Finding]:
+    """What is to keep off the gateway is sent another way."""
+    nobody = True
+    for client in site.clients():
+        for thing in client.client.direct:
+            nobody = False
+            yield _kept_off(site, client, thing)
+    if nobody:
+        yield ok(f"nothing is kept off the gateway by {DIRECT_LABEL}")
+
+
+def _kept_off(site: Site, client: AttachedClient, thing: Thing) -> Finding:
+    if isinstance(thing, Rule):
+        through = next(route.dst for route in client.routes if route.version == thing.version)
+        seen = f"what {client.name} answers from {thing.source}"
+        found = site.look_up(client.netns, host(through), thing.source)
+    else:
+        seen = f"{thing.dst} of {client.name}"
+        found = site.look_up(client.netns, host(thing.dst))
+    if found.device and found.gateway not in site.gateway().addresses:
+        via = f" via {found.gateway}" if found.gateway else ""
+        return ok(f"{seen} leaves past the gateway, by {found.device}{via}")
+    where = "through the gateway all the same" if found.device else "nowhere"
+    return fail(f"{seen} goes {where}", f"docker logs {site.own_name}   # why was it not set?")
 
 
 def _names(clients: Sequence[AttachedClient]) -> str:

@@ -122,6 +122,13 @@ class Grant:
         beside = tuple(thing for thing in self._things if thing not in self._client.routes)
         return EarlyClient(self._client, complete=not lacks, beside=beside)
 
+    def chains(self) -> list[list[tuple[Thing, str]]]:
+        """Return what may be tried, and what may after that if it succeeds, with its commands."""
+        return [
+            [(one, self._command(one)) for one in (thing, *self._after(thing))]
+            for thing in self.commands
+        ]
+
     def follow(self, before: Grant) -> None:
         """Take the place of one that lacked the networks: what that has set is not set again."""
         given, done = before.given, Outcome("", 0, "", 0.0)
@@ -132,8 +139,8 @@ class Grant:
     def take(self, ended: Mapping[Thing, Outcome]) -> dict[Thing, Outcome]:
         """Take note of how commands ended, and return those that succeeded."""
         new = {thing: outcome for thing, outcome in ended.items() if _is_done(thing, outcome)}
-        for thing in new:
-            del self.commands[thing]
+        self.commands = {one: line for one, line in self.commands.items() if one not in new}
+        self._waiting = [one for one in self._waiting if one not in new]
         self._things = (*self._things, *new)
         routes = tuple(one for one in self._things if isinstance(one, Route) and one in self._asked)
         self._client = replace(self._client, routes=routes)
@@ -144,6 +151,20 @@ class Grant:
         self.commands |= {one: iproute.command(self._client.netns, _step(one)) for one in due}
         self.goes_on = bool(due)
         return new
+
+    def _after(self, thing: Thing) -> list[Thing]:
+        """Return what waits for a route of our table alone: its guard, and the rules if it is all.
+
+        A shell goes on by itself: to hear of one and ask for the next takes as long as a command.
+        """
+        if not isinstance(thing, Route) or thing not in self._asked or thing.table != TABLE:
+            return []
+        same = [one for one in self._asked if one.table == TABLE and one.version == thing.version]
+        after = [policy.guard(thing.dst), *(policy.rules(thing.version) if same == [thing] else ())]
+        return after if all(one in self._waiting for one in after) else []
+
+    def _command(self, thing: Thing) -> str:
+        return self.commands.get(thing) or iproute.command(self._client.netns, _step(thing))
 
     def _is_due(self, thing: Thing) -> bool:
         """Tell whether what it takes is there: a proof, and what has to come before.

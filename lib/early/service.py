@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from lib.early.arrivals import Monitor
     from lib.engine.client import Engine
     from lib.kernel.shells import Outcome
-    from lib.model import Container, EarlyClient, Event, Gateway, Network
+    from lib.model import Container, EarlyClient, Event, Gateway, Network, Thing
 
 log = structlog.get_logger()
 
@@ -52,8 +52,8 @@ _RETRY_SECONDS = 5.0
 class CommandRunner(Protocol):
     """What runs command lines."""
 
-    def run(self, commands: Sequence[str]) -> Iterator[Outcome]:
-        """Run them and yield how each ended, in their order."""
+    def run_chains(self, chains: Sequence[Sequence[str]]) -> Iterator[Sequence[Outcome]]:
+        """Run them side by side, each to its first failure, and yield how what ran ended."""
         ...
 
 
@@ -203,17 +203,27 @@ class EarlyRoutes:
 
     def _try(self, due: Sequence[Grant], gateway: Gateway) -> bool:
         """Try what is due once, a part at a time, and tell whether that still is the gateway."""
-        lines = [(grant, thing) for grant in due for thing in grant.commands]
-        for start in range(0, len(lines), _MOST_COMMANDS):
-            part = lines[start : start + _MOST_COMMANDS]
+        chains = [(grant, chain) for grant in due for chain in grant.chains()]
+        for start in range(0, len(chains), _MOST_COMMANDS):
+            part = chains[start : start + _MOST_COMMANDS]
             with self._running_commands:
                 if self._gateway != gateway:
                     return False
-                outcomes = self._shells.run([grant.commands[thing] for grant, thing in part])
-                ended = list(zip(part, outcomes, strict=True))
+                ended = self._run(part)
                 for grant in due:
-                    own = {thing: outcome for (one, thing), outcome in ended if one is grant}
+                    own = {thing: outcome for one, thing, outcome in ended if one is grant}
                     if own and (new := grant.take(own)):
                         self._given.append(grant.given)
                         grant.tell(new, gateway.network)
         return True
+
+    def _run(
+        self, chains: Sequence[tuple[Grant, Sequence[tuple[Thing, str]]]]
+    ) -> list[tuple[Grant, Thing, Outcome]]:
+        """Run what may be tried, and return how that ended which ran."""
+        outcomes = self._shells.run_chains([[line for _, line in chain] for _, chain in chains])
+        return [
+            (grant, thing, outcome)
+            for (grant, chain), ended in zip(chains, outcomes, strict=True)
+            for (thing, _), outcome in zip(chain, ended, strict=False)
+        ]

@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from lib.errors import GoneError
+from lib.model import GWBRIDGE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,13 +18,11 @@ if TYPE_CHECKING:
     from lib.engine.client import Engine
     from lib.model import DockerNetwork
 
-_NAME = "docker_gwbridge"
-
 
 def with_unlisted(engine: Engine, networks: Sequence[DockerNetwork]) -> tuple[DockerNetwork, ...]:
     """Return a container's networks with the one that is not listed, if it is on that too."""
     found = list(networks)
     if any(one.driver == "overlay" and not one.internal for one in networks):
         with suppress(GoneError):
-            found.append(engine.network(_NAME))
+            found.append(engine.network(GWBRIDGE))
     return tuple(found)

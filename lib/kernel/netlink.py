@@ -56,7 +56,9 @@ def connect(protocol: int, path: str = "") -> socket.socket:
     OSError if that cannot be.
     """
     with entered(path):
-        return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
+        kernel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
+    kernel.settimeout(_LIMIT_SECONDS)
+    return kernel
 
 
 def request(kind: int, body: bytes, flags: int = _REQUEST | _DUMP) -> bytes:
@@ -71,7 +73,6 @@ def attribute(kind: int, value: bytes) -> bytes:
 
 def ask(kernel: socket.socket, kind: int, body: bytes) -> Message:
     """Ask for one thing; raise OSError if the kernel refuses."""
-    kernel.settimeout(_LIMIT_SECONDS)
     kernel.send(request(kind, body, _REQUEST))
     message = next(_messages(kernel.recv(BUFFER)))
     if message.kind in _ENDS:
@@ -90,7 +91,6 @@ def answers(kernel: socket.socket, kind: int, body: bytes) -> Iterator[bytes]:
 
     What the kernel said before need not be taken apart again. Raises OSError if it refuses.
     """
-    kernel.settimeout(_LIMIT_SECONDS)
     kernel.send(request(kind, body))
     while True:
         data = kernel.recv(BUFFER)

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import sh
 
@@ -37,6 +37,9 @@ TIMED_OUT = 124
 
 ENDED = 125
 """Exit code of a command whose shell ended under it."""
+
+_SKIPPED = 256
+"""Said for a command that did not run since the one before it failed; no exit code."""
 
 MAX_OUTPUT = 1 << 24
 """Bytes that one command may print."""
@@ -104,6 +107,14 @@ class Shells:
         goes on.
         """
         return _run(self._processes, commands)
+
+    def run_chains(self, chains: Sequence[Sequence[str]]) -> Iterator[Sequence[Outcome]]:
+        """Run chains side by side and yield how each one's commands ended that ran.
+
+        Those of one chain run in their order, and each only if the one before it succeeded: that is
+        up to the shell, so that nobody has to wait for us.
+        """
+        return _run_chains(self._processes, chains)
 
     def serve(self, conversations: Iterable[Conversation]) -> None:
         """Hold conversations, as many at a time as there are processes, each with one of them.
@@ -187,6 +198,14 @@ class Service:
             raise first
 
 
+class _Task(NamedTuple):
+    """A command line for a shell."""
+
+    command: str
+    follows: bool
+    """Whether it is to run only if the one before it succeeded."""
+
+
 class _Process:
     """One `sh` that reads commands from a pipe, and what it has to run."""
 
@@ -197,8 +216,8 @@ class _Process:
         self._group = 0
         """The shell's process id, and that of its process group; 0 if there is none."""
         self._commands = self.answers = -1
-        self._waiting: deque[str] = deque()
-        self._sent: deque[str] = deque()
+        self._waiting: deque[_Task] = deque()
+        self._sent: deque[_Task] = deque()
         """The first of these runs."""
         self._ahead = 0
         """Bytes of those."""
@@ -233,13 +252,18 @@ class _Process:
 
     def take(self, commands: Sequence[str]) -> None:
         """Start on commands."""
+        self.take_chains([[command] for command in commands])
+
+    def take_chains(self, chains: Iterable[Sequence[str]]) -> None:
+        """Start on chains, one after the other."""
         if self.is_busy or self.done or not self._is_well():
             # Something interrupted us: what the shell answers would belong to other commands. Or it
             # ended while it had nothing to do.
             self._renew()
             self._waiting.clear()
             self.done.clear()
-        self._waiting.extend(commands)
+        for chain in chains:
+            self._waiting.extend(_Task(one, follows=place > 0) for place, one in enumerate(chain))
         self._send()
 
     def take_in(self) -> None:
@@ -316,28 +340,40 @@ class _Process:
             with suppress(BrokenPipeError):  # The answers end then too, which is noticed.
                 os.write(self._commands, lines.encode())
 
-    def _line(self, command: str) -> str:
-        return f"{command}\necho {self._marker} $?\n"
+    def _line(self, task: _Task) -> str:
+        line = f"{task.command}\ns=$?\n"
+        if task.follows:
+            line = f'if [ "$s" = 0 ]; then\n{line}else s={_SKIPPED}; fi\n'
+        return f"{line}echo {self._marker} $s\n"
 
     def _note(self, exit_code: int, output: bytes, now: float, remark: str = "") -> None:
         """Take note of how the command ended that ran."""
         text = f"{output.decode(errors='replace')}\n{remark}".strip()
         seconds, self._since = now - self._since, now
-        command = self._sent.popleft()
-        self._ahead -= len(self._line(command))
-        self.done.append(Outcome(command, exit_code, text, seconds * 1000))
+        task = self._sent.popleft()
+        self._ahead -= len(self._line(task))
+        self.done.append(Outcome(task.command, exit_code, text, seconds * 1000))
 
 
 def _run(processes: Sequence[_Process], commands: Sequence[str]) -> Iterator[Outcome]:
     """Run commands in processes by turns, and yield how each ended in their order."""
+    chains = [[command] for command in commands]
+    return (outcome for (outcome,) in _run_chains(processes, chains))
+
+
+def _run_chains(
+    processes: Sequence[_Process], chains: Sequence[Sequence[str]]
+) -> Iterator[Sequence[Outcome]]:
+    """Run chains in processes by turns, and yield how each one's commands ended that ran."""
     width = len(processes)
     for place, process in enumerate(processes):
-        process.take(commands[place::width])
-    for place in range(len(commands)):
+        process.take_chains(chains[place::width])
+    for place, chain in enumerate(chains):
         process = processes[place % width]
-        while not process.done:
+        while len(process.done) < len(chain):
             _progress(processes)
-        yield process.done.popleft()
+        ended = [process.done.popleft() for _ in chain]
+        yield [one for one in ended if one.exit_code != _SKIPPED]
 
 
 def _progress(processes: Sequence[_Process]) -> None:

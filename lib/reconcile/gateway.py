@@ -25,7 +25,7 @@ from lib.reconcile.reporting import hint
 from lib.routing.fitness import unfit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from lib.engine.client import Engine
     from lib.model import Container, DockerNetwork, Event, Network, Sidecar
@@ -112,6 +112,26 @@ class GatewayTracker:
         if isinstance(state, Found) and not state.gateway.is_outside:
             self._judge_network()
         return state
+
+    def end(self, ended: Collection[str]) -> bool:
+        """Take in which containers ended, and tell whether the gateway is lost by that.
+
+        The engine is asked nothing: it does not answer while it starts the gateway again. Log and
+        announce it as `update` does, which finds what is true now.
+        """
+        state, container, owner = self.state, self._container, self._owner
+        if not isinstance(state, Found) or self._settings.on_gateway_loss == "keep":
+            return False
+        if not container or not owner:
+            return False
+        stopped = _stopped(container, owner, ended)
+        if not stopped:
+            return False
+        self._last = _without_addresses(state.gateway)
+        self.state = Lost(self._last, stopped.reason, stopped.hint, self._clock())
+        _log_change(state, self.state)
+        self._announce(self._last, self._directory)
+        return True
 
     @property
     def again_at(self) -> float:
@@ -225,12 +245,9 @@ class GatewayTracker:
         container, owner = self._container, self._owner
         assert container  # noqa: S101 - it was inspected just now
         assert owner  # noqa: S101
-        if not container.running:
-            reason = f"the gateway {container.name} is not running"
-            raise NotReadyError(reason, advice.start(container.name))
-        if not owner.running:
-            reason = f"{owner.name}, whose network the gateway {container.name} uses, does not run"
-            raise NotReadyError(reason, advice.start_shared(owner.name, container.name))
+        ended = {one.id for one in (container, owner) if not one.running}
+        if stopped := _stopped(container, owner, ended):
+            raise stopped
         endpoint = owner.endpoint(network)
         if endpoint is None or not endpoint.interfaces:
             reason = f"the gateway {owner.name} has no address on the network {network}"
@@ -281,6 +298,19 @@ class GatewayTracker:
         assert self._judgement  # noqa: S101 - else nobody is known to serve them
         reason = self._judgement.verdict.reason
         log.warning("gateway.contested", **values, reason=reason, hint=advice.ONE_GATEWAY)
+
+
+def _stopped(
+    container: Container, owner: Container, ended: Collection[str]
+) -> NotReadyError | None:
+    """Return why a gateway whose namespace that owner has is none, if either of them ended."""
+    if container.id in ended:
+        reason = f"the gateway {container.name} is not running"
+        return NotReadyError(reason, advice.start(container.name))
+    if owner.id in ended:
+        reason = f"{owner.name}, whose network the gateway {container.name} uses, does not run"
+        return NotReadyError(reason, advice.start_shared(owner.name, container.name))
+    return None
 
 
 def _alone(state: GatewayState) -> GatewayState:

@@ -90,8 +90,7 @@ class Leaving:
             self._kernel.check(place.path, own=namespace.is_gateways)
             here = self._kernel.read(place.path, rules=namespace.has_rules)
             failed: set[object] = set()
-            for tasks in by_stage(self._tasks(namespace, place, here)):
-                due = [task for task in tasks if chain(task.step) not in failed]
+            for due in by_stage(self._tasks(namespace, place, here), failed):
                 for start in range(0, len(due), MAX_STEPS):
                     part = due[start : start + MAX_STEPS]
                     self._kernel.confirm(place)

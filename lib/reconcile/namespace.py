@@ -317,11 +317,12 @@ def log_done(
     )
 
 
-def by_stage(tasks: Iterable[Task]) -> Iterator[list[Task]]:
-    """Yield the tasks of each stage for which there are any."""
+def by_stage(tasks: Iterable[Task], failed: Container[object]) -> Iterator[list[Task]]:
+    """Yield the tasks of each stage for which there are any, but for chains that failed by then."""
     found = [*tasks]
     for each in Stage:
-        if due := [task for task in found if stage(task.step) is each]:
+        due = [one for one in found if stage(one.step) is each and chain(one.step) not in failed]
+        if due:
             yield due
 
 
@@ -360,10 +361,7 @@ class Visitor:
             self._take_stock(namespace, place)
             changed: set[str] = set()
             failed: set[object] = set()
-            for tasks in by_stage(self._choose(namespace)):
-                due = [task for task in tasks if chain(task.step) not in failed]
-                if not due:
-                    continue
+            for due in by_stage(self._choose(namespace), failed):
                 self.kernel.confirm(place)
                 coming = (task for task in due if task.step.verb != "del")
                 self.ledger.begin(place, (Given(one.step.thing, one.client) for one in coming))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lib.logs.progress import with_progress
@@ -79,11 +80,12 @@ class Reconciler:
         """Do a pass; raise EngineError if the engine does not answer."""
         if scope.is_reroute:
             return self.reroute(scope)
+        shut = self._shut(scope)
         before = self._gateway.state
         state = before
         if scope.is_full or self._concerns_all(scope):
             state = self._gateway.update(engine)
-            scope = Scope(scope.trigger, scope.ids, is_full=True)
+            scope = replace(scope, is_full=True)
         if isinstance(state, Unknown):
             return Report(scope, state, unfinished=self._ledger.unfinished)
         listed = self._list(engine, scope)
@@ -105,7 +107,7 @@ class Reconciler:
             state,
             clients=len(clients),
             routes=sum(len(client.routes) for client in clients),
-            changed=visitor.changed,
+            changed=visitor.changed + shut,
             refused=sum(not one.served for client in clients for one in client.refusals),
             unfinished=self._ledger.unfinished,
             again_at=min(self._gateway.again_at, self._covered.again_at),
@@ -143,6 +145,20 @@ class Reconciler:
             coverage=self._covered.now,
             is_rerouted=bool(resized) or is_other or lost != self._tunnels.lost,
         )
+
+    def _shut(self, scope: Scope) -> int:
+        """Lead nobody to a gateway that ended; return how many routes changed.
+
+        Until the engine tells of it, which it does not while it starts that again, packets may
+        leave by it another way.
+        """
+        if not self._gateway.end(scope.ended):
+            return 0
+        gateway, _ = self._announced
+        assert gateway  # noqa: S101 - it was just announced
+        work = Rerouting(self._kernel, self._ledger, gateway, {})
+        self._kernel.serve(work.visits(scope.trigger))
+        return work.changed
 
     def leave(self, *, withdraws: bool) -> None:
         """Take back what stands because of us, or make it unreachable; ask the engine nothing.
@@ -253,6 +269,7 @@ class Reconciler:
         if guarded := self._guarded(state):
             guarded.take_before(before.pop(guarded.path, ()))
             yield guarded
+        self._tunnels.expect(dst for one in chosen for dst in desired.asked(one))
         for batch in self._clients.batches(chosen):
             located = self._clients.locate(engine, batch, scope.ids)
             wanted = self._wanted(located, state)

@@ -30,6 +30,8 @@ class Scope:
     """Containers that have just changed, or whose unfinished work is due."""
     is_full: bool = False
     """Whether it is for all containers."""
+    ended: frozenset[str] = frozenset()
+    """Ids of those that ended meanwhile, though they may run again."""
 
     @property
     def is_reroute(self) -> bool:

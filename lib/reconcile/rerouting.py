@@ -1,4 +1,4 @@
-"""Routes that stand because of us, changed at once where the gateway's tunnel has come or gone.
+"""Routes that stand because of us, changed at once where the gateway or its tunnel comes or goes.
 
 What was put where is remembered, so the engine is asked nothing: it takes some milliseconds. The
 full pass that follows verifies it.
@@ -33,7 +33,7 @@ log = structlog.get_logger()
 
 
 class Rerouting:
-    """What is to be changed because of the gateway's tunnel, and the doing of it."""
+    """What is to be changed because of the gateway or its tunnel, and the doing of it."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class Rerouting:
         ledger: Ledger,
         gateway: Gateway,
         mtus: Mapping[Network, int],
-        resized: Collection[Network],
+        resized: Collection[Network] = (),
     ) -> None:
         """Lead there, with these sizes (bytes); `resized` had others before."""
         self._kernel = kernel
@@ -49,12 +49,14 @@ class Rerouting:
         self._gateway = gateway
         self._mtus = mtus
         self._resized = resized
+        self._trigger = TUNNEL
         self.changed = 0
         self.clients: set[str] = set()
         """Ids of those whose routes changed."""
 
-    def visits(self) -> Iterator[Conversation]:
-        """Yield the visit to each namespace where anything is to be changed."""
+    def visits(self, trigger: str = TUNNEL) -> Iterator[Conversation]:
+        """Yield the visit to each namespace where anything is to be changed, for that reason."""
+        self._trigger = trigger
         for place, given in [*self._ledger.may_stand()]:
             through = {one: who for one, who in given.items() if not who.leads_past(one)}
             due = {thing: who for thing, who in through.items() if self._is_due(thing)}
@@ -105,7 +107,7 @@ class Rerouting:
         self._ledger.put(place, task.step.thing, task.client)
         self.changed += 1
         self.clients.add(task.client.container_id)
-        log_done(namespace, task, outcome, network=self._gateway.network, trigger=TUNNEL)
+        log_done(namespace, task, outcome, network=self._gateway.network, trigger=self._trigger)
 
 
 def _names(given: Mapping[Thing, Client]) -> str:

@@ -127,6 +127,15 @@ class Tunnels:
             self._elsewhere &= self._known
         self._wanted = set()
 
+    def expect(self, destinations: Iterable[Network]) -> frozenset[Network]:
+        """Ask of these too, all at a time, as clients may ask for them; return which are new."""
+        new = frozenset(destinations) - self._known
+        if new:
+            self._known |= new
+            self._ask(new)
+            self._judge(new)
+        return new
+
     def learn(self, destinations: Iterable[Network], *, through: Iterable[Network] = ()) -> bool:
         """Take note that a client asks for these, and tell whether any is lost that was not.
 
@@ -134,12 +143,7 @@ class Tunnels:
         """
         self._wanted |= (asked := {*destinations})
         self._through |= asked.intersection(through)
-        new = asked - self._known
-        if new:
-            self._known |= new
-            self._ask(new)
-            self._judge(new)
-        return not new.isdisjoint(self._lost)
+        return not self.expect(asked).isdisjoint(self._lost)
 
     def _ask(self, destinations: Iterable[Network]) -> None:
         if not self._gateway or not self._netns:

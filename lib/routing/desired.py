@@ -191,6 +191,11 @@ def _routes(
     return tuple(routes), tuple(remarks)
 
 
+def asked(container: Container) -> tuple[Network, ...]:
+    """Return what a container's labels ask for by name, whether it can be served or not."""
+    return serving.asked(container.labels)
+
+
 def leading(dst: Network, gateway: Gateway, table: int) -> Route:
     """Return what leads to a destination, or what keeps packets from any other way there."""
     address = gateway.address(dst.version)

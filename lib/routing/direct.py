@@ -15,6 +15,7 @@ from lib.model import (
     DEFAULT_METRIC,
     DIRECT,
     DIRECT_LABEL,
+    GWBRIDGE,
     MAIN,
     NETWORKS_LABEL,
     Refusal,
@@ -133,6 +134,9 @@ def _foreign(name: str, owner: Container, gateway: Gateway) -> Refusal | None:
         return Refusal(name, reason, "name another network, or those who call in CIDR notation")
     if owner.endpoint(name):
         return None
+    if name == GWBRIDGE:
+        reason = "is the engine's own network, which does not tell whose address is whose"
+        return Refusal(name, reason, "write the networks of those who call in CIDR notation")
     others = [one.network for one in owner.endpoints if one.network_id != gateway.network_id]
     hint = f"write {', '.join(others)}" if others else advice.attach(name, owner)
     return Refusal(name, "is the name of no network to which the container is attached", hint)

@@ -78,6 +78,9 @@ class RealSite:
         nodad = "nodad" if ":" in address else ""
         self._spaces[path][0].ip(f"address add {address} dev eth0 {nodad}")
 
+    def detach(self, path: str, address: str) -> None:
+        self._spaces[path][0].ip(f"address del {address} dev eth0")
+
     def set_link(self, path: str, *, up: bool) -> None:
         space, state = self._spaces[path][0], "up" if up else "down"
         space.ip(f"link set eth0 {state}")
@@ -865,6 +868,8 @@ def test_changes_of_links_routes_and_rules_are_told_until_the_listener_is_closed
         assert tells(lambda: site.tunnel(seam.path, FAR[4]))
         assert tells(lambda: site.tunnel(seam.path, FAR[4], 1400))
         assert tells(lambda: site.close_tunnel(seam.path, FAR[4]))
+        for address in ADDRESSES:
+            assert tells(lambda: site.detach(seam.path, address))  # noqa: B023
         listener.close()
         assert threading.active_count() == threads
         told.clear()
@@ -900,9 +905,11 @@ def test_mtu_in_our_table_is_set_replaced_read_and_deleted(attached: Seam, versi
 @VERSIONS
 def test_who_is_not_on_the_network_has_no_tunnel(attached: Seam, version: int) -> None:
     attached.site.tunnel(attached.path, DST[version], 1280)
-    foreign = [ip_address(FOREIGN[version]), ip_address(OWN[10 - version])]
+    foreign, dst = [ip_address(FOREIGN[version]), ip_address(OWN[10 - version])], DST[version]
 
-    assert attached.kernel.ways(attached.path, foreign, [ip_network(DST[version])]) == {}
+    assert attached.kernel.ways(attached.path, foreign, [ip_network(dst)]) == {
+        ip_network(dst): Way()
+    }
 
 
 def test_links_of_a_namespace_that_is_gone_cannot_be_read(seam: Seam) -> None:

@@ -149,6 +149,13 @@ def test_a_label_asks_for(networks: str, label: str, things: tuple[Route | Rule,
             "write front",
             id="another",
         ),
+        pytest.param(
+            ALL,
+            "docker_gwbridge",
+            "is the engine's own network, which does not tell whose address is whose",
+            "write the networks of those who call in CIDR notation",
+            id="of an overlay",
+        ),
         pytest.param(ALL, "10.8.0.0", "has no prefix length", "write 10.8.0.0/32", id="no length"),
         pytest.param(ALL, "10.8.0.1/24", "has host bits set", "write 10.8.0.0/24", id="host bits"),
         pytest.param(

@@ -684,7 +684,7 @@ def test_what_builds_on_a_failed_check_is_skipped(monkeypatch: pytest.MonkeyPatc
         "network": "the sidecar",
         "address": "the network",
         "clients": "the engine",
-        **dict.fromkeys(("overlaps", "dns", "ports", "ipv6"), "a client"),
+        **dict.fromkeys(("overlaps", "dns", "ports", "ipv6", "direct"), "a client"),
         "mtu": "the network",
         **dict.fromkeys(
             ("gateways", "forwarding", "rp_filter", "firewall", "tunnel", "back"),
@@ -1041,6 +1041,52 @@ def test_no_fix_of_published_ports_that_is_in_place(place: Place) -> None:
 def test_nothing_is_published(place: Place) -> None:
     assert said(whole(place).site(), "ports") == [
         Finding("ok", "none is called from where a route leads")
+    ]
+
+
+DIRECT = "203.0.113.0/24"
+
+
+@pytest.mark.parametrize(
+    ("answer", "level", "seen"),
+    [
+        (
+            "203.0.113.1 via 192.0.2.1 dev eth0",
+            "ok",
+            "leaves past the gateway, by eth0 via 192.0.2.1",
+        ),
+        ("203.0.113.1 dev eth1", "ok", "leaves past the gateway, by eth1"),
+        (f"203.0.113.1 via {GATEWAY} dev eth0", "fail", "goes through the gateway all the same"),
+        ("!RTNETLINK answers: Network unreachable", "fail", "goes nowhere"),
+    ],
+)
+def test_a_network_that_is_to_keep_off_the_gateway(
+    place: Place, answer: str, level: str, seen: str
+) -> None:
+    whole(place, labels={DIRECT_LABEL: DIRECT})
+    place.client_says("ip route get 203.0.113.1", answer)
+
+    fix = () if level == "ok" else ("docker logs SIDECAR   # why was it not set?",)
+    (found,) = said(place.site(), "direct")
+    assert (found.level, found.seen, found.fix) == (level, f"{DIRECT} of dovecot {seen}", fix)
+
+
+def test_what_is_answered_from_another_network_is_to_keep_off_it(place: Place) -> None:
+    endpoints = (*place.client.endpoints, FRONT)
+    whole(place, labels={DIRECT_LABEL: "front"}, endpoints=endpoints)
+    place.client_says(f"ip route get {ANY} from 10.9.0.2", f"{ANY} via 10.9.0.1 dev eth1")
+
+    assert said(place.site(), "direct") == [
+        Finding(
+            "ok",
+            "what dovecot answers from 10.9.0.2 leaves past the gateway, by eth1 via 10.9.0.1",
+        )
+    ]
+
+
+def test_nothing_is_to_keep_off_the_gateway(place: Place) -> None:
+    assert said(place.site(), "direct") == [
+        Finding("ok", "nothing is kept off the gateway by wgroutemgr.direct")
     ]
 
 

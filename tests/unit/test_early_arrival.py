@@ -41,7 +41,7 @@ from tests.fakes import CREATED, FACES, GATEWAY, OTHER, WG_NET
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from lib.model import Network
+    from lib.model import Network, Thing
 
 PATH = "/run/docker/netns/0a1b2c3d4e5f"
 BEFORE, APPEARED, ASKED, NOW = 9.0, 10.0, 11.0, 12.0
@@ -412,8 +412,11 @@ def test_what_overlaps_no_network_does_not_wait_for_what_does() -> None:
     assert list(wider.commands.values()) == [
         f"{INSIDE} route replace 10.8.0.0/16 via 192.0.2.1 table 671 src 192.0.2.7"
     ]
-    assert rounds(wider)[1:] == [
-        [f"{INSIDE} route replace unreachable 10.8.0.0/16 metric 4000 table 671"]
+    assert rounds(wider) == [
+        [
+            f"{INSIDE} route replace 10.8.0.0/16 via 192.0.2.1 table 671 src 192.0.2.7",
+            f"{INSIDE} route replace unreachable 10.8.0.0/16 metric 4000 table 671",
+        ]
     ]
     assert wider.given.complete
     assert [str(route.dst) for route in wider.given.client.routes] == [
@@ -481,13 +484,16 @@ def asking(label: str, known: Knowledge | None = None, **values: object) -> Gran
 
 def rounds(found: Grant, *refused: str) -> list[list[str]]:
     """Try it until nothing goes on, and return what is tried each time; some is refused."""
-    tried = []
+    tried: list[list[str]] = []
     while True:
-        tried.append(list(found.commands.values()))
-        ended = {
-            thing: outcome(2 if any(text in line for text in refused) else 0)
-            for thing, line in found.commands.items()
-        }
+        ended: dict[Thing, Outcome] = {}
+        tried.append([])
+        for chain in found.chains():
+            for thing, line in chain:
+                tried[-1].append(line)
+                ended[thing] = outcome(2 if any(text in line for text in refused) else 0)
+                if ended[thing].exit_code:
+                    break
         found.take(ended)
         if not found.goes_on:
             return tried
@@ -499,15 +505,14 @@ def test_the_kernels_proof_comes_before_what_has_no_source_address() -> None:
     assert rounds(found) == [
         [
             f"{INSIDE} route replace default via 192.0.2.1 table 671 src 192.0.2.7",
-            f"{INSIDE} -6 route replace default via fd::1 table 671 src fd::7",
-        ],
-        [
             f"{INSIDE} route replace unreachable default metric 4000 table 671",
-            f"{INSIDE} -6 route replace unreachable default metric 4000 table 671",
             f"{INSIDE} rule add pref 670 lookup main suppress_prefixlength 0",
+            f"{INSIDE} rule add pref 671 lookup 671",
+            f"{INSIDE} -6 route replace default via fd::1 table 671 src fd::7",
+            f"{INSIDE} -6 route replace unreachable default metric 4000 table 671",
             f"{INSIDE} -6 rule add pref 670 lookup main suppress_prefixlength 0",
+            f"{INSIDE} -6 rule add pref 671 lookup 671",
         ],
-        [f"{INSIDE} rule add pref 671 lookup 671", f"{INSIDE} -6 rule add pref 671 lookup 671"],
     ]
     assert found.given.complete
     assert [str(route.dst) for route in found.given.client.routes] == ["0.0.0.0/0", "::/0"]
@@ -521,16 +526,19 @@ def test_what_the_tunnel_is_lost_for_is_shut_before_the_first_instruction() -> N
     found = asking("0.0.0.0/0, ::/0, 10.9.0.0/16", lost=lost)
 
     assert rounds(found) == [
-        [f"{INSIDE} -6 route replace default via fd::1 table 671 src fd::7"],
+        [
+            f"{INSIDE} -6 route replace default via fd::1 table 671 src fd::7",
+            f"{INSIDE} -6 route replace unreachable default metric 4000 table 671",
+            f"{INSIDE} -6 rule add pref 670 lookup main suppress_prefixlength 0",
+            f"{INSIDE} -6 rule add pref 671 lookup 671",
+        ],
         [
             f"{INSIDE} route replace unreachable default table 671",
             f"{INSIDE} route replace unreachable default metric 4000 table 671",
-            f"{INSIDE} -6 route replace unreachable default metric 4000 table 671",
             f"{INSIDE} route replace unreachable 10.9.0.0/16",
             f"{INSIDE} rule add pref 670 lookup main suppress_prefixlength 0",
-            f"{INSIDE} -6 rule add pref 670 lookup main suppress_prefixlength 0",
         ],
-        [f"{INSIDE} rule add pref 671 lookup 671", f"{INSIDE} -6 rule add pref 671 lookup 671"],
+        [f"{INSIDE} rule add pref 671 lookup 671"],
     ]
     assert found.given.complete
 
@@ -558,18 +566,34 @@ def test_what_is_refused_in_one_ip_version_does_not_keep_the_other_waiting() -> 
 
     tried = rounds(found, "src fd::7")
 
-    assert [len(one) for one in tried] == [2, 3, 2]
-    assert not any(" -6 " in line for line in tried[1][1:] + tried[2][1:])
-    assert list(found.commands.values()) == [tried[0][1]]
+    proof = f"{INSIDE} -6 route replace default via fd::1 table 671 src fd::7"
+    assert [[line for line in lines if " -6 " in line] for lines in tried] == [[proof]]
+    assert list(found.commands.values()) == [proof]
     assert not found.given.complete
-    assert rounds(found)[1:] == [
+    assert rounds(found) == [
         [
+            proof,
             f"{INSIDE} -6 route replace unreachable default metric 4000 table 671",
             f"{INSIDE} -6 rule add pref 670 lookup main suppress_prefixlength 0",
-        ],
-        [f"{INSIDE} -6 rule add pref 671 lookup 671"],
+            f"{INSIDE} -6 rule add pref 671 lookup 671",
+        ]
     ]
     assert found.given.complete
+
+
+def test_our_table_is_not_asked_before_all_of_it_stands() -> None:
+    found = asking("0.0.0.0/1, 128.0.0.0/1")
+
+    assert rounds(found) == [
+        [
+            f"{INSIDE} route replace 0.0.0.0/1 via 192.0.2.1 table 671 src 192.0.2.7",
+            f"{INSIDE} route replace unreachable 0.0.0.0/1 metric 4000 table 671",
+            f"{INSIDE} route replace 128.0.0.0/1 via 192.0.2.1 table 671 src 192.0.2.7",
+            f"{INSIDE} route replace unreachable 128.0.0.0/1 metric 4000 table 671",
+        ],
+        [f"{INSIDE} rule add pref 670 lookup main suppress_prefixlength 0"],
+        [f"{INSIDE} rule add pref 671 lookup 671"],
+    ]
 
 
 @pytest.mark.parametrize("refused", ["metric 4000", "pref 670"])
@@ -700,9 +724,9 @@ def test_a_gateway_that_is_found_meanwhile_is_led_to() -> None:
     rounds(starting("0.0.0.0/0", LOST))
     found = starting("0.0.0.0/0", GATEWAY)
 
-    assert rounds(found)[0] == [
+    assert rounds(found)[0][0] == (
         f"{INSIDE} route replace default via 192.0.2.1 table 671 src 192.0.2.7"
-    ]
+    )
 
 
 def test_everything_may_be_early_whatever_networks_are_still_to_come() -> None:

@@ -105,12 +105,18 @@ class Runner:
     def __post_init__(self) -> None:
         self.held.set()
 
-    def run(self, commands: Sequence[str]) -> Iterator[Outcome]:
-        for command in commands:
-            self.ran.append(command)
-            self.begun.set()
-            self.held.wait(SECONDS)
-            yield Outcome(command, self.exit_codes.pop(0) if self.exit_codes else 0, "", 1.0)
+    def run_chains(self, chains: Sequence[Sequence[str]]) -> Iterator[Sequence[Outcome]]:
+        for chain in chains:
+            ended = []
+            for command in chain:
+                self.ran.append(command)
+                self.begun.set()
+                self.held.wait(SECONDS)
+                code = self.exit_codes.pop(0) if self.exit_codes else 0
+                ended.append(Outcome(command, code, "", 1.0))
+                if code:
+                    break
+            yield ended
 
 
 class Site:

@@ -133,7 +133,8 @@ class Site:
         return self.reports[-1]
 
     def on(self, action: str, *containers: Container) -> Report:
-        return self.run(Scope(action, frozenset(one.id for one in containers)))
+        ids = frozenset(one.id for one in containers)
+        return self.run(Scope(action, ids, ended=ids if action == "die" else frozenset()))
 
     def change(self, *known: Container) -> None:
         """Let these take the place of the containers of their names."""
@@ -373,11 +374,59 @@ def test_a_lost_gateway_makes_unreachable_what_it_led_to() -> None:
     assert site.routes(CLIENT) == ["10.8.0.0/16 unreachable"]
 
 
+def test_a_gateway_that_ended_is_led_to_no_more_before_the_engine_is_asked(
+    logged: list[dict[str, Any]],
+) -> None:
+    """It does not answer while it starts that again, which may forward before its tunnel is up."""
+    site = Site(CLIENT)
+    site.run()
+    del site.engine.calls[:], site.kernel.commands[:], logged[:], site.announced[:]
+    asked: list[int] = []
+    site.kernel.before_command(lambda *_: asked.append(len(site.engine.calls)))
+    report = site.on("die", GATEWAY)
+
+    dovecot = f"nsenter --net={CLIENT.sandbox_key} ip route replace"
+    shut, led = f"{dovecot} unreachable 10.8.0.0/16", f"{dovecot} 10.8.0.0/16 via 192.0.2.1"
+    assert site.kernel.commands == [shut, led]
+    assert (asked[0], asked[1] > 0, report.changed) == (0, True, 2)
+    assert [one.lost for one in site.announced if one] == [{4, 6}, set()]
+    assert [(one["event"], one.get("trigger", "")) for one in logged] == [
+        ("gateway.lost", ""),
+        ("route.replaced", "die"),
+        ("gateway.ready", ""),
+        ("route.replaced", "die"),
+        ("client.routed", ""),
+    ]
+    assert logged[0]["reason"] == "the gateway wireguard is not running"
+
+
+def test_an_end_that_the_engine_confirms_is_told_once(logged: list[dict[str, Any]]) -> None:
+    site = Site(CLIENT)
+    site.run()
+    site.change(replace(GATEWAY, running=False))
+    report = site.on("die", GATEWAY)
+
+    assert [one["event"] for one in logged].count("gateway.lost") == 1
+    assert report.changed == 1
+    assert site.on("die", GATEWAY).changed == 0
+
+
+@pytest.mark.parametrize(
+    ("ended", "settings"), [(GATEWAY, {"on_gateway_loss": "keep"}), (CLIENT, {})]
+)
+def test_whose_end_shuts_nothing(ended: Container, settings: dict[str, Any]) -> None:
+    site = Site(CLIENT, **settings)
+    site.run()
+
+    assert site.on("die", ended).changed == 0
+
+
 def test_the_gateway_is_announced_before_any_route_is_set() -> None:
     site = Site(CLIENT)
     site.run()
     moved = container("wireguard", "192.0.2.2/24")
     site.change(moved)
+    site.kernel.attach(moved.sandbox_key, "192.0.2.2")
     announced: list[object] = []
     site.kernel.before_command(lambda *_: announced.append(site.announced[-1]))
     report = site.on("start", GATEWAY)

@@ -131,6 +131,17 @@ def test_work_that_is_due_goes_with_the_events(schedule: Schedule) -> None:
     assert schedule.take(100.0) == Scope("start", frozenset({"a", "b"}))
 
 
+def test_who_ended_is_told_also_where_it_runs_again(schedule: Schedule) -> None:
+    restarted = [Event("disconnect", "a"), Event("die", "a"), Event("start", "a"), START]
+    schedule.add(restarted, 100.0, urgent=True)
+
+    assert schedule.take(100.0) == Scope(
+        "disconnect", frozenset({"a", "b"}), ended=frozenset({"a"})
+    )
+    schedule.add([START], 101.0, urgent=True)
+    assert schedule.take(101.0) == Scope("start", frozenset({"b"}))
+
+
 def test_work_that_a_pass_does_not_tell_of_any_more_is_gone(schedule: Schedule) -> None:
     more = Unfinished("a", "dovecot", Why.MORE, 100.0)
     schedule.finish(finished(Scope("start"), more), 100.0)

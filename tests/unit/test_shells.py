@@ -377,6 +377,30 @@ def test_what_runs_where_no_shell_can_be_started_says_so(
         assert [outcome.output for outcome in shells.run(["echo 4"])] == ["4"]
 
 
+def test_what_follows_a_failure_in_a_chain_does_not_run(two: Shells, tmp_path: Path) -> None:
+    touched = tmp_path / "touched"
+    chains = [
+        ["echo 1", "echo 2; exit 0 | false", f"touch {touched}", "echo 4"],
+        ["echo 5", "echo 6"],
+        [],
+        [f"test -e {touched}"],
+        ["false"],
+    ]
+
+    ended = [[(one.exit_code, one.output) for one in chain] for chain in two.run_chains(chains)]
+
+    assert ended == [[(0, "1"), (1, "2")], [(0, "5"), (0, "6")], [], [(1, "")], [(1, "")]]
+    assert [one.output for one in two.run(["echo 7", "echo 8"])] == ["7", "8"]
+
+
+def test_nothing_follows_what_was_killed(one: Shells) -> None:
+    chains = [[HANG, "echo 2"], ["echo 3", "echo 4"]]
+
+    ended = [[(end.exit_code, end.command) for end in chain] for chain in one.run_chains(chains)]
+
+    assert ended == [[(TIMED_OUT, HANG)], [(0, "echo 3"), (0, "echo 4")]]
+
+
 def test_shells_that_cannot_be_started_at_all_are_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -176,6 +176,16 @@ def test_a_tunnel_that_goes_makes_unreachable_at_once_and_asks_the_engine_nothin
     assert logged == []
 
 
+def test_a_gateway_that_leaves_its_network_with_its_tunnel_up_is_lost_at_once() -> None:
+    """The engine takes the links of who ends one by one, before it tells of the end."""
+    site = with_tunnel(CLIENT)
+    site.kernel.detach(HERE, "192.0.2.1/24")
+
+    assert site.news == [1000.0]
+    assert site.run(REROUTE).lost == {A: 1000.0}
+    assert site.kernel.commands == [f"{DOVECOT} route replace unreachable {PLAIN}"]
+
+
 def test_and_back_when_it_comes(logged: list[dict[str, Any]]) -> None:
     site = with_tunnel(CLIENT)
     site.kernel.close_tunnel(HERE, PLAIN)
