@@ -80,6 +80,40 @@ def name_gateway(gateway: str) -> str:
     return f"labels: {{{GATEWAY_LABEL}: {gateway}}}"
 
 
+# --- a swarm's service as the gateway ------------------------------------------------------------
+
+SERVICE_OF_ITS_OWN = "run the agent as a service in a network of its own, as docs/swarm.md has it"
+DNS_NOWHERE = "dns: [127.0.0.1]   # in the agent's service: it asks for nothing but its gateway"
+NAME_SERVER = "it is this node's engine: see its log, journalctl -u docker"
+
+
+def attach_agent(network: str) -> str:
+    """Return the line that attaches an agent to the network that it serves."""
+    return f"networks: [{network}]   # in the service of the agent"
+
+
+def tasks_of(service: str) -> str:
+    """Return what to look at where a service has no task."""
+    return f"docker service ps {service}   # on a manager; the name in full is STACK_SERVICE"
+
+
+def full_name(service: str) -> str:
+    """Return what to look at where a name is not that of a task of a service."""
+    return (
+        f"docker service ls   # is {service} the full name? else who has the alias tasks.{service}"
+    )
+
+
+def node_ports(node: str) -> str:
+    """Return what nodes of a swarm have to reach of each other."""
+    return f"let the nodes reach each other: 7946/tcp, 7946/udp, 4789/udp of {node}"
+
+
+def one_task(service: str) -> str:
+    """Return what leaves a service one task: two with one key of WireGuard break each other."""
+    return f"docker service scale {service}=1   # on a manager"
+
+
 # --- containers ---------------------------------------------------------------------------------
 
 

@@ -227,6 +227,7 @@ class Daemon:
         """
         self._publish = publish
         self._on_stop = settings.on_stop
+        self._service = settings.gateway_service
         self._cuts_off = settings.on_tunnel_loss == "unreachable"
         self._lacking = lacking
         self._health = health
@@ -240,6 +241,8 @@ class Daemon:
         self._stream: EventStream | None = None
         self._changed = threading.Event()
         """Set if the gateway's links, routes or rules have since they were looked at."""
+        self._moved = threading.Event()
+        """Set if the gateway may be another one."""
         self._trigger = "startup"
         self._trouble = ""
         """What the last pass found to keep clients from their routes."""
@@ -251,6 +254,7 @@ class Daemon:
             lambda tries: delay(tries, settings.resync_interval),
             announce=self._early.lead_to,
             news=self._note_change,
+            moved=self._note_move,
             clock=self._clock.monotonic,
             time_of_day=self._clock.time,
         )
@@ -304,11 +308,18 @@ class Daemon:
         if self._stream:
             self._stream.wake()
 
+    def _note_move(self) -> None:
+        """Take in, in any thread, that the gateway may be another task of its service."""
+        self._moved.set()
+        if self._stream:
+            self._stream.wake()
+
     def _wait(self, engine: Engine, stream: EventStream) -> None:
         """Wait until events come or something is due."""
         now = self._clock.monotonic()
         pause = min(self._schedule.next_at() - now, self._connection.probation)
-        events = stream.read(0.0 if self._changed.is_set() else max(0.0, pause))
+        is_news = self._changed.is_set() or self._moved.is_set()
+        events = stream.read(0.0 if is_news else max(0.0, pause))
         self._take_change()
         self._take_early()
         if self._connection.probation <= 0:
@@ -322,6 +333,9 @@ class Daemon:
         if self._changed.is_set():
             self._changed.clear()
             self._schedule.note_change(self._clock.monotonic())
+        if self._moved.is_set():
+            self._moved.clear()
+            self._schedule.note_move()
 
     def _pause(self, seconds: float) -> None:
         """Wait without an engine, and see meanwhile to what needs none: the gateway's tunnel."""
@@ -359,8 +373,16 @@ class Daemon:
         self._trouble = _trouble(report) or (self._cuts_off and _tunnel_trouble(report)) or ""
         self._tell_health()
 
+    @property
+    def _is_task(self) -> bool:
+        """Whether the gateway is a service's, and so are we most likely."""
+        place = self._reconciler.sidecar
+        return bool(self._service or (place and place.service))
+
     def _tell_health(self) -> None:
-        if trouble := self._connection.trouble or self._trouble or self._lacking:
+        # A swarm makes a task anew that is not healthy: then only what that mends counts.
+        others = "" if self._is_task else self._trouble or self._lacking
+        if trouble := self._connection.trouble or others:
             self._health.tell(trouble)
         else:
             self._health.tell("", self._schedule.full_at, self._clock.monotonic())

@@ -59,6 +59,10 @@ class HostNetworkError(NotReadyError):
     """The gateway uses the host's network: clients reach its tunnels without us; we wait."""
 
 
+class UnprovenError(NotReadyError):
+    """Nothing proves where the gateway is, or that it is gone: what stands is kept; we wait."""
+
+
 class NamespaceLeftError(NotReadyError):
     """A container runs in a network namespace that its owner has left: only its restart helps."""
 

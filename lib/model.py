@@ -32,6 +32,9 @@ NETWORK_LABEL = "wgroutemgr.network"
 GATEWAY_LABEL = "wgroutemgr.gateway"
 """On the sidecar: name or id of the gateway, its Compose service, or its addresses."""
 
+SERVICE_LABEL = "wgroutemgr.gateway-service"
+"""On the sidecar: the service of a swarm whose task is the gateway."""
+
 ROLE_LABEL, SIDECAR = "wgroutemgr.role", "sidecar"
 """On the image, and so on every sidecar: by it they find each other."""
 
@@ -160,6 +163,9 @@ class Sidecar:
     """Name of the network to serve."""
     named_by: str = ""
     """What named the gateway; nothing where it is the owner of our network namespace."""
+    service: str = ""
+    """The service of a swarm whose task is the gateway, where that was named. Then the gateway is
+    one of that name and id, until its task is found on this node."""
     addresses: tuple[Address, ...] = ()
     """The gateway's, where it was named by these, as it is no container of this engine."""
 
@@ -211,6 +217,19 @@ class DockerNetwork:
     internal: bool = False
     options: Mapping[str, str] = field(default_factory=dict)
     """What its driver was told."""
+    nodes: tuple[str, ...] = ()
+    """Addresses of the machines on which it is, of a swarm's."""
+
+
+class Task(NamedTuple):
+    """One container of a swarm's service, on whichever node."""
+
+    name: str
+    """As the engine calls its container: SERVICE.SLOT.ID."""
+    address: Address
+    """On the network that was asked about."""
+    node: str
+    """Address of its machine, by which the others reach it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +254,8 @@ class Claim:
     """The gateway's, on that network."""
     network: str = ""
     """Name or id of the network, if it is another than that which our sidecar serves."""
+    untold: str = ""
+    """Name of the sidecar, if nobody else can tell which gateway it has: that was removed."""
 
 
 class Standing(IntEnum):
@@ -260,6 +281,15 @@ class Candidate:
     addresses: frozenset[Address] = frozenset()
 
 
+class First(NamedTuple):
+    """The gateway that serves what names none, of those on a network; the least of several does."""
+
+    untold: str
+    gateway: str
+    network: str = ""
+    """All three as in `Claim`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Gateways:
     """Those that have a sidecar each, ours among them."""
@@ -269,6 +299,12 @@ class Gateways:
     unnamed: str
     """The one that serves what names no gateway."""
     candidates: tuple[Candidate, ...]
+    untold: bool = False
+    """Whether there are others beside them whose names nobody else can tell."""
+    firsts: tuple[First, ...] = ()
+    """Of our network and of the others, where there are others."""
+    before: frozenset[str] = frozenset()
+    """Names of networks on which ours has another sidecar, which comes before our own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,6 +324,10 @@ class Gateway:
 
     is_outside: bool = False
     """Whether it is no container of this engine: nobody here can look into it."""
+    service: str = ""
+    """The service of a swarm of which it is a task; else empty."""
+    node: str = ""
+    """Address of the machine on which that runs."""
     may_tunnel: bool = True
     """Whether it may have a tunnel one day, as far as is known."""
     cut_off: frozenset[Network] = frozenset()
@@ -301,6 +341,16 @@ class Gateway:
         """All of them."""
         alone = self.container
         return self.among or Gateways(alone, alone, (Candidate(alone),))
+
+    @property
+    def known_as(self) -> str:
+        """The name that it keeps when its container is made anew."""
+        return self.service or self.container
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether it runs on another node, whose agent alone can look into it."""
+        return bool(self.service) and not self.container_id
 
     def address(self, version: int) -> Address | None:
         """Return its address of that IP version on the network, or None."""
@@ -463,6 +513,8 @@ class Client:
     """What keeps packets off the gateway: routes of the kind `DIRECT`, and rules."""
     others: frozenset[object] = frozenset()
     """Places in that namespace that are another gateway's for this container, and `OPEN`."""
+    unserved: frozenset[object] = frozenset()
+    """Those of them that are of a gateway to which none answers."""
     auto: frozenset[Network] = frozenset()
     """What of it was not asked for by name, but is what the gateway's tunnels cover."""
     yields_to: frozenset[Address] = frozenset()

@@ -9,7 +9,7 @@ import math
 import random
 from typing import TYPE_CHECKING
 
-from lib.reconcile.report import TUNNEL, Scope, Unknown
+from lib.reconcile.report import GATEWAY, TUNNEL, Scope, Unknown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -96,6 +96,10 @@ class Schedule:
     def note_change(self, now: float) -> None:
         """Take in that links, routes or rules of the gateway changed."""
         self.reroute_at = min(self.reroute_at, max(now, self._rest_until))
+
+    def note_move(self) -> None:
+        """Make a full pass due at once, as the gateway may be another one."""
+        self._trigger = self._trigger or GATEWAY
 
     def finish(self, report: Report, now: float) -> None:
         """Take in what a pass left to do."""

@@ -32,6 +32,7 @@ class Settings:
     command: str = "run"
     network: str | None = None
     gateway: str | None = None
+    gateway_service: str | None = None
     resync_interval: float = 60.0
     """Seconds between full passes."""
     on_gateway_loss: str = "unreachable"
@@ -116,6 +117,11 @@ OPTIONS = (
         "name or id of the gateway's container, its service in our own Compose project, or the "
         "addresses of one that is no container",
         shown_default="the sidecar's label, then the owner of our own network namespace",
+    ),
+    Option(
+        "gateway-service",
+        "full name of the swarm service whose task is the gateway, on whichever node",
+        shown_default="the sidecar's label, then none",
     ),
     Option("resync-interval", "seconds between full passes", "60", convert=_seconds),
     Option(

@@ -111,6 +111,7 @@ def _described(sidecar: Sidecar) -> dict[str, Any]:
             key: value for key, value in gateway.labels.items() if key.startswith(_SUCCESSION)
         },
         "named_by": sidecar.named_by,
+        "service": sidecar.service,
         "addresses": [str(address) for address in sidecar.addresses],
     }
 
@@ -119,8 +120,14 @@ def _sidecar(place: Mapping[str, Any]) -> Sidecar:
     own = _container(place["container_id"], place["container"], {})
     gateway = _container(place["gateway_id"], place["gateway"], place["gateway_labels"])
     addresses = tuple(map(ip_address, place["addresses"]))
-    own_or_none = own if own.id else None
-    return Sidecar(gateway, own_or_none, place["network"], place["named_by"], addresses)
+    return Sidecar(
+        gateway,
+        own if own.id else None,
+        place["network"],
+        place["named_by"],
+        place["service"],
+        addresses,
+    )
 
 
 def _container(key: str, name: str, labels: Mapping[str, str]) -> Container:

@@ -7,7 +7,7 @@ from ipaddress import ip_address, ip_interface, ip_network
 from typing import TYPE_CHECKING
 
 from lib.errors import CallError, GoneError
-from lib.model import NETWORKS_LABEL, Container, DockerNetwork, Endpoint, Gateway
+from lib.model import NETWORKS_LABEL, Container, DockerNetwork, Endpoint, Gateway, Task
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -41,6 +41,8 @@ class StandInEngine:
     """What it lists, where that is older than what it knows."""
     on: tuple[DockerNetwork, ...] = ()
     """Its networks."""
+    services: dict[str, tuple[Task, ...]] = field(default_factory=dict)
+    """The tasks on each of its networks."""
     calls: list[str] = field(default_factory=list)
     """What it was asked: the method, and about what."""
 
@@ -60,6 +62,13 @@ class StandInEngine:
             if reference in {network.id, network.name}:
                 return network
         raise GoneError(reference)
+
+    def tasks(self, reference: str) -> dict[str, tuple[Task, ...]]:
+        self.calls.append(f"tasks {reference}")
+        if self.silent_about == "tasks":
+            reason = "the engine refused: Forbidden"
+            raise CallError(reason)
+        return self.services
 
     def networks(self) -> tuple[DockerNetwork, ...]:
         self.calls.append("networks")

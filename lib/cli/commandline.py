@@ -32,7 +32,10 @@ def parse(
     arguments: Sequence[str], environ: Mapping[str, str], published: Published | None = None
 ) -> Settings:
     """Return the settings, or print what is wrong and raise SystemExit(2)."""
-    chosen = vars(_parser(environ, published).parse_args(arguments))
+    parser = _parser(environ, published)
+    chosen = vars(parser.parse_args(arguments))
+    if chosen["gateway"] and chosen["gateway_service"]:
+        parser.error("--gateway and --gateway-service (or their variables): give one of them")
     if not chosen["log_level"]:
         chosen["log_level"] = "info" if chosen["command"] == RUN else "warning"
     return Settings(**chosen, published=published)

@@ -125,6 +125,8 @@ def document(found: Sequence[Row], gateway: Gateway) -> str:
         "network": gateway.network,
         "gateway": gateway.container,
         "gateway_id": gateway.container_id,
+        "service": gateway.service,
+        "node": gateway.node,
         "addresses": [str(address) for address in gateway.addresses],
         "gateways": [
             _gateway(one, gateway) for one in gateway.gateways.candidates if not one.network

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lib import advice
-from lib.doctor import outside
+from lib.doctor import outside, swarm
 from lib.doctor.findings import fail, ok, warn
 from lib.doctor.site import lacking
 from lib.errors import CallError, GoneError
@@ -48,16 +48,29 @@ def network(site: Site) -> Iterator[Finding]:
     elif found.options.get(_ICC, "true").lower() in {"false", "f", "0"}:
         fix = f"docker network rm {found.name}, and create it without that option"
         yield fail(f"{found.name} has enable_icc=false: its containers cannot talk", fix)
-    elif found.internal and BRIDGE_FILTER.exists() and (backend := _backend(site)) != "nftables":
+    elif (backend := _filters(site, found)) is not None:
         known = "" if backend else ", if its backend is iptables (GET /info was refused)"
         seen = f"{found.name} is internal, and bridged packets may pass the host's firewall"
         fixes = (advice.BRIDGE_FILTER, advice.let_bridge(found), "or make it without `internal`")
         yield warn(f"{seen}, which drops routed ones{known}", *fixes)
+    elif unlinked := swarm.unlinked(site, found):
+        yield unlinked
     elif found.driver not in TRIED:
         yield warn(f"{found.name} has the driver {found.driver}, which nobody has tried")
     else:
         subnets = ", ".join(map(str, found.subnets))
         yield ok(f"{found.name}, {found.driver}{' (internal)' * found.internal}, {subnets}")
+
+
+def _filters(site: Site, network: DockerNetwork) -> str | None:
+    """Return what may filter what is routed inside an internal network; None if nothing does.
+
+    The bridges of an overlay are in namespaces of their own, where nobody filters.
+    """
+    if not network.internal or network.driver == "overlay" or not BRIDGE_FILTER.exists():
+        return None
+    backend = _backend(site)
+    return None if backend == "nftables" else backend
 
 
 def _backend(site: Site) -> str:

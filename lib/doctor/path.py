@@ -11,7 +11,7 @@ from ipaddress import ip_network
 from typing import TYPE_CHECKING
 
 from lib import advice
-from lib.doctor import outside
+from lib.doctor import outside, swarm
 from lib.doctor.findings import fail, ok, some, warn
 from lib.doctor.site import SkippedError, lacking
 from lib.errors import NetnsError
@@ -418,7 +418,8 @@ def mtu(site: Site) -> Iterator[Finding]:
         _, size, out = large[0]
         seen = f"up to {size} bytes from {some(name for name, *_ in large)}, but {sizes[out]}"
         fix = [] if site.settings.mtu == AUTO else [advice.MTU_AUTO]
-        yield warn(f"{seen} through {out}", *fix, advice.mtu(sizes[out], network.name))
+        size = sizes[out] + swarm.outside(network)
+        yield warn(f"{seen} through {out}", *fix, advice.mtu(size, network.name))
     elif any(outs.values()):
         yield ok("no client sends larger packets than the tunnel takes")
     else:

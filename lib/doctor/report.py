@@ -12,7 +12,7 @@ from collections import Counter
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from lib.doctor import clients, network, path, setup, whole
+from lib.doctor import clients, network, path, setup, swarm, whole
 from lib.doctor.site import ElsewhereError, Site, SkippedError
 from lib.engine.client import Engine
 from lib.errors import WgRouteMgrError
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _SIDECAR: Mapping[str, Check] = {
     "engine": setup.engine,
     "sidecar": setup.own_container,
+    "names": swarm.names,
     "gateway": setup.gateway,
     "reboot": setup.reboot,
     "capabilities": setup.capabilities,

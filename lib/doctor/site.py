@@ -29,6 +29,7 @@ from lib.kernel.access import Reader
 from lib.model import DIRECT_LABEL, Gateway, Skipped, Snapshot
 from lib.reconcile import covered, tunnels
 from lib.reconcile.contest import Contest
+from lib.reconcile.service import ServiceGateway
 from lib.routing import desired, policy, reach, serving
 from lib.routing.hosts import host
 
@@ -62,7 +63,7 @@ class SkippedError(Exception):
 
 
 class ElsewhereError(SkippedError):
-    """A check cannot be done from here; the text says why."""
+    """A check cannot be done from here; the text says why, or where it can."""
 
 
 class RunsCommands(Protocol):
@@ -178,6 +179,8 @@ class Site:
         self._outcomes: dict[str, Outcome] = {}
         self.engine = Fact("the engine", connect)
         self.sidecar = Fact("the sidecar", self._find_sidecar)
+        self.task = Fact("the gateway", self._find_task)
+        """The gateway as a swarm's service, found."""
         self.gateway_container = Fact("the gateway", self._find_gateway_container)
         """The one whose network namespace the gateway uses, mostly its own."""
         self.network = Fact("the network", self._find_network)
@@ -202,9 +205,16 @@ class Site:
     def _find_sidecar(self) -> Sidecar:
         return sidecar.find(self.engine(), self.settings)
 
+    def _find_task(self) -> tuple[Gateway, ServiceGateway]:
+        finder = ServiceGateway(time.monotonic)
+        return finder.find(self.engine(), self.sidecar()), finder
+
     def _find_gateway_container(self) -> Container:
         if self.sidecar().addresses:
             nobody_sees(self.sidecar().gateway.name)
+        if self.sidecar().service:
+            gateway, finder = self.task()
+            return finder.container or elsewhere(gateway)
         return gateways.netns_owner_of(self.engine(), self.sidecar().gateway)
 
     def _find_network(self) -> DockerNetwork:
@@ -215,6 +225,8 @@ class Site:
         place = self.sidecar()
         if place.addresses:
             return outside.gateway(self.engine(), place.addresses, place.network)
+        if place.service:
+            return self.task()[0]
         network, container = self.network(), self.gateway_container()
         endpoint = self.gateway_endpoint
         if not container.running or not endpoint:
@@ -230,7 +242,8 @@ class Site:
 
     def _find_judgement(self) -> Judgement:
         place = self.sidecar()
-        ours = [place.gateway, *([] if place.addresses else [self.gateway_container()])]
+        ours = [gateways.standing_for(place.service)] if place.service else []
+        ours = ours or [place.gateway, *([] if place.addresses else [self.gateway_container()])]
         return Contest(time.time).judge(self.engine(), self.gateway(), ours, place.own)
 
     def _find_container(self) -> Container:
@@ -282,7 +295,8 @@ class Site:
     def served_by(self) -> str:
         """Name of the gateway by which the clients are served; nothing if it is ours."""
         winner = self.judgement().verdict.winner
-        return winner.gateway * (winner.gateway_id != self.sidecar().gateway.id)
+        place = self.sidecar()
+        return winner.gateway * (winner.gateway_id != (place.service or place.gateway.id))
 
     @property
     def own_name(self) -> str:
@@ -434,6 +448,12 @@ def _attached(
 def nobody_sees(gateway: str) -> NoReturn:
     """Give a check up that takes a look into the gateway's namespace, which nobody here has."""
     reason = f"{gateway} is no container of this engine: look at it there"
+    raise ElsewhereError(reason)
+
+
+def elsewhere(gateway: Gateway) -> NoReturn:
+    """Give a check up that another node's agent can do."""
+    reason = f"the gateway is on {gateway.node}: ask the agent there"
     raise ElsewhereError(reason)
 
 

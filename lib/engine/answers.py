@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import structlog
 
 from lib.kernel import namespaces
-from lib.model import Container, DockerNetwork, Endpoint, Event, Interface, PublishedPort
+from lib.model import (
+    Container,
+    DockerNetwork,
+    Endpoint,
+    Event,
+    Interface,
+    PublishedPort,
+    Task,
+)
 from lib.settings import VARIABLE_PREFIX
 
 if TYPE_CHECKING:
@@ -126,12 +134,32 @@ def parse_network(answer: Answer) -> DockerNetwork:
         driver=answer.get("Driver") or "",
         internal=bool(answer.get("Internal")),
         options=answer.get("Options") or {},
+        nodes=tuple(str(peer.get("IP")) for peer in answer.get("Peers") or ()),
     )
 
 
 def parse_networks(answer: object) -> tuple[DockerNetwork, ...]:
     """Return the networks that were listed."""
     return tuple(_readable("network", parse_network, _list(answer)))
+
+
+def parse_services(answer: Answer) -> dict[str, tuple[Task, ...]]:
+    """Return the tasks on a network that was inspected with `verbose`, by service.
+
+    Plain containers stand there under no name. Those that have ended just now may stand there still
+    (moby, `GetServices` in libnetwork/agent.go).
+    """
+    services = answer.get("Services") or {}
+    found = {
+        name: tuple(_readable("endpoint", _parse_task, service.get("Tasks") or ()))
+        for name, service in services.items()
+    }
+    return {name: tasks for name, tasks in found.items() if name}
+
+
+def _parse_task(item: Answer) -> Task:
+    node = (item.get("Info") or {}).get("Host IP") or ""
+    return Task(item["Name"], ip_address(item["EndpointIP"]), node)
 
 
 def parse_event(line: str | bytes) -> Event | None:

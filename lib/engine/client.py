@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from lib.engine.answers import Answer
-    from lib.model import Container, DockerNetwork, Event
+    from lib.model import Container, DockerNetwork, Event, Task
 
 T = TypeVar("T")
 
@@ -142,6 +142,16 @@ class Engine:
         with sdk.our_errors():
             answer = self._client.inspect_network(reference)
         return _read(answers.parse_network, answer)
+
+    def tasks(self, reference: str) -> Mapping[str, tuple[Task, ...]]:
+        """Return the tasks on a network of a swarm, by their service's full name.
+
+        Those of all nodes, on any node. Each call writes errors into the engine's log
+        ("Inconsistent driver and libnetwork state"). GoneError if there is no such network.
+        """
+        with sdk.our_errors():
+            answer = self._client.inspect_network(reference, verbose=True)
+        return _read(answers.parse_services, answer)
 
     def networks(self) -> tuple[DockerNetwork, ...]:
         """List all networks; of a listing `interfaces` is empty."""

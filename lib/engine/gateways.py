@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from lib.engine.sharing import netns_owner
 from lib.errors import GoneError, HostNetworkError, NamespaceLeftError, NotReadyError
+from lib.model import Container
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from lib.engine.client import Engine
-    from lib.model import Container
 
 _SERVICE, _PROJECT, _NUMBER = (
     f"com.docker.compose.{key}" for key in ("service", "project", "container-number")
@@ -79,6 +79,19 @@ def netns_owner_of(engine: Engine, gateway: Container) -> Container:
         raise NotReadyError(reason, error.hint) from error
     check(owner)
     return owner
+
+
+def standing_for(service: str) -> Container:
+    """Return what stands for a service's task until that is found."""
+    return Container(
+        id=service,
+        name=service,
+        running=False,
+        labels={},
+        network_mode="",
+        sandbox_key="",
+        endpoints=(),
+    )
 
 
 def existing(engine: Engine, identifiers: Iterable[str]) -> Iterator[Container]:

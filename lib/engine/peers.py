@@ -15,7 +15,15 @@ import structlog
 from lib.engine import gateways, outside
 from lib.engine.sharing import namespace_chain
 from lib.errors import CallError, GoneError, NotReadyError
-from lib.model import GATEWAY_LABEL, NETWORK_LABEL, ROLE_LABEL, SIDECAR, Claim, Gateway
+from lib.model import (
+    GATEWAY_LABEL,
+    NETWORK_LABEL,
+    ROLE_LABEL,
+    SERVICE_LABEL,
+    SIDECAR,
+    Claim,
+    Gateway,
+)
 from lib.named import RUN, named_command, named_options
 from lib.settings import DEFAULT_NETWORK, VARIABLE_PREFIX
 
@@ -38,13 +46,16 @@ def claims(
 ) -> Iterator[Claim]:
     """Yield what the sidecars claim; `networks` are name and id of the one that is ours.
 
-    What is `known` of one is taken for granted while its gateway cannot be told.
+    What is `known` of one is taken for granted while the engine does not answer. One in the
+    namespace of a gateway that was removed claims for one that has the sidecar's own name.
     """
     before = {claim.sidecar_id: claim for claim in known}
     for one in listed:
         try:
             found = _claim(engine, engine.inspect(one.id), networks)
-        except (CallError, GoneError, NotReadyError) as error:
+        except GoneError:
+            continue
+        except CallError as error:
             log.debug("answer.skipped", kind="container", reason=error.reason)
             found = before.get(one.id)
         if found:
@@ -57,17 +68,27 @@ def _claim(engine: Engine, peer: Container, networks: Sequence[str]) -> Claim | 
     if not peer.running or named_command(peer.arguments) != RUN:
         return None
     absent = peer.started_at - peer.finished_at if peer.finished_at else math.inf
-    found = _outside(engine, peer, network) or _gateway(engine, peer)
+    try:
+        found = _outside(engine, peer, network) or _gateway(engine, peer)
+    except NotReadyError as error:
+        log.debug("answer.skipped", kind="container", reason=error.reason)
+        network = _other(network or DEFAULT_NETWORK, networks)
+        claim = Claim(peer.name, peer.id, peer.id, peer.started_at, absent, network=network)
+        return replace(claim, untold=peer.name)
     if isinstance(found, Gateway):
         network, found = found.network, outside.standing_for(found)
-    network = network or DEFAULT_NETWORK
-    network = network if network not in networks else ""
+    network = _other(network or DEFAULT_NETWORK, networks)
     if isinstance(found, str):
         return Claim(found, found, peer.id, peer.started_at, absent, network=network)
     if found.id == peer.id or found.network_mode == "host":
         return None  # It waits, and touches no route.
     claim = Claim(found.name, found.id, peer.id, peer.started_at, absent, network=network)
     return described(claim, namespace_chain(engine, found), networks)
+
+
+def _other(network: str, networks: Sequence[str]) -> str:
+    """Return the name of a network if it is another than ours."""
+    return "" if network in networks else network
 
 
 def again(engine: Engine, claim: Claim, networks: Sequence[str]) -> Claim:
@@ -92,6 +113,8 @@ def described(claim: Claim, gateway: Sequence[Container], networks: Sequence[str
     points = [point for name in names_of if (point := gateway[-1].endpoint(name))]
     aliases = [alias for point in points for alias in point.aliases]
     services = [one.labels.get(key, "") for one in gateway for key in gateways.SERVICE_LABELS]
+    if claim.network and points:
+        claim = replace(claim, network=points[0].network)
     names = {*aliases, *services, *(one.name for one in gateway)}
     is_there = all(one.running for one in gateway) and any(one.interfaces for one in points)
     since = max(one.started_at for one in gateway) if is_there else None
@@ -113,10 +136,12 @@ def _outside(engine: Engine, peer: Container, network: str) -> Gateway | None:
 
 
 def _gateway(engine: Engine, peer: Container) -> Container | str:
-    """Return a sidecar's gateway.
+    """Return a sidecar's gateway; of a swarm's service the name alone.
 
     One that was removed is still what the sidecar waits for, by the name that it was given.
     """
+    if service := _choice(peer, "gateway-service", SERVICE_LABEL):
+        return service
     if reference := _choice(peer, "gateway", GATEWAY_LABEL):
         try:
             return gateways.named(engine, reference, "another sidecar", peer)
@@ -127,6 +152,6 @@ def _gateway(engine: Engine, peer: Container) -> Container | str:
 
 def _choice(peer: Container, option: str, label: str) -> str:
     """Return what a sidecar chose: by its option, its variable or its label."""
-    variable = peer.environment.get(VARIABLE_PREFIX + option.upper())
+    variable = peer.environment.get(VARIABLE_PREFIX + option.upper().replace("-", "_"))
     chosen = named_options(peer.arguments).get(option) or variable
     return chosen or peer.labels.get(label, "").strip()

@@ -17,14 +17,14 @@ import structlog
 from lib.engine import gateways, identity, outside
 from lib.errors import CallError, GoneError, NotReadyError
 from lib.kernel import namespaces
-from lib.model import GATEWAY_LABEL, NETWORK_LABEL, Sidecar
+from lib.model import GATEWAY_LABEL, NETWORK_LABEL, SERVICE_LABEL, Sidecar
 from lib.settings import DEFAULT_NETWORK
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from lib.engine.client import Engine
-    from lib.model import Container
+    from lib.model import Address, Container
     from lib.settings import Settings
 
 log = structlog.get_logger()
@@ -32,6 +32,9 @@ log = structlog.get_logger()
 CGROUP = Path("/proc/self/cgroup")
 MOUNTINFO = Path("/proc/self/mountinfo")
 FIRST_PROCESS = Path("/proc/1")
+
+_SWARM_SERVICE = "com.docker.swarm.service.name"
+"""A label that the engine gives to a service's containers."""
 
 _STEP_SECONDS, _NEAR_SECONDS, _APART_SECONDS = 0.5, 10, 2
 """The engine notes a start after the first process began, by so much at most; by how much the clock
@@ -44,6 +47,8 @@ def find(engine: Engine, settings: Settings) -> Sidecar:
     if found.addresses:
         there = outside.gateway(engine, found.addresses, found.network)
         return replace(found, gateway=outside.standing_for(there))
+    if found.service:
+        return found
     gateway = gateways.follow(engine, found.gateway)
     gateways.check(gateway)
     return replace(found, gateway=gateway)
@@ -59,27 +64,45 @@ def locate(engine: Engine, settings: Settings) -> Sidecar:
         return _beside(engine, settings, published.sidecar)
     chosen = published.chosen if published else {}
     mountinfo = MOUNTINFO.read_text()
-    named_by, reference = "--gateway", settings.gateway or chosen.get("gateway", "")
-    owner = _netns_owner(engine, mountinfo, search=not reference)
+    named = _named(settings, chosen)
+    owner = _netns_owner(engine, mountinfo, search=not named)
     own = _own(engine, owner, CGROUP.read_text(), mountinfo)
-    if not reference:
-        named_by, reference = f"the label {GATEWAY_LABEL}", _label(own, GATEWAY_LABEL)
     network = settings.network or chosen.get("network") or _label(own, NETWORK_LABEL)
+    by, reference, service = named or _labelled(own)
+    if reference and (there := outside.addresses(reference, by)):
+        return _outside(engine, Sidecar(gateways.standing_for(""), own, network, by), there)
+    network = network or DEFAULT_NETWORK
+    if service:
+        return Sidecar(gateways.standing_for(service), own, network, by, service)
     if reference:
-        return _following(engine, reference, named_by, own, network)
-    return Sidecar(_unnamed(owner, own), own, network or DEFAULT_NETWORK)
+        return Sidecar(gateways.named(engine, reference, by, own), own, network, by)
+    return Sidecar(_unnamed(owner, own), own, network)
 
 
-def _following(
-    engine: Engine, reference: str, by: str, own: Container | None, network: str
-) -> Sidecar:
-    """Return our place with the gateway of that name or these addresses."""
-    if found := outside.addresses(reference, by):
-        name = outside.network_of(engine, found, network)
-        there = outside.gateway(engine, found, name)
-        return Sidecar(outside.standing_for(there), own, name, by, found)
-    gateway = gateways.named(engine, reference, by, own)
-    return Sidecar(gateway, own, network or DEFAULT_NETWORK, by)
+def _outside(engine: Engine, found: Sidecar, addresses: tuple[Address, ...]) -> Sidecar:
+    """Return our place with the gateway that has these addresses."""
+    network = outside.network_of(engine, addresses, found.network)
+    gateway = outside.standing_for(outside.gateway(engine, addresses, network))
+    return replace(found, gateway=gateway, network=network, service="", addresses=addresses)
+
+
+def _named(settings: Settings, chosen: Mapping[str, str]) -> tuple[str, str, str] | None:
+    """Return by which option the gateway is named, its name, and its service's; None by none."""
+    published = chosen.get("gateway"), chosen.get("gateway-service")
+    for reference, service in ((settings.gateway, settings.gateway_service), published):
+        if reference or service:
+            by = "--gateway-service" if service else "--gateway"
+            return by, reference or "", service or ""
+    return None
+
+
+def _labelled(own: Container | None) -> tuple[str, str, str]:
+    """Return the same of our labels; NotReadyError if they name two gateways."""
+    reference, service = _label(own, GATEWAY_LABEL), _label(own, SERVICE_LABEL)
+    if reference and service:
+        reason = f"this container has both labels, {GATEWAY_LABEL} and {SERVICE_LABEL}"
+        raise NotReadyError(reason, "remove one of them")
+    return f"the label {SERVICE_LABEL if service else GATEWAY_LABEL}", reference, service
 
 
 def _beside(engine: Engine, settings: Settings, daemon: Sidecar) -> Sidecar:
@@ -89,11 +112,12 @@ def _beside(engine: Engine, settings: Settings, daemon: Sidecar) -> Sidecar:
     """
     ids = (daemon.own.id,) if daemon.own else ()
     found = replace(daemon, own=next(gateways.existing(engine, ids), None))
-    if settings.gateway:
-        network = settings.network or daemon.network
-        found = _following(engine, settings.gateway, "--gateway", found.own, network)
-        if found.gateway.id != daemon.gateway.id:
-            reason = f"the daemon of this container follows {daemon.gateway.name}"
+    if named := _named(settings, {}):
+        place = replace(found, network=settings.network or daemon.network)
+        found = _followed(engine, place, *named)
+        found = replace(found, network=found.network if found.addresses else daemon.network)
+        if (found.gateway.id, found.service) != (daemon.gateway.id, daemon.service):
+            reason = f"the daemon of this container follows {daemon.service or daemon.gateway.name}"
             log.warning("daemon.differs", container=found.gateway.name, reason=reason)
     if settings.network:
         found = replace(found, network=settings.network)
@@ -101,6 +125,17 @@ def _beside(engine: Engine, settings: Settings, daemon: Sidecar) -> Sidecar:
             reason = f"the daemon of this container serves {daemon.network}"
             log.warning("daemon.differs", network=settings.network, reason=reason)
     return found
+
+
+def _followed(engine: Engine, found: Sidecar, by: str, reference: str, service: str) -> Sidecar:
+    """Return our place with another gateway, or another service."""
+    if service == found.service and service:
+        return replace(found, named_by=by)
+    if reference and (there := outside.addresses(reference, by)):
+        return _outside(engine, replace(found, named_by=by), there)
+    is_named = gateways.named(engine, reference, by, found.own) if reference else None
+    gateway = is_named or gateways.standing_for(service)
+    return replace(found, gateway=gateway, named_by=by, service=service, addresses=())
 
 
 def is_stranded(engine: Engine, place: Sidecar, gateway: Container) -> bool:
@@ -132,7 +167,10 @@ def _unnamed(owner: Container | None, own: Container | None) -> Container:
         kind = (
             "uses the host's network" if own.network_mode == "host" else "has a network of its own"
         )
-        hint = f"labels: {{{GATEWAY_LABEL}: GATEWAY}}, or --gateway GATEWAY"
+        is_task = _SWARM_SERVICE in own.labels
+        key, option = (SERVICE_LABEL, "-service") if is_task else (GATEWAY_LABEL, "")
+        name = "STACK_SERVICE" if is_task else "GATEWAY"
+        hint = f"labels: {{{key}: {name}}}, or --gateway{option} {name}"
         reason = f"this container {kind}: name the gateway"
         raise NotReadyError(reason, hint)
     return owner

@@ -7,12 +7,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from lib.engine import peers
-from lib.model import ROLE_LABEL, SIDECAR, Claim, Gateways
-from lib.routing.contest import decide, remembered
+from lib.model import ROLE_LABEL, SIDECAR, Claim, First, Gateways
+from lib.routing.contest import HOLD_SECONDS, decide, remembered
 from lib.routing.serving import candidates
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from lib.engine.client import Engine
     from lib.model import Container, Event, Gateway
@@ -43,6 +43,8 @@ class Contest:
         """The claims of the last judgement."""
         self._far: tuple[Claim, ...] = ()
         """Those for other networks."""
+        self._before: dict[str, float] = {}
+        """When another sidecar of our gateway was missed, by its network; 0 while it runs."""
         self._ids: set[str] = set()
         """Of sidecars that were seen, or told of by an event."""
         self._gateways: set[str] = set()
@@ -76,6 +78,8 @@ class Contest:
         names = {one.gateway for one in self._known}
         far = [one for one in claims if one.network and one.gateway not in names]
         self._far = self._remembered(engine, self._far, far, networks)
+        also = {one.network for one in claims if one.gateway == ours[0].name} - {""}
+        self._note({one for one in also if one < gateway.network}, now)
         self._gateways = {one.gateway_id for one in (*self._known, *self._far)} - {ours[0].id}
         return self._judged(ours[0], now)
 
@@ -90,38 +94,52 @@ class Contest:
         claims = remembered(known, found, self._time())
         return tuple(peers.again(engine, one, networks) if one.ended else one for one in claims)
 
+    def _note(self, before: Iterable[str], now: float) -> None:
+        """Note on which networks before ours our gateway has other sidecars, or had just now."""
+        missed = {key: ended or now for key, ended in self._before.items()}
+        self._before = {
+            key: ended
+            for key, ended in (missed | dict.fromkeys(before, 0.0)).items()
+            if now - ended < HOLD_SECONDS or not ended
+        }
+
     def _judged(self, our: Container, now: float) -> Judgement:
-        verdict = decide(self._known, now)
-        there, until = candidates((*self._known, *self._far), now)
-        among = Gateways(our.name, verdict.winner.gateway, there) if len(there) > 1 else None
+        claims, networks = (*self._known, *self._far), {one.network for one in self._far}
+        verdicts = [
+            decide([one for one in claims if one.network == network], now)
+            for network in ("", *sorted(networks))
+        ]
+        verdict, winners = verdicts[0], [one.winner for one in verdicts]
+        there, until = candidates(claims, now)
+        among = None
+        if len(claims) > 1 or self._before:
+            firsts = tuple(First(one.untold, one.gateway, one.network) for one in winners)
+            is_all = len(there) == len(claims)
+            before = frozenset(self._before)
+            among = Gateways(our.name, verdict.winner.gateway, there, not is_all, firsts, before)
         if among and self._among and among != self._among:
             self._verify_at = now + _VERIFY_SECONDS
         self._among = among
+        until = min([until, *(ended + HOLD_SECONDS for ended in self._before.values() if ended)])
         verify_at = self._verify_at if self._verify_at > now else math.inf
-        return Judgement(verdict, among, min(verdict.until, until, verify_at))
+        return Judgement(verdict, among, min(until, verify_at, *(one.until for one in verdicts)))
 
     def _with_ours(
         self, claims: Sequence[Claim], gateway: Gateway, ours: Sequence[Container]
     ) -> list[Claim]:
         """Return the claims with that of our gateway as we know it.
 
-        If the others cannot tell what we claim, as after the removal of our gateway, we claim
-        nothing beside them; but we are not to be seen at all without the image's label.
+        Without the image's label we are not seen by the others at all.
         """
-        name, key, ids = ours[0].name, ours[0].id, {one.id for one in ours}
-        networks = (gateway.network, gateway.network_id)
-
-        def as_known(claim: Claim) -> Claim:
-            claim = replace(claim, gateway=name, gateway_id=key)
-            found = peers.described(claim, ours, networks)
-            return found if gateway.addresses else replace(found, up_since=None)
-
+        key, ids = ours[0].id, {one.id for one in ours}
         known = [
-            as_known(one) if one.gateway_id in ids or one.sidecar_id == self._own_id else one
+            _as_known(one, gateway, ours)
+            if one.gateway_id in ids or one.sidecar_id == self._own_id
+            else one
             for one in claims
         ]
         if not known or (self._own_id not in self._ids and all(k.gateway_id != key for k in known)):
-            known.append(as_known(Claim(name, key)))
+            known.append(_as_known(Claim("", ""), gateway, ours))
         return known
 
     def concerns(self, event: Event) -> bool:
@@ -134,3 +152,10 @@ class Contest:
     def ids(self) -> set[str]:
         """Ids of the other sidecars and of their gateways, as far as they are known."""
         return self._gateways | self._ids - {self._own_id}
+
+
+def _as_known(claim: Claim, gateway: Gateway, ours: Sequence[Container]) -> Claim:
+    """Return what our sidecar claims, with our gateway as we know it."""
+    claim = replace(claim, gateway=ours[0].name, gateway_id=ours[0].id)
+    found = peers.described(claim, ours, (gateway.network, gateway.network_id))
+    return found if gateway.addresses else replace(found, up_since=None)

@@ -57,7 +57,8 @@ class Covered:
             self._memory = coverage.unseen(self._memory)
             return
         if not netns:  # That would be our own.
-            where = "no container of this engine" if gateway.is_outside else "in no namespace yet"
+            where = "on another node" if gateway.is_elsewhere else "in no namespace yet"
+            where = "no container of this engine" if gateway.is_outside else where
             self._reason = f"{gateway.container} is {where}"
             return
         try:

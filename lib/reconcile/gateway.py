@@ -16,12 +16,13 @@ import structlog
 from lib import advice
 from lib.engine import gateways, outside, sidecar
 from lib.engine.gwbridge import with_unlisted
-from lib.errors import CallError, GoneError, HostNetworkError, NotReadyError
+from lib.errors import CallError, GoneError, HostNetworkError, NotReadyError, UnprovenError
 from lib.kernel.namespaces import is_at_process
 from lib.model import Gateway
 from lib.reconcile.contest import Contest
 from lib.reconcile.report import Found, Lost, Unknown
 from lib.reconcile.reporting import hint
+from lib.reconcile.service import ServiceGateway, Watch
 from lib.routing.fitness import unfit
 
 if TYPE_CHECKING:
@@ -45,17 +46,20 @@ class GatewayTracker:
         clock: Callable[[], float],
         announce: Callable[[Gateway | None, Path | None], None] = lambda *_: None,
         time_of_day: Callable[[], float] = time.time,
+        moved: Callable[[], None] | None = None,
     ) -> None:
         """Tell `announce` of the gateway and of the directory of namespaces, before anyone acts.
 
         One that is lost has no addresses. None for the gateway where it is unknown, None for the
-        directory where it is not mounted here.
+        directory where it is not mounted here. `moved` is called, in a thread, when a gateway that
+        is a service's task may be another one.
         """
         self._settings = settings
         self._clock = clock
         self._announce = announce
         self._time = time_of_day
         self._contest = Contest(time_of_day)
+        self._task = ServiceGateway(clock, Watch(moved) if moved else None)
         self._judgement: Judgement | None = None
         self._sidecar: Sidecar | None = None
         self._container: Container | None = None
@@ -91,7 +95,7 @@ class GatewayTracker:
         """Our place, with the gateway as inspected last; None until it is known."""
         if self._sidecar and self._container:
             return replace(self._sidecar, gateway=self._container)
-        return None
+        return self._sidecar if self._sidecar and self._sidecar.service else None
 
     def update(self, engine: Engine) -> GatewayState:
         """Look for the gateway anew, log and announce what changed, and return its state.
@@ -106,7 +110,7 @@ class GatewayTracker:
         self._last = None if isinstance(state, Unknown) else state.gateway
         self.network = self._last.network if self._last else self.network
         own = self._sidecar.own if self._sidecar and self._sidecar.addresses else None
-        if key := self.netns or (own.sandbox_key if own else ""):
+        if key := self.netns or self._task.own_netns or (own.sandbox_key if own else ""):
             self._directory = None if is_at_process(key) else Path(key).parent
         self._announce(self._last, self._directory)
         if isinstance(state, Found) and not state.gateway.is_outside:
@@ -117,12 +121,13 @@ class GatewayTracker:
         """Take in which containers ended, and tell whether the gateway is lost by that.
 
         The engine is asked nothing: it does not answer while it starts the gateway again. Log and
-        announce it as `update` does, which finds what is true now.
+        announce it as `update` does, which finds what is true now. A task is never started again,
+        and its name server may still tell of it.
         """
         state, container, owner = self.state, self._container, self._owner
         if not isinstance(state, Found) or self._settings.on_gateway_loss == "keep":
             return False
-        if not container or not owner:
+        if state.gateway.service or not container or not owner:
             return False
         stopped = _stopped(container, owner, ended)
         if not stopped:
@@ -137,8 +142,9 @@ class GatewayTracker:
     def again_at(self) -> float:
         """When to look again although nothing happens (monotonic seconds)."""
         if not self._judgement or self._judgement.until == math.inf:
-            return math.inf
-        return self._clock() + max(0.0, self._judgement.until - self._time())
+            return self._task.again_at
+        until = self._clock() + max(0.0, self._judgement.until - self._time())
+        return min(until, self._task.again_at)
 
     def depends_on(self, event: Event) -> bool:
         """Tell whether an event is about the gateway, or about another sidecar."""
@@ -159,20 +165,31 @@ class GatewayTracker:
 
     def _find(self, engine: Engine, place: Sidecar) -> GatewayState:
         try:
-            find = self._find_outside if place.addresses else self._find_container
-            gateway = self._with_losses(find(engine, place))
+            gateway = self._with_losses(self._search(engine, place))
             self._look_at_network(engine, gateway)
             return Found(replace(gateway, unlisted=self._unlisted))
         except CallError as error:
             # The engine is well but silent about the gateway, as in a long start or stop.
             is_first = isinstance(self.state, Unknown)
             return Unknown(error.reason, error.hint) if is_first else self.state
-        except HostNetworkError as error:
+        except (HostNetworkError, UnprovenError) as error:
             return Unknown(error.reason, error.hint)
         except NotReadyError as error:
             if self._settings.on_gateway_loss == "keep" or place.addresses:
                 return Unknown(error.reason, error.hint)
             return self._lost(engine, place, error)
+
+    def _search(self, engine: Engine, place: Sidecar) -> Gateway:
+        """Return the gateway by the way in which it was named."""
+        if place.addresses:
+            return self._find_outside(engine, place)
+        return (self._find_task if place.service else self._find_container)(engine, place)
+
+    def _find_task(self, engine: Engine, place: Sidecar) -> Gateway:
+        self._container = self._owner = None
+        gateway = self._task.find(engine, place)
+        self._container = self._owner = self._task.container
+        return gateway
 
     def _find_container(self, engine: Engine, place: Sidecar) -> Gateway:
         self._follow(engine, place)
@@ -186,9 +203,10 @@ class GatewayTracker:
     def _judged(self, engine: Engine, place: Sidecar, state: Found | Lost) -> Found | Lost:
         """Add to a state by whom clients are served."""
         ours = [one for one in (self._container, self._owner) if one] or [place.gateway]
+        ours = [gateways.standing_for(place.service)] if place.service else ours
         self._judgement = self._contest.judge(engine, state.gateway, ours, place.own)
         winner, among = self._judgement.verdict.winner, self._judgement.among
-        served_by = winner.gateway * (winner.gateway_id != ours[0].id)
+        served_by = winner.gateway * (winner.gateway != ours[0].name)
         return replace(state, gateway=replace(state.gateway, among=among), served_by=served_by)
 
     @property
@@ -270,9 +288,8 @@ class GatewayTracker:
                 return Unknown(reason, f"{create}, or name another by label or --network")
             versions = frozenset(subnet.version for subnet in network.subnets)
             container = self._container or place.gateway
-            gateway = Gateway(
-                container.name, container.id, network.name, network.id, (), lost=versions
-            )
+            key = "" if place.service else container.id
+            gateway = Gateway(container.name, key, network.name, network.id, (), lost=versions)
         return Lost(_without_addresses(gateway), error.reason, error.hint, self._clock())
 
     def _with_losses(self, gateway: Gateway) -> Gateway:
@@ -335,7 +352,8 @@ def _log_change(before: GatewayState, now: GatewayState) -> None:
         log.warning("gateway.lost", **values, reason=now.reason, **hint(now.hint))
         return
     addresses = [str(address) for address in gateway.addresses]
-    log.info("gateway.ready", **values, gateway=addresses)
+    where = {"service": gateway.service, "node": gateway.node} if gateway.service else {}
+    log.info("gateway.ready", **values, **where, gateway=addresses)
     if gateway.is_outside:
         log.info("gateway.outside", **values, reason=advice.OUTSIDE)
     known = before.gateway.lost if isinstance(before, Found) else frozenset()

@@ -276,20 +276,27 @@ def gather(desired: Desired) -> dict[str, Namespace]:
     """
     namespaces: dict[str, Namespace] = {}
     elsewhere = [one.elsewhere for one in desired.skipped if one.elsewhere]
-    others: dict[str, set[object]] = defaultdict(set)
+    others, served = (defaultdict[str, set[object]](set) for _ in range(2))
     for client in sorted((*desired.clients, *elsewhere), key=lambda one: one.container):
         taken = others[client.netns]
         for thing in (*policy.needs(client.routes), *client.direct):
-            if isinstance(thing, Route) and thing.place in taken:
+            if isinstance(thing, Route) and thing.place in served[client.netns]:
                 continue
             namespace = namespaces.setdefault(client.netns, Namespace(client.netns, others=taken))
             namespace.wanted.setdefault(thing, client)
-        held = namespaces.get(client.netns)
-        wanted = {one.place for one in held.wanted if isinstance(one, Route)} if held else set()
-        taken |= client.others - wanted
+        taken |= client.others
+        served[client.netns] |= client.others - client.unserved - _places(namespaces, client.netns)
+    for path, namespace in namespaces.items():
+        namespace.others -= _places(namespaces, path)
     for left in (one.left for one in desired.skipped if one.left):
         namespaces.setdefault(left.netns, Namespace(left.netns)).left.append(left)
     return namespaces
+
+
+def _places(namespaces: Mapping[str, Namespace], path: str) -> set[object]:
+    """Return the places of all routes that are wanted in a namespace."""
+    held = namespaces.get(path)
+    return {one.place for one in held.wanted if isinstance(one, Route)} if held else set()
 
 
 def values_of(namespace: Namespace, task: Task) -> dict[str, str]:

@@ -50,18 +50,20 @@ class Reconciler:
         *,
         announce: Callable[[Gateway | None, Path | None], None] = lambda *_: None,
         news: Callable[[], None] | None = None,
+        moved: Callable[[], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         time_of_day: Callable[[], float] = time.time,
     ) -> None:
         """Wait `delay(tries)` seconds after failed tries; `announce` tells of the gateway.
 
-        `news` is called, in a thread, when a reroute is due.
+        `news` is called, in a thread, when a reroute is due, `moved` when a full pass is, as the
+        gateway may be another one.
         """
         self._kernel = kernel
         self._clock = clock
         self._announce = announce
         self._announced: tuple[Gateway | None, Path | None] = (None, None)
-        self._gateway = GatewayTracker(settings, clock, self._lead, time_of_day)
+        self._gateway = GatewayTracker(settings, clock, self._lead, time_of_day, moved)
         self._tunnels = Tunnels(kernel, settings, time_of_day, tell=news)
         self._covered = Covered(kernel, settings, clock)
         self._guard = Guard(kernel) if settings.gateway_guard == "on" else None
@@ -269,7 +271,8 @@ class Reconciler:
         if guarded := self._guarded(state):
             guarded.take_before(before.pop(guarded.path, ()))
             yield guarded
-        self._tunnels.expect(dst for one in chosen for dst in desired.asked(one))
+        gateway = state.gateway
+        self._tunnels.expect(dst for one in chosen for dst in desired.asked(one, gateway))
         for batch in self._clients.batches(chosen):
             located = self._clients.locate(engine, batch, scope.ids)
             wanted = self._wanted(located, state)

@@ -19,13 +19,17 @@ TUNNEL = "tunnel"
 """Why a pass runs: links, routes or rules of the gateway changed."""
 
 
+GATEWAY = "gateway"
+"""Why a pass runs: the gateway may be another task of its service."""
+
+
 @dataclass(frozen=True, slots=True)
 class Scope:
     """Which containers a pass is for, and why it runs."""
 
     trigger: str
     """As the log has it: an action of the engine's, `startup`, `reconnect`, `resync`, `retry`,
-    `tunnel`."""
+    `tunnel`, `gateway`."""
     ids: frozenset[str] = frozenset()
     """Containers that have just changed, or whose unfinished work is due."""
     is_full: bool = False

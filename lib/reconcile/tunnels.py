@@ -88,7 +88,7 @@ class Tunnels:
         Another gateway by name starts from nothing; another container by that name succeeds it.
         """
         before = self._gateway
-        if gateway and before and gateway.container != before.container:
+        if gateway and before and gateway.known_as != before.known_as:
             self._through.clear()
             self._elsewhere.clear()
         if gateway and before and gateway.container_id != before.container_id:
@@ -160,6 +160,9 @@ class Tunnels:
     def _judge(self, destinations: Iterable[Network]) -> None:
         """Compare where these go with where they should; others go where they went."""
         if not self._gateway:
+            return
+        if self._gateway.is_elsewhere:
+            self._lost = {}
             return
         versions = {address.version for address in self._gateway.addresses}
         judged = {dst for dst in destinations if dst.version in versions}

@@ -67,8 +67,7 @@ def _client(container: Container, owner: Container, gateway: Gateway) -> Client 
     if owner.id == gateway.container_id or (gateway.is_outside and _is_at(point, gateway)):
         hint = f"remove the label {NETWORKS_LABEL}: the gateway has these routes itself"
         return skip("is in the gateway's own network namespace", hint)
-    names = {name for each in owner.endpoints for name in (each.network, each.network_id)}
-    portion = serving.portion(container.labels, gateway.gateways, names)
+    portion = _portion(container, owner, gateway)
     near = (*owner.attached, *gateway.unlisted)
     versions = {one.version for one in (point.interfaces if point else owner.attached)}
     portion, auto = coverage.completed(portion, gateway, near, versions)
@@ -106,7 +105,8 @@ def _served(
     past = container.labels.get(DIRECT_LABEL, "")
     wholly = direct.names_networks(past)
     routes, remarks = _routes(portion, gateway, point, networks, wholly=wholly)
-    elsewhere = _elsewhere(portion, networks, wholly=wholly)
+    elsewhere = _elsewhere(portion.elsewhere, networks, wholly=wholly)
+    nobodys = [one for one in elsewhere if not portion.elsewhere[one.dst]]
     beside, refusals = direct.asked(past, (*routes, *elsewhere), owner, gateway, networks)
     own = tuple(thing for thing in beside if direct.is_beside(thing, routes, elsewhere))
     theirs = (thing for thing in beside if direct.is_beside(thing, elsewhere, routes))
@@ -123,11 +123,14 @@ def _served(
         shared_with=owner.name if owner.id != container.id else "",
         direct=own,
         others=frozenset(places | ({OPEN} if is_open else set())),
+        unserved=frozenset(thing.place for thing in policy.needs(nobodys)),
         yields_to=coverage.rivals(portion, gateway),
     )
 
 
-def _elsewhere(portion: Portion, networks: Sequence[Network], *, wholly: bool) -> tuple[Route, ...]:
+def _elsewhere(
+    destinations: Iterable[Network], networks: Sequence[Network], *, wholly: bool
+) -> tuple[Route, ...]:
     """Return what stands for the routes of other gateways: where these are, not where they lead."""
     return tuple(
         Route(
@@ -136,7 +139,7 @@ def _elsewhere(portion: Portion, networks: Sequence[Network], *, wholly: bool) -
             DEFAULT_METRIC[dst.version],
             table=policy.table_of(dst, networks, wholly=wholly),
         )
-        for dst in portion.elsewhere
+        for dst in destinations
         if not attached.refusal(dst, networks)
     )
 
@@ -191,9 +194,14 @@ def _routes(
     return tuple(routes), tuple(remarks)
 
 
-def asked(container: Container) -> tuple[Network, ...]:
-    """Return what a container's labels ask for by name, whether it can be served or not."""
-    return serving.asked(container.labels)
+def asked(container: Container, gateway: Gateway) -> tuple[Network, ...]:
+    """Return what a container's labels ask of a gateway, whether it can be served or not."""
+    return _portion(container, container, gateway).destinations
+
+
+def _portion(container: Container, owner: Container, gateway: Gateway) -> Portion:
+    names = {name for each in owner.endpoints for name in (each.network, each.network_id)}
+    return serving.portion(container.labels, gateway.gateways, names)
 
 
 def leading(dst: Network, gateway: Gateway, table: int) -> Route:

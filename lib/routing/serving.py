@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,6 +21,8 @@ from lib.model import (
     NETWORKS_LABEL,
     PREFER_LABEL,
     Candidate,
+    First,
+    Gateways,
     Standing,
 )
 from lib.routing import labels
@@ -29,7 +31,7 @@ from lib.routing.contest import HOLD_SECONDS, is_new
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
-    from lib.model import Claim, Gateways, Network, Refusal
+    from lib.model import Claim, Network, Refusal
 
 
 _LABELS = (NETWORKS_LABEL, DIRECT_LABEL, PREFER_LABEL)
@@ -91,6 +93,7 @@ def candidates(claims: Iterable[Claim], now: float) -> tuple[tuple[Candidate, ..
     found = (
         Candidate(one.gateway, one.names, _standing(one, new), one.network, one.addresses)
         for one in there
+        if one.gateway != one.untold
     )
     return tuple(found), until
 
@@ -116,15 +119,15 @@ def ours(texts: Mapping[str, str]) -> dict[str, str]:
     return {key: text for key, text in texts.items() if key in _LABELS or _is_named(key)}
 
 
-def shares(texts: Mapping[str, str], there: Sequence[Candidate], unnamed: str) -> Shares:
-    """Return who of the gateways that are there serves what these labels ask for.
+def shares(texts: Mapping[str, str], among: Gateways) -> Shares:
+    """Return who of these gateways serves what these labels ask for.
 
-    What names no gateway is for that one of them which `unnamed` is the name of. It also tells of
-    what is nobody else's to tell.
+    Who serves what names no gateway also tells of what is nobody else's to tell.
     """
+    there, unnamed = among.candidates, among.unnamed
     preferred = list(labels.names(texts.get(PREFER_LABEL, "")))
-    wishes = sorted(_wishes(texts, there, unnamed), key=lambda wish: _place(wish.name, preferred))
-    standings = {one.gateway: one.standing for one in there}
+    wishes = sorted(_wishes(texts, among), key=lambda wish: _place(wish.name, preferred))
+    standings = defaultdict(lambda: Standing.LOST, {one.gateway: one.standing for one in there})
     found = Shares()
     for wish in wishes:
         if wish.is_auto:
@@ -150,13 +153,23 @@ def shares(texts: Mapping[str, str], there: Sequence[Candidate], unnamed: str) -
 
 def portion(texts: Mapping[str, str], gateways: Gateways, networks: Container[str]) -> Portion:
     """Return what is ours of what these labels ask for; their bearer is on those other networks."""
-    near = (one for one in gateways.candidates if not one.network or one.network in networks)
-    return _portion(tuple(ours(texts).items()), replace(gateways, candidates=tuple(near)))
+    near = tuple(one for one in gateways.candidates if not one.network or one.network in networks)
+    first = min(
+        (one for one in gateways.firsts if not one.network or one.network in networks),
+        default=First("", gateways.unnamed),
+    )
+    is_left = any(one in networks for one in gateways.before)
+    own = Gateways(gateways.ours, first.gateway, near, gateways.untold)
+    found = _portion(tuple(ours(texts).items()), own)
+    if not is_left:
+        return found
+    elsewhere = dict.fromkeys(found.destinations, gateways.ours)
+    return Portion((), (), {**elsewhere, **found.elsewhere}, tells=False)
 
 
 @lru_cache(maxsize=256)  # Labels never change, and each pass asks for all.
 def _portion(texts: tuple[tuple[str, str], ...], gateways: Gateways) -> Portion:
-    found = shares(dict(texts), gateways.candidates, gateways.unnamed)
+    found = shares(dict(texts), gateways)
     own = gateways.ours
     return Portion(
         tuple(dst for dst, gateway in found.gateways.items() if gateway == own),
@@ -171,25 +184,25 @@ def _portion(texts: tuple[tuple[str, str], ...], gateways: Gateways) -> Portion:
 def alone(gateways: Gateways) -> Gateways:
     """Return the same as if there were no other than ours."""
     own = tuple(one for one in gateways.candidates if one.gateway == gateways.ours)
-    return replace(gateways, unnamed=gateways.ours, candidates=own)
+    return Gateways(gateways.ours, gateways.ours, own)
 
 
 def _standing(claim: Claim, new: Iterable[float]) -> Standing:
-    if claim.up_since is None:
+    if claim.up_since is None or claim.untold:
         return Standing.LOST
     return Standing.WAITING if claim.up_since in new else Standing.THERE
 
 
-def _wishes(texts: Mapping[str, str], there: Sequence[Candidate], unnamed: str) -> Iterator[_Wish]:
+def _wishes(texts: Mapping[str, str], among: Gateways) -> Iterator[_Wish]:
     for key, text in texts.items():
         if key == NETWORKS_LABEL:
-            yield _Wish(None, (unnamed,), *labels.parse(text), labels.asks_auto(text))
+            yield _Wish(None, (among.unnamed,), *labels.parse(text), labels.asks_auto(text))
         elif _is_named(key):
             name = key.removeprefix(NAMED_PREFIX)
-            gateways = _answering(name, there)
+            gateways = _answering(name, among)
             destinations, refusals = labels.parse(text)
             is_auto = labels.asks_auto(text)
-            unanswered = () if gateways else (_unanswered(key, there),)
+            unanswered = () if gateways else (_unanswered(key, among.candidates),)
             yield _Wish(name, gateways, destinations, (*unanswered, *refusals), is_auto)
 
 
@@ -197,12 +210,16 @@ def _is_named(key: str) -> bool:
     return key.startswith(NAMED_PREFIX)
 
 
-def _answering(name: str, there: Iterable[Candidate]) -> tuple[str, ...]:
-    """Return who answers to a name: the container that has it, or else all that are called so."""
-    by_name = {one.gateway: one for one in there}
+def _answering(name: str, among: Gateways) -> tuple[str, ...]:
+    """Return who answers to a name: the container that has it, or else all that are called so.
+
+    If nobody does, it may be one whose name only its own sidecar knows.
+    """
+    by_name = {one.gateway: one for one in among.candidates}
     if name in by_name:
         return (name,)
-    return tuple(sorted(one.gateway for one in by_name.values() if name in one.names))
+    called = tuple(sorted(one.gateway for one in by_name.values() if name in one.names))
+    return called or (name,) * among.untold
 
 
 def _place(name: str | None, preferred: Sequence[str]) -> tuple[bool, int, str]:

@@ -9,19 +9,22 @@ import pytest
 from tests.e2e import look
 from tests.lab import images
 from tests.lab.engine import LABEL, Engine
-from tests.lab.engines import SETUPS
+from tests.lab.engines import LONG_IN_SWARM, SETUPS, Setup
 from tests.lab.site import Container, Lab
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave out what needs Compose, except on engines that come with a tree of their own."""
-    setup = SETUPS.get(config.getoption("--engine") or "")
-    without = setup is None or not setup.suite
-    return True if without and collection_path.name == "test_compose.py" else None
+    """Leave out what needs Compose, except on engines that come with a tree of their own.
+
+    And what takes long in a swarm of two nodes, except where that is asked for.
+    """
+    setup = SETUPS.get(config.getoption("--engine") or "", Setup())
+    left_out = {"test_compose.py": not setup.suite} | dict.fromkeys(LONG_IN_SWARM, setup.nodes < 2)
+    return left_out.get(collection_path.name) or None
 
 
 @pytest.fixture(scope="session")
@@ -33,6 +36,13 @@ def engine(pytestconfig: pytest.Config) -> Iterator[Engine]:
         images.wireguard(engine)
         images.product(engine)
         yield engine
+
+
+@pytest.fixture(scope="session")
+def make_node(pytestconfig: pytest.Config) -> Callable[[], Engine]:
+    """Return what makes the engine of a swarm's node: the machine's or the one of `--engine`."""
+    name = pytestconfig.getoption("--engine")
+    return SETUPS[name].node if name else Engine
 
 
 @pytest.fixture

@@ -55,6 +55,8 @@ class Proxy:
         self.requests = 0
         self.seen: list[str] = []
         """Method and path of each request, without the API version."""
+        self.asked: list[str] = []
+        """Paths with what was asked of them."""
         self.refused: list[str] = []
         self._target = target
         self._allowed = re.compile(allowed)
@@ -98,6 +100,7 @@ class Proxy:
         self.requests += 1
         method, target, *_ = request.decode(errors="replace").split(" ", 2)
         path = target.partition("?")[0]
+        self.asked.append(target)
         self.seen.append(line := f"{method} {_VERSION.sub('', path)}")
         if self._filters and not (method == "GET" and self._allowed.fullmatch(path)):
             self.refused.append(line)

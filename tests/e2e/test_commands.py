@@ -253,6 +253,8 @@ def test_json_holds_exactly_this(
         "network": network,
         "gateway": gateway.name,
         "gateway_id": gateway.inspect("{{.Id}}"),
+        "service": "",
+        "node": "",
         "addresses": [v4, v6],
         "gateways": [{"gateway": gateway.name, "names": [], "standing": "there", "unnamed": True}],
         "routes": [whose | missing | rest, whose | refused | rest],

@@ -13,7 +13,7 @@ import time
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.lab import images, install
@@ -24,6 +24,7 @@ from tests.lab.rootfs import PACKAGES, podman, rootfs
 
 ALL = "tests/e2e"
 SHORT = tuple(f"{ALL}/test_{what}.py" for what in ("routes", "early", "lifecycle"))
+IN_SWARM = ("test_swarm.py", *(LONG_IN_SWARM := ("test_swarm_faults.py", "test_swarm_stack.py")))
 NO_ENGINE = ("bad_entry", "wrong_usage", "signal", "image", "terminal")
 # Overlay networks have no IPv6, and where one was, a bridge network finds its addresses taken.
 NO_OVERLAY = ("several_destinations", "wrong_routes", "first_instruction", "network_is_wg_net")
@@ -47,6 +48,7 @@ class Setup:
         swarm: networks are overlay networks of a swarm of this one engine, which have no IPv6.
         podman: it is Podman, not Docker, with that runtime; it has its own `storage`, `overlay`.
         live_restore: containers survive a stop of the daemon; a swarm refuses that.
+        nodes: of two, the tests run in a swarm of as many such engines, which they start.
     """
 
     suite: str = ""
@@ -58,6 +60,7 @@ class Setup:
     swarm: bool = False
     podman: str = ""
     live_restore: bool = True
+    nodes: int = 1
 
     def root(self) -> Path | None:
         """Its root file system, made if need be; LabError if it cannot be had on this machine."""
@@ -70,6 +73,8 @@ class Setup:
 
     def tests(self, *, short: bool) -> tuple[str, ...]:
         """What to run on it, as words for pytest; in short without what no engine changes."""
+        if self.nodes > 1:
+            return tuple(f"{ALL}/{name}" for name in IN_SWARM)
         if not (short or self.swarm or self.podman):
             return (ALL,)
         left_out = NO_ENGINE + NO_OVERLAY * self.swarm + NO_PODMAN * bool(self.podman)
@@ -81,7 +86,7 @@ class Setup:
     @contextmanager
     def start(self) -> Iterator[Engine]:
         """Start it, and see that it is set up so."""
-        with self._engine() as engine:
+        with self.engine() as engine:
             driver = "overlayfs" if self.storage == "containerd" else self.storage
             wanted = f"{driver} {self.cgroup}"
             found = engine.docker("info", "--format", "{{.Driver}} {{.CgroupVersion}}")
@@ -92,7 +97,12 @@ class Setup:
                 engine.network_options = ("--driver", "overlay", "--attachable")
             yield engine
 
-    def _engine(self) -> Engine:
+    def node(self) -> Engine:
+        """Return one for a swarm, which refuses live restore."""
+        return replace(self, live_restore=False).engine()
+
+    def engine(self) -> Engine:
+        """Return one that is not started yet."""
         root = self.root()
         if self.podman and root:
             return Podman(root, self.podman)
@@ -122,6 +132,7 @@ SETUPS = {
     "sid-containerd": Setup("sid", storage="containerd"),
     "sid-roots": Setup("sid", data_root="elsewhere/data", exec_root="/run/elsewhere"),
     "sid-swarm": Setup("sid", swarm=True),
+    "swarm-2": Setup("sid", nodes=2),
     # Bookworm's crun fails where the machine does not let it raise a limit (RLIM_MEMLOCK).
     "podman-4": Setup("bookworm", storage="overlay", podman="runc"),
     "podman": Setup("trixie", storage="overlay", podman="crun"),

@@ -1,9 +1,11 @@
 #!/bin/sh
 # Start script of the lab's WireGuard container: one interface, wg0, from one wg-quick like file.
-# The file is /config/wg0.conf, or the text of the variable WG_CONF. Forwarding is the business of
+# The file is /config/wg0.conf, or where linuxserver/wireguard has it, or the text of the variable
+# WG_CONF. Forwarding is the business of
 # whoever starts the container (--sysctl), as it is for every WireGuard container.
 set -eu
 file=/config/wg0.conf
+[ -e "$file" ] || file=/config/wg_confs/wg0.conf
 if [ -n "${WG_CONF:-}" ]; then
     umask 077
     file=/dev/shm/wg0.conf

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 
 from tests.lab import images
-from tests.lab.engine import poll
+from tests.lab.engine import Docker, poll
 from tests.lab.errors import LabError
 from tests.lab.site import Container, Lab
 
@@ -79,7 +79,7 @@ def two_sites(lab: Lab) -> TwoSites:
     """Make two networks, two gateways and the tunnel between them; wait until it stands."""
     networks = [_free_network(lab, f"site{number}") for number in (1, 2)]
     internet, _ = _free_network(lab, "internet")
-    keys = [_key_pair(lab) for _ in networks]
+    keys = [key_pair(lab.engine) for _ in networks]
     gateways: list[Container] = []
     for here, there in ((0, 1), (1, 0)):
         # Only the second one knows where its peer is, and calls: where both call at once, the
@@ -126,9 +126,9 @@ def _free_network(lab: Lab, what: str) -> tuple[str, tuple[str, str]]:
     )
 
 
-def _key_pair(lab: Lab) -> tuple[str, str]:
+def key_pair(engine: Docker) -> tuple[str, str]:
     """Make a private and a public key."""
-    words = ("run", "--rm", "--pull", "never", "--network", "none", images.wireguard(lab.engine))
-    made = lab.engine.docker(*words, "sh", "-c", "k=$(wg genkey); echo $k; echo $k | wg pubkey")
+    words = ("run", "--rm", "--pull", "never", "--network", "none", images.wireguard(engine))
+    made = engine.docker(*words, "sh", "-c", "k=$(wg genkey); echo $k; echo $k | wg pubkey")
     private, public = made.split()
     return private, public

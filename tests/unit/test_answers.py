@@ -22,10 +22,11 @@ from lib.engine.answers import (
     parse_listing,
     parse_network,
     parse_networks,
+    parse_services,
 )
 from lib.engine.client import OLDEST_API
 from lib.engine.events import FILTERS
-from lib.model import Event, PublishedPort
+from lib.model import Event, PublishedPort, Task
 
 RECORDED = sorted((Path(__file__).parents[1] / "data/engine").glob("*.json"))
 Answers = dict[str, Any]
@@ -310,3 +311,29 @@ def with_subnets(*subnets: str) -> Answers:
 def test_a_subnet_is_read_however_it_was_typed(typed: str, subnet: str) -> None:
     """As Docker up to 24 tells it."""
     assert parse_network(with_subnets(typed)).subnets == (ip_network(subnet),)
+
+
+# --- tasks of a swarm ---------------------------------------------------------------------------
+
+TASK = {
+    "Name": "wg_wireguard.1.a",
+    "EndpointID": "e1",
+    "EndpointIP": "192.168.67.5",
+    "Info": {"Host IP": "10.77.0.1"},
+}
+
+
+def test_tasks_are_told_by_service_and_an_odd_one_costs_itself() -> None:
+    odd = [{}, TASK | {"EndpointIP": ""}, TASK | {"Name": "b", "Info": None}]
+    services = {"wg_wireguard": {"VIP": "", "Tasks": [*odd, TASK]}, "": {"Tasks": [TASK]}, "x": {}}
+    here = ip_address("192.168.67.5")
+
+    assert parse_services(NETWORK | {"Services": services}) == {
+        "wg_wireguard": (Task("b", here, ""), Task("wg_wireguard.1.a", here, "10.77.0.1")),
+        "x": (),
+    }
+
+
+@pytest.mark.parametrize("answer", [NETWORK, NETWORK | {"Services": None}])
+def test_a_network_of_no_swarm_has_no_tasks(answer: Answers) -> None:
+    assert parse_services(answer) == {}

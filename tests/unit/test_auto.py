@@ -20,6 +20,7 @@ from lib.model import (
     Coverage,
     Endpoint,
     Gateway,
+    Gateways,
     Published,
     Refusal,
     Route,
@@ -654,7 +655,8 @@ LOST_AB = (replace(AB[0], standing=Standing.LOST), AB[1])
 def test_whose_it_is(
     texts: dict[str, str], there: tuple[Candidate, ...], expected: set[str]
 ) -> None:
-    found = shares({f"wgroutemgr.{key}": text for key, text in texts.items()}, there, "a")
+    labels = {f"wgroutemgr.{key}": text for key, text in texts.items()}
+    found = shares(labels, Gateways("a", "a", there))
 
     assert found.autos == expected
 

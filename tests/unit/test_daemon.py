@@ -10,10 +10,13 @@ import pytest
 import structlog
 
 from lib.daemon import Daemon
+from lib.engine import sidecar
 from lib.errors import CallError, EngineError, StreamEndedError
 from lib.health import Health, verdict
+from lib.kernel.names import Reply
 from lib.model import (
     NETWORKS_LABEL,
+    SERVICE_LABEL,
     Client,
     Container,
     EarlyClient,
@@ -21,7 +24,9 @@ from lib.model import (
     Event,
     Route,
     Sidecar,
+    Task,
 )
+from lib.reconcile.service import Question, Watch
 from lib.settings import Settings
 from tests.fake_kernel import FakeKernel
 from tests.fakes import WG_NET, StandInEngine
@@ -579,3 +584,79 @@ def test_nobody_is_given_a_route_early_after_the_others_were_taken_back(site: Si
     daemon.leave()
 
     assert seen == [True]
+
+
+# --- a swarm's service as the gateway -----------------------------------------------------------
+
+AGENT = replace(CLIENT, id="0123456789abcdef" * 4, name="wg_wgroutemgr.n1.t1", labels={})
+TASK = Task("wg_wireguard.1.a", ip_address("192.0.2.1"), "10.77.0.1")
+
+
+class Swarm:
+    """A name server and a cgroup file, so that an agent knows itself and its gateway."""
+
+    def __init__(self, site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        self.names = {AGENT.id[:12]: Reply(0, (ip_address("192.0.2.7"),))}
+        (tmp_path / "cgroup").write_text(f"0::/docker/{AGENT.id}\n")
+        monkeypatch.setattr(sidecar, "CGROUP", tmp_path / "cgroup")
+        monkeypatch.setattr("lib.kernel.names.ask", lambda name: self.names.get(name, Reply(3)))
+        monkeypatch.setattr("threading.Thread.start", lambda _: None)
+        site.engine.known = (AGENT, CLIENT)
+        site.engine.services = {"wg_wireguard": (TASK,)}
+
+    def name(self, *addresses: str) -> None:
+        self.names["tasks.wg_wireguard"] = Reply(0, tuple(map(ip_address, addresses)))
+
+
+@pytest.mark.parametrize("by_label", [False, True])
+def test_in_a_swarm_only_what_a_restart_mends_makes_it_unhealthy(
+    site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, by_label: bool
+) -> None:
+    Swarm(site, monkeypatch, tmp_path)
+    site.lacking = "NET_ADMIN not in effect"
+    site.settings = replace(site.settings, gateway=None, gateway_service="wg_wireguard")
+    if by_label:
+        site.settings = replace(site.settings, gateway_service=None)
+        labelled = replace(AGENT, labels={SERVICE_LABEL: "wg_wireguard"})
+        site.engine.known = (labelled, CLIENT)
+    logged = site.run()
+
+    assert "gateway.lost" in events(logged)
+    assert verdict(site.file) == "ok"
+
+
+def test_in_a_swarm_an_engine_that_is_away_makes_it_unhealthy(site: Site) -> None:
+    site.settings = replace(site.settings, gateway=None, gateway_service="wg_wireguard")
+    away_for(site, 5)
+
+    assert verdict(site.file).startswith("no engine answers")
+
+
+def test_a_gateway_that_moves_is_followed_at_once(
+    site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    swarm = Swarm(site, monkeypatch, tmp_path)
+    site.settings = replace(site.settings, gateway=None, gateway_service="wg_wireguard")
+    watches: list[Watch] = []
+    begin = Watch.begin
+
+    def note(watch: Watch, question: Question) -> None:
+        watches.append(watch)
+        begin(watch, question)
+
+    monkeypatch.setattr(Watch, "begin", note)
+
+    def come() -> None:
+        swarm.name("192.0.2.1")
+        watches[-1].look()
+
+    site.engine.scripts = [[(3.0, Woken(come))]]
+    logged = site.run()
+
+    assert [gateway and gateway.addresses for gateway in site.early.gateways] == [
+        (),
+        (TASK.address,),
+    ]
+    assert passes(logged)[:2] == ["startup", "gateway"]
+    there = {str(route.dst): route.gateway for route in site.kernel.routes(CLIENT_PATH)}
+    assert there["10.8.0.0/16"] == TASK.address

@@ -678,6 +678,7 @@ def test_what_builds_on_a_failed_check_is_skipped(monkeypatch: pytest.MonkeyPatc
     assert skipped.keys() == set(report.CHECKS) - done - {"container", "route", "neighbour"}
     assert {name: text.rpartition("without ")[2] for name, text in skipped.items()} == {
         "sidecar": "the engine",
+        "names": "the sidecar",
         "gateway": "the sidecar",
         "reboot": "the sidecar",
         "commands": "the gateway",

@@ -381,3 +381,17 @@ def test_who_does_not_run_is_in_no_namespace_that_could_be_left() -> None:
         known = (replace(one, running=one.name != stopped) for one in both)
 
         assert owner(StandInEngine(tuple(known)), "a").name == "b"
+
+
+def test_tasks_are_asked_for_by_one_call(server: Server, engine: Engine) -> None:
+    task = {"Name": "wg_wireguard.1.a", "EndpointIP": "192.168.67.5", "Info": {"Host IP": "x"}}
+    server.answers["networks/n1"] = {"Services": {"wg_wireguard": {"Tasks": [task]}}}
+
+    found = engine.tasks("n1")["wg_wireguard"]
+
+    assert [(one.name, str(one.address), one.node) for one in found] == [
+        ("wg_wireguard.1.a", "192.168.67.5", "x")
+    ]
+    assert server.asked == ["networks/n1?verbose=True"]
+    with pytest.raises(GoneError):
+        engine.tasks("n2")

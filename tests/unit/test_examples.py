@@ -7,8 +7,17 @@ from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 
-from lib.model import GATEWAY_LABEL, NAMED_PREFIX, PREFER_LABEL
+from lib.doctor import swarm
+from lib.model import (
+    GATEWAY_LABEL,
+    NAMED_PREFIX,
+    NETWORK_LABEL,
+    PREFER_LABEL,
+    SERVICE_LABEL,
+    DockerNetwork,
+)
 from tests.readme import DOCUMENTS, ROOT, block, compose, example
 
 if TYPE_CHECKING:
@@ -17,6 +26,7 @@ if TYPE_CHECKING:
 EXAMPLES = ROOT / "examples"
 FIRST, SECOND = EXAMPLES / "two-sites/site1", EXAMPLES / "two-sites/site2"
 LONGEST_README = 18
+OUTSIDE = swarm.outside(DockerNetwork("", "", (), {}, driver="overlay"))
 OTHER = str.maketrans("1267", "2176")
 
 
@@ -100,6 +110,19 @@ def test_the_whole_way_is_the_quick_start_with_what_is_told() -> None:
     del wanted["services"]["wireguard"]["ports"]
 
     assert example("whole-tunnel") == wanted
+
+
+def test_in_a_swarm_the_agent_has_what_the_sidecar_has_but_for_what_no_service_can() -> None:
+    stack = yaml.safe_load((EXAMPLES / "swarm/stack.yaml").read_text())
+    agent, sidecar = stack["services"]["wgroutemgr"], compose("site")["services"]["wgroutemgr"]
+    network, options = stack["networks"]["wg-net"], ("cap_add", "cap_drop", "read_only")
+
+    assert {key: agent[key] for key in options} == {key: sidecar[key] for key in options}
+    del sidecar["volumes"][1]["bind"]["create_host_path"]  # the engine itself makes it in a swarm
+    assert agent["volumes"] == sidecar["volumes"]
+    assert agent["labels"] == {SERVICE_LABEL: "wg_wireguard", NETWORK_LABEL: network["name"]}
+    assert network["ipam"]["config"] == [{"subnet": "192.168.67.0/24"}]
+    assert network["driver_opts"] == {"com.docker.network.driver.mtu": str(1420 + OUTSIDE)}
 
 
 @pytest.mark.parametrize("name", [each.name for each in EXAMPLES.iterdir()])

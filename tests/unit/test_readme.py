@@ -35,6 +35,7 @@ from lib.model import (
     NETWORKS_LABEL,
     PREFER_LABEL,
     ROLE_LABEL,
+    SERVICE_LABEL,
     Gateway,
     Route,
     Step,
@@ -83,6 +84,7 @@ def constants() -> Iterator[str]:
 LABELS = [
     NETWORK_LABEL,
     GATEWAY_LABEL,
+    SERVICE_LABEL,
     ROLE_LABEL,
     NETWORKS_LABEL,
     f"{NAMED_PREFIX}<gateway>",
@@ -348,6 +350,7 @@ def test_the_sample_of_the_doctor_has_the_form_of_its_output() -> None:
     found = [re.match(r"(ok  |warn|fail|skip)  (\w+) +\S", line) for line in sample]
 
     assert {match[2] for match in found if match} == set(CHECKS) - {
+        "names",
         "container",
         "route",
         "neighbour",

@@ -17,6 +17,7 @@ from lib.model import (
     NETWORK_LABEL,
     NETWORKS_LABEL,
     ROLE_LABEL,
+    SERVICE_LABEL,
     TABLE,
     Client,
     Container,
@@ -1401,6 +1402,26 @@ def contested(*others: Container) -> Site:
     site = Site(CLIENT, OTHER)
     site.change(*others)
     return site
+
+
+@pytest.mark.parametrize(
+    ("labelled", "environment"),
+    [
+        ({SERVICE_LABEL: "a_service"}, {}),
+        ({GATEWAY_LABEL: "wireguard"}, {"WGROUTEMGR_GATEWAY_SERVICE": "a_service"}),
+    ],
+)
+def test_an_agent_that_follows_a_service_claims_its_clients_by_the_services_name(
+    logged: list[dict[str, Any]], labelled: dict[str, str], environment: dict[str, str]
+) -> None:
+    labels = {ROLE_LABEL: "sidecar", NETWORK_LABEL: "wg-net"} | labelled
+    site = contested(replace(PEER, labels=labels, environment=environment))
+    site.run()
+
+    assert site.kernel.commands == []
+    assert [entry["reason"] for entry in logged if entry["event"] == "gateway.contested"] == [
+        "clients are served by the gateway a_service, by name the first of those on this network"
+    ]
 
 
 def test_another_gateways_clients_are_left_alone_which_is_told_once(

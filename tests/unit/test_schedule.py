@@ -48,6 +48,18 @@ def test_a_full_pass_comes_an_interval_after_the_end_of_the_last(schedule: Sched
     assert schedule.next_at() == 225.0
 
 
+def test_a_gateway_that_may_have_moved_is_looked_for_at_once_and_no_event_forgotten(
+    schedule: Schedule,
+) -> None:
+    schedule.add([START], 101.0, urgent=False)
+    schedule.note_move()
+
+    assert schedule.take(101.0) == Scope("gateway", frozenset({"b"}), is_full=True)
+    schedule.begin("reconnect")
+    schedule.note_move()
+    assert schedule.take(101.0) == Scope("reconnect", is_full=True)
+
+
 def test_a_gateway_that_may_not_serve_for_ever_is_looked_at_again(schedule: Schedule) -> None:
     scope = Scope("start", frozenset({"a"}))
     schedule.finish(Report(scope, FOUND, again_at=110.0), 101.0)

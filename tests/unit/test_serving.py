@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib.model import Candidate, Claim, Refusal, Standing
+from lib.model import Candidate, Claim, Gateways, Refusal, Standing
 from lib.routing.contest import HOLD_SECONDS
 from lib.routing.serving import Shares, asks, candidates, shares
 
@@ -27,7 +27,8 @@ X, Y, ALL, ALL6 = "198.51.100.0/24", "203.0.113.0/24", "0.0.0.0/0", "::/0"
 def sharing(text: dict[str, str], *there: Candidate, unnamed: str = "a") -> Shares:
     """Return who serves labels, written without what all of them begin with."""
     prefix = "wgroutemgr."
-    return shares({prefix + key: value for key, value in text.items()}, there or (A, B), unnamed)
+    among = Gateways("a", unnamed, there or (A, B))
+    return shares({prefix + key: value for key, value in text.items()}, among)
 
 
 def whose(found: Shares) -> dict[str, str]:

@@ -17,6 +17,7 @@ def test_without_anything_the_defaults_hold() -> None:
         command="run",
         network=None,
         gateway=None,
+        gateway_service=None,
         resync_interval=60.0,
         on_gateway_loss="unreachable",
         on_stop="keep",
@@ -33,6 +34,7 @@ def test_the_declared_defaults_are_those_of_an_empty_command_line() -> None:
 VALUES = {
     "network": ("wg-other", "wg-other"),
     "gateway": ("wireguard", "wireguard"),
+    "gateway-service": ("wg_wireguard", "wg_wireguard"),
     "resync-interval": ("2.5", 2.5),
     "on-gateway-loss": ("keep", "keep"),
     "on-tunnel-loss": ("warn", "warn"),
@@ -46,6 +48,7 @@ VALUES = {
 OTHER_VALUES = {
     "network": "wg-elsewhere",
     "gateway": "elsewhere",
+    "gateway-service": "wg_elsewhere",
     "resync-interval": "30",
     "on-gateway-loss": "unreachable",
     "on-tunnel-loss": "unreachable",
@@ -93,6 +96,7 @@ def test_an_empty_variable_is_as_good_as_none(option: Option) -> None:
     [
         ("network", "WGROUTEMGR_NETWORK"),
         ("gateway", "WGROUTEMGR_GATEWAY"),
+        ("gateway-service", "WGROUTEMGR_GATEWAY_SERVICE"),
         ("resync-interval", "WGROUTEMGR_RESYNC_INTERVAL"),
         ("on-gateway-loss", "WGROUTEMGR_ON_GATEWAY_LOSS"),
         ("on-tunnel-loss", "WGROUTEMGR_ON_TUNNEL_LOSS"),
@@ -158,6 +162,26 @@ def test_wrong_usage_ends_with_code_2(arguments: list[str]) -> None:
         parse(arguments, {})
 
     assert ended.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ"),
+    [
+        (["--gateway=a", "--gateway-service=b"], {}),
+        (["--gateway=a"], {"WGROUTEMGR_GATEWAY_SERVICE": "b"}),
+        ([], {"WGROUTEMGR_GATEWAY": "a", "WGROUTEMGR_GATEWAY_SERVICE": "b"}),
+    ],
+)
+def test_a_gateway_is_named_one_way(
+    arguments: list[str], environ: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse(arguments, environ)
+
+    assert ended.value.code == 2
+    assert (
+        "--gateway and --gateway-service (or their variables): give one" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -11,15 +11,19 @@ import structlog
 
 from lib.model import (
     DIRECT_LABEL,
+    NETWORK_LABEL,
     NETWORKS_LABEL,
     PREFER_LABEL,
+    ROLE_LABEL,
     TABLE,
     Container,
     DockerNetwork,
     Endpoint,
     Event,
+    Published,
     Route,
     Rule,
+    Sidecar,
 )
 from lib.reconcile.reconciler import Reconciler
 from lib.reconcile.report import Scope
@@ -36,6 +40,7 @@ A, B = "another", "wireguard"
 """The gateways at .2 and .1: what names none is for the first by name."""
 
 X, Y = "10.8.0.0/16", "10.9.0.0/16"
+ROLE = {ROLE_LABEL: "sidecar", NETWORK_LABEL: "wg-net"}
 LAB = Endpoint("lab", "n7", (ip_interface("10.7.0.7/24"),))
 FRONT = Endpoint("front", "n9", (ip_interface("10.5.0.7/24"),))
 
@@ -64,17 +69,24 @@ class Both(Site):
         for dst in tunnels.EVERYTHING:
             self.kernel.tunnel(other.sandbox_key, str(dst))
         self.change(peer("a-sidecar", A), peer("b-sidecar", B))
-        settings = Settings(gateway=A, network="wg-net")
-        second = Reconciler(
+        self.sides = {A: self.started(Settings(gateway=A, network="wg-net")), B: self.reconciler}
+        self.schedules = {name: Schedule(60) for name in self.sides}
+        self.both(Scope("startup", is_full=True))
+
+    def started(self, settings: Settings) -> Reconciler:
+        """Return one that knows nothing yet."""
+        return Reconciler(
             self.kernel,
             settings,
             lambda _: 0.5,
             clock=lambda: self.now,
             time_of_day=lambda: self.now,
         )
-        self.sides = {A: second, B: self.reconciler}
-        self.schedules = {name: Schedule(60) for name in self.sides}
-        self.both(Scope("startup", is_full=True))
+
+    def restart(self, name: str) -> None:
+        """Have one forget all."""
+        self.sides[name] = self.started(Settings(gateway=name, network="wg-net"))
+        self.run_side(name, Scope("startup", is_full=True))
 
     def both(self, scope: Scope) -> None:
         """Let both run a pass, and again what each has left to do."""
@@ -92,7 +104,9 @@ class Both(Site):
         for name, side in self.sides.items():
             assert side.concerns(event)
             assert side.is_urgent(event)
-            self.run_side(name, Scope(action, frozenset({one.id})))
+            ids = frozenset({one.id})
+            ended = ids if action == "die" else frozenset[str]()
+            self.run_side(name, Scope(action, ids, ended=ended))
 
     def lose(self, name: str) -> None:
         self.gateways[name] = replace(self.gateways[name], running=False)
@@ -263,7 +277,8 @@ def test_a_substitute_takes_over_and_gives_back_after_a_while(
 
     site.lose(A)
     assert site.routes(client) == [f"{X} 192.0.2.1"]
-    assert site.lines == [f"route replace {X} via 192.0.2.1"]
+    shut = f"route replace unreachable {X}"  # Before the engine tells of it.
+    assert site.lines == [shut, f"route replace {X} via 192.0.2.1"]
     site.pass_on(100)
     assert site.lines == []
 
@@ -300,6 +315,16 @@ def test_one_that_hears_of_a_loss_too_late_is_corrected() -> None:
     assert site.lines == []
 
 
+def test_one_whose_substitute_was_faster_leaves_what_that_has_set() -> None:
+    client = asking(**{A: X, B: X})
+    site = Both(client)
+    site.sides = dict(reversed(site.sides.items()))
+    del site.kernel.commands[:]
+    site.lose(A)
+
+    assert site.lines == [f"route replace {X} via 192.0.2.1"]
+
+
 def test_one_that_crashes_again_and_again_moves_it_once() -> None:
     client = asking(**{A: X, B: X})
     site = Both(client)
@@ -309,7 +334,8 @@ def test_one_that_crashes_again_and_again_moves_it_once() -> None:
         site.come_back(A)
         site.pass_on(8)
 
-    assert site.lines == [f"route replace {X} via {one}" for one in ("192.0.2.2", "192.0.2.1")]
+    ways = (f"{X} via 192.0.2.2", f"unreachable {X}", f"{X} via 192.0.2.1")
+    assert site.lines == [f"route replace {way}" for way in ways]
 
 
 def test_without_a_substitute_what_is_lost_is_unreachable() -> None:
@@ -349,6 +375,82 @@ def test_a_substitute_serves_also_if_the_first_is_gone_with_its_sidecar() -> Non
     assert site.routes(client) == [f"{X} 192.0.2.1"]
 
 
+class Joined(Both):
+    """Each sidecar joined its gateway, whose id is all that the engine tells of that."""
+
+    def __init__(self, *clients: Container) -> None:
+        super().__init__(*clients)
+        for name, what in ((A, "a-sidecar"), (B, "b-sidecar")):
+            gateway = self.gateways[name]
+            sidecar = peer(what, "", network_mode=f"container:{gateway.id}", labels=ROLE)
+            self.change(sidecar)
+            place = Sidecar(gateway, sidecar, "wg-net")
+            self.sides[name] = self.started(Settings(published=Published({}, {}, place)))
+        self.both(RESYNC)
+        self.pass_on(100)
+
+    def renew(self, name: str) -> None:
+        """Make a gateway anew, as an updater does."""
+        old = self.gateways[name]
+        self.remove(old)
+        self.heard("destroy", old)
+        self.gateways[name] = replace(old, id=f"{name}-new-id", started_at=self.now)
+        self.change(self.gateways[name])
+        self.both(RESYNC)
+
+
+Z = "10.11.0.0/16"
+
+
+def test_a_sidecar_whose_gateway_was_made_anew_serves_what_no_other_does(
+    logged: list[dict[str, Any]],
+) -> None:
+    client = asking(**{A: f"{X}, {Y}", B: X, "any": Z})
+    site = Joined(client)
+    del logged[:]
+    site.remove(site.gateways[A])
+    site.heard("destroy", site.gateways[A])
+    assert site.routes(client) == [f"{Z} unreachable", f"{X} 192.0.2.1", f"{Y} unreachable"]
+
+    site.renew(A)
+    assert site.routes(client) == [f"{Z} 192.0.2.2", f"{X} 192.0.2.1", f"{Y} 192.0.2.2"]
+    site.pass_on(20)
+    served = [f"{Z} 192.0.2.1", f"{X} 192.0.2.1", f"{Y} 192.0.2.2"]
+    assert site.routes(client) == served
+    contested = [one["reason"] for one in logged if one["event"] == "gateway.contested"]
+    reason = f"clients are served by the gateway {B}, by name the first of those on this network"
+    assert contested == [reason]
+    assert "entry.refused" not in names(logged)
+    del site.kernel.commands[:]
+    site.restart(B)
+    site.pass_on(100)
+    assert site.routes(client) == served
+    assert site.lines == []
+
+
+def test_sidecars_whose_gateways_were_all_made_anew_are_not_at_odds(
+    logged: list[dict[str, Any]],
+) -> None:
+    client = asking(**{A: f"{X}, {Y}", B: f"{X}, 10.12.0.0/16", "any": Z})
+    site = Joined(client)
+    site.renew(A)
+    site.renew(B)
+    site.pass_on(20)
+    assert site.routes(client) == [
+        f"{Z} 192.0.2.2",
+        "10.12.0.0/16 192.0.2.1",
+        f"{X} 192.0.2.2",
+        f"{Y} 192.0.2.2",
+    ]
+    contested = [one["reason"] for one in logged if one["event"] == "gateway.contested"]
+    served = "clients are served by that of the sidecar a-sidecar"
+    assert contested[-1] == f"{served}, by name the first of those on this network"
+    assert "entry.refused" not in names(logged)
+    del site.kernel.commands[:]
+    site.pass_on(300)
+    assert site.lines == []
+
+
 def test_two_in_one_namespace_that_ask_different_gateways_for_the_same() -> None:
     first = asking("dovecot", **{A: X})
     second = asking("postfix", **{B: f"{X}, {Y}"})
@@ -357,6 +459,20 @@ def test_two_in_one_namespace_that_ask_different_gateways_for_the_same() -> None
     site.both(RESYNC)
 
     assert site.routes(first) == [f"{X} 192.0.2.2", f"{Y} 192.0.2.1"]
+    del site.kernel.commands[:]
+    site.both(RESYNC)
+    assert site.lines == []
+
+
+@pytest.mark.parametrize("dst", [X, "10.0.0.0/8"])
+def test_one_that_asks_nobody_keeps_nothing_from_who_shares_its_namespace(dst: str) -> None:
+    first = replace(asking("dovecot", nobody=dst), endpoints=(*asking().endpoints, FRONT))
+    second = asking("postfix", **{B: dst})
+    second = replace(second, network_mode="container:dovecot-id", endpoints=(), sandbox_key="")
+    site = Both(first, second)
+    site.both(RESYNC)
+
+    assert f"{dst} 192.0.2.1" in site.routes(first)
     del site.kernel.commands[:]
     site.both(RESYNC)
     assert site.lines == []
@@ -375,13 +491,7 @@ class Apart(Both):
             self.add(one)
         lab = DockerNetwork("n7", "lab", (ip_network("10.7.0.0/24"),), {})
         self.engine.on = (*self.engine.on, lab)
-        self.sides[A] = Reconciler(
-            self.kernel,
-            Settings(gateway=A, network="lab"),
-            lambda _: 0.5,
-            clock=lambda: self.now,
-            time_of_day=lambda: self.now,
-        )
+        self.sides[A] = self.started(Settings(gateway=A, network="lab"))
         for _ in range(2):
             self.now += HOLD_SECONDS  # For which its former place is held.
             self.both(RESYNC)
@@ -403,6 +513,23 @@ def test_gateways_on_two_networks_are_at_odds_over_nothing(logged: list[dict[str
     assert not [entry for entry in logged if entry["event"] == "entry.refused"]
 
 
+def test_who_names_none_of_two_on_two_networks_is_for_the_first_by_name() -> None:
+    both, one = on_both(asking("both", any=X)), asking("one", "192.0.2.8/24", any=X)
+    site = Apart(both, one)
+    assert site.routes(both) == [f"{X} 10.7.0.2"]
+    assert site.routes(one) == [f"{X} 192.0.2.1"]
+    del site.kernel.commands[:]
+    site.both(RESYNC)
+    assert site.lines == []
+
+    site.lose(A)
+    assert site.routes(both) == [f"{X} unreachable"]
+    assert site.routes(one) == [f"{X} 192.0.2.1"]
+    del site.kernel.commands[:]
+    site.pass_on(100)
+    assert site.lines == []
+
+
 def test_a_gateway_on_a_network_that_the_client_is_not_on_answers_to_nothing(
     logged: list[dict[str, Any]],
 ) -> None:
@@ -412,3 +539,43 @@ def test_a_gateway_on_a_network_that_the_client_is_not_on_answers_to_nothing(
     assert site.routes(client) == [f"{X} 192.0.2.1", f"{Y} 192.0.2.1"]
     refused = [entry["entry"] for entry in logged if entry["event"] == "entry.refused"]
     assert refused == [f"{NETWORKS_LABEL}.{A}"]
+
+
+class Twice(Both):
+    """One gateway on two networks, with a sidecar for each."""
+
+    def __init__(self, *clients: Container) -> None:
+        super().__init__()
+        lab = replace(LAB, interfaces=(ip_interface("10.7.0.2/24"),))
+        gateway = self.gateways[B]
+        self.gateways[B] = replace(gateway, endpoints=(*gateway.endpoints, lab))
+        self.remove(self.gateways.pop(A))
+        sidecars = [peer("a-sidecar", B, arguments=("--network", "n7")), peer("b-sidecar", B)]
+        self.change(self.gateways[B], *sidecars, *clients)
+        self.kernel.attach(gateway.sandbox_key, "10.7.0.2/24")
+        for one in clients:
+            self.add(one)
+        networks = DockerNetwork("n7", "lab", (ip_network("10.7.0.0/24"),), {})
+        self.engine.on = (*self.engine.on, networks)
+        for side, network in ((A, "n7"), (B, "wg-net")):
+            self.sides[side] = self.started(Settings(gateway=B, network=network))
+        self.both(RESYNC)
+
+
+def test_who_is_on_two_networks_of_one_gateway_is_served_on_the_first_by_name() -> None:
+    client, other = on_both(asking(any=X, **{B: Y})), asking("other", "192.0.2.8/24", any=X)
+    site = Twice(client, other)
+    assert site.routes(client) == [f"{X} 10.7.0.2", f"{Y} 10.7.0.2"]
+    assert site.routes(other) == [f"{X} 192.0.2.1"]
+    del site.kernel.commands[:]
+    site.pass_on(100)
+    assert site.lines == []
+
+    sidecar = next(one for one in site.engine.known if one.name == "a-sidecar")
+    del site.sides[A], site.schedules[A]
+    site.remove(sidecar)
+    site.both(RESYNC)
+    site.pass_on(9)
+    assert site.lines == []
+    site.pass_on(2)
+    assert site.routes(client) == [f"{X} 192.0.2.1", f"{Y} 192.0.2.1"]

@@ -12,7 +12,7 @@ import structlog
 
 from lib.engine import gateways, sidecar
 from lib.errors import NotReadyError
-from lib.model import Container, Published, Sidecar
+from lib.model import SERVICE_LABEL, Container, Published, Sidecar
 from lib.settings import DEFAULT_NETWORK, Settings
 from tests.fakes import StandInEngine
 
@@ -511,3 +511,87 @@ def test_a_gateway_that_runs_is_followed_by_one_question() -> None:
     gateways.follow(cast("Engine", engine), IN_COMPOSE)
 
     assert engine.calls == ["inspect old"]
+
+
+# --- a swarm's service as the gateway -----------------------------------------------------------
+
+AGENT = replace(ours(), labels={SERVICE_LABEL: " wg_wireguard ", "wgroutemgr.network": "second"})
+
+
+@pytest.mark.parametrize(
+    ("own", "settings", "by"),
+    [
+        pytest.param(AGENT, Settings(), f"the label {SERVICE_LABEL}", id="by a label"),
+        pytest.param(
+            replace(AGENT, labels={SERVICE_LABEL: "x", "wgroutemgr.network": "second"}),
+            Settings(gateway_service="wg_wireguard"),
+            "--gateway-service",
+            id="an option wins over the label",
+        ),
+        pytest.param(
+            replace(AGENT, labels={"wgroutemgr.network": "second"}),
+            Settings(published=Published({"gateway-service": "wg_wireguard"}, {})),
+            "--gateway-service",
+            id="by the daemon's option",
+        ),
+    ],
+)
+def test_a_service_is_named(place: Place, own: Container, settings: Settings, by: str) -> None:
+    found = place.find(own, settings=settings)
+
+    assert (found.service, found.named_by, found.network) == ("wg_wireguard", by, "second")
+    assert (found.gateway.id, found.gateway.name) == ("wg_wireguard", "wg_wireguard")
+    assert (found.gateway.running, found.own) == (False, own)
+
+
+def test_an_option_that_names_a_container_wins_over_a_label_that_names_a_service(
+    place: Place,
+) -> None:
+    found = place.find(AGENT, FIRST, settings=Settings(gateway="g1"))
+
+    assert (found.gateway, found.service, found.named_by) == (FIRST, "", "--gateway")
+
+
+def test_two_labels_that_name_a_gateway_are_one_too_many(place: Place) -> None:
+    both = {SERVICE_LABEL: "wg_wireguard", "wgroutemgr.gateway": "g1"}
+
+    with pytest.raises(NotReadyError) as refused:
+        place.find(replace(AGENT, labels=both), FIRST)
+    assert (refused.value.reason, refused.value.hint) == (
+        "this container has both labels, wgroutemgr.gateway and wgroutemgr.gateway-service",
+        "remove one of them",
+    )
+
+
+def test_a_task_without_either_is_told_how_to_name_a_service(place: Place) -> None:
+    labels = {"com.docker.swarm.service.name": "wg_wgroutemgr"}
+    we = replace(AGENT, labels=labels, sandbox_key="/proc/self/ns/net")
+
+    with pytest.raises(NotReadyError) as refused:
+        place.find(we, files_of=OURS)
+    assert (refused.value.reason, refused.value.hint) == (
+        "this container has a network of its own: name the gateway",
+        "labels: {wgroutemgr.gateway-service: STACK_SERVICE}, or --gateway-service STACK_SERVICE",
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "gateway", "service", "differs"),
+    [
+        ({}, "task", "wg_wireguard", 0),
+        ({"gateway_service": "wg_wireguard"}, "task", "wg_wireguard", 0),
+        ({"gateway_service": "wg_other"}, "wg_other", "wg_other", 1),
+        ({"gateway": "g1"}, "g1", "", 1),
+    ],
+)
+def test_the_service_that_the_daemon_follows_is_followed_on(
+    place: Place, settings: dict[str, str], gateway: str, service: str, differs: int
+) -> None:
+    task = replace(FIRST, id="task", name="wg_wireguard.1.a")
+    daemon = Sidecar(task, AGENT, "second", "--gateway-service", "wg_wireguard")
+    with structlog.testing.capture_logs() as logged:
+        chosen = Settings(published=Published({}, {}, daemon), **settings)  # type: ignore[arg-type]
+        found = place.find(AGENT, FIRST, settings=chosen)
+
+    assert (found.gateway.id, found.service, found.own) == (gateway, service, AGENT)
+    assert [entry["event"] for entry in logged] == ["daemon.differs"] * differs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -155,3 +156,15 @@ def test_a_variable_that_the_daemon_has_too_does_not_win_over_its_option(file: P
 
     assert (found.on_gateway_loss, found.gateway) == ("keep", None)
     assert parse(["status"], {"WGROUTEMGR_GATEWAY": "x"}, state.read(file)).gateway == "x"
+
+
+def test_the_service_that_is_followed_is_read(file: Path) -> None:
+    state.State(Settings(gateway_service="wg_wireguard"), {}, file).publish(
+        replace(PLACE, service="wg_wireguard")
+    )
+    found = state.read(file)
+
+    assert found
+    assert found.chosen["gateway-service"] == "wg_wireguard"
+    assert found.sidecar
+    assert found.sidecar.service == "wg_wireguard"

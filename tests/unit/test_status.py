@@ -469,3 +469,14 @@ def test_who_has_left_the_network_is_unreachable_as_long_as_that_stands() -> Non
     assert left_rows() == skipped
     others = route("0.0.0.0/0", "192.0.2.9")._replace(table=TABLE)
     assert left_rows(others, guard, first, second) == skipped
+
+
+def test_a_task_on_another_node_is_told_with_its_service_and_node() -> None:
+    task = replace(GATEWAY, container_id="", service="wg_wireguard", node="10.77.0.1")
+    told = json.loads(tables.document([], task))
+
+    assert [told[key] for key in ("gateway_id", "service", "node")] == [
+        "",
+        "wg_wireguard",
+        "10.77.0.1",
+    ]

@@ -22,7 +22,7 @@ from lib.model import (
     Way,
 )
 from lib.reconcile.look import look
-from lib.reconcile.tunnels import shown
+from lib.reconcile.tunnels import Tunnels, shown
 from lib.routing import policy, tunnels
 from lib.settings import Settings
 from tests.unit.test_reconciler import (
@@ -595,3 +595,31 @@ def test_what_is_unreachable_is_withdrawn_without_a_daemon_too() -> None:
     assert [task.command for task in space.returns()] == [
         f"{DOVECOT} route del unreachable {PLAIN}"
     ]
+
+
+# --- a gateway on another node ------------------------------------------------------------------
+
+
+def test_of_a_gateway_elsewhere_nothing_is_lost_and_what_was_seen_here_is_remembered() -> None:
+    """Its node's agent judges it; back here, it is expected to do what it did."""
+    site = Site()
+    site.kernel.tunnel(HERE, PLAIN)
+    site.kernel.close_tunnel(HERE, "0.0.0.0/0")
+    found = Tunnels(site.kernel, Settings(), lambda: 100.0)
+    everything = {ip_network(text) for text in (PLAIN, "0.0.0.0/0")}
+    found.learn(everything)
+    task = Gateway(
+        "s.1.a", "gw", "wg-net", "n1", (ip_address("192.0.2.1"),), service="s", node="10.77.0.1"
+    )
+    found.look(task, HERE)
+    assert found.lost.keys() == {ip_network("0.0.0.0/0")}
+
+    elsewhere = replace(task, container="s.1.b", container_id="", node="10.77.0.2")
+    found.look(elsewhere, "")
+    assert found.lost == {}
+    assert found.applied(elsewhere).cut_off == frozenset()
+    assert found.learn([ip_network("::/0")]) is False
+
+    site.kernel.close_tunnel(HERE, PLAIN)
+    found.look(replace(task, container="s.1.c"), HERE)
+    assert ip_network(PLAIN) in found.lost
