@@ -11,7 +11,7 @@ import structlog
 
 from lib import state
 from lib.doctor import network, path, report, setup
-from lib.engine import outside, peers, sidecar
+from lib.engine import gateways, outside, peers, sidecar
 from lib.errors import CallError, NotReadyError
 from lib.model import (
     GATEWAY_LABEL,
@@ -21,6 +21,7 @@ from lib.model import (
     DockerNetwork,
     Finding,
     Gateway,
+    Sidecar,
 )
 from lib.reconcile.look import look
 from lib.reconcile.reconciler import Reconciler
@@ -207,6 +208,20 @@ def test_the_commands_beside_a_daemon_know_it_too(nowhere: str, tmp_path: Path) 
     with structlog.testing.capture_logs() as logged:
         assert sidecar.find(there, other).addresses == addresses("192.0.2.201")
     assert [one["reason"] for one in logged] == [f"the daemon of this container follows {ROUTER}"]
+
+
+def test_a_command_may_follow_it_beside_the_daemon_of_a_service(
+    nowhere: str, tmp_path: Path
+) -> None:
+    own = client_of("sidecar", id=nowhere, network_mode="none", endpoints=())
+    task = Sidecar(gateways.standing_for("vpn"), own, "wg-net", "--gateway-service", "vpn")
+    state.State(Settings(), {}, tmp_path / "state").publish(task)
+    settings = Settings(published=state.read(tmp_path / "state"), gateway=ROUTER)
+    with structlog.testing.capture_logs() as logged:
+        found = sidecar.find(engine(WG_NET, known=(own,)), settings)
+
+    assert (found.addresses, found.service) == (addresses(ROUTER), "")
+    assert [one["reason"] for one in logged] == ["the daemon of this container follows vpn"]
 
 
 # --- what is done with it -----------------------------------------------------------------------
