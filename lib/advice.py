@@ -84,7 +84,7 @@ def name_gateway(gateway: str) -> str:
 
 SERVICE_OF_ITS_OWN = "run the agent as a service in a network of its own, as docs/swarm.md has it"
 DNS_NOWHERE = "dns: [127.0.0.1]   # in the agent's service: it asks for nothing but its gateway"
-NAME_SERVER = "it is this node's engine: see its log, journalctl -u docker"
+NAME_SERVER = "we are named once we are healthy; else see the engine's log, journalctl -u docker"
 
 
 def attach_agent(network: str) -> str:

@@ -39,7 +39,7 @@ def names(site: Site) -> Iterator[Finding]:
     us = some(map(str, name_server.ask(place.own.id[:_ID_DIGITS]).addresses))
     tasks = some(map(str, name_server.ask(f"tasks.{place.service}").addresses))
     if not (us or tasks):
-        seen = f"the name server of {place.network} does not know us; a task, once it is healthy"
+        seen = f"the name server of {place.network} does not know us"
         yield fail(seen, advice.attach_agent(place.network), advice.NAME_SERVER)
         return
     yield ok(f"we are {us or _NOT_YET}, tasks.{place.service} is {tasks or 'nobody'}")

@@ -30,7 +30,8 @@ log = structlog.get_logger()
 _ID_DIGITS = 12
 """Of a container's id: by these it is known to the name server."""
 
-_BETWEEN_QUESTIONS_SECONDS = 1.0
+_CALM_SECONDS, _EAGER_SECONDS = 1.0, 0.5
+"""Between two questions: while a task is named, and while none is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ def heard(service: str, own_id: str, told: Told) -> Told:
 
 
 class Watch:
-    """Asks each second, in a thread, and tells of what is news."""
+    """Asks each second or more often, in a thread, and tells of what is news."""
 
     def __init__(self, tell: Callable[[], None]) -> None:
         """Call `tell`, in that thread, when the gateway is to be looked for anew."""
@@ -81,9 +82,15 @@ class Watch:
         if question and question.is_news(question.ask()) and question is self._question:
             self._tell()
 
+    @property
+    def interval(self) -> float:
+        """Seconds until the next question: whoever has no gateway is to have the next one soon."""
+        is_named = self._question is not None and self._question.last.inside
+        return _CALM_SECONDS if is_named else _EAGER_SECONDS
+
     def _run(self) -> None:
         pause = threading.Event()
-        while not pause.wait(_BETWEEN_QUESTIONS_SECONDS):
+        while not pause.wait(self.interval):
             self.look()
 
 
@@ -214,7 +221,7 @@ def _error(choice: Choice, told: Told, place: Sidecar, silence: str) -> NotReady
     if told.inside:
         reason = f"the engine does not list the tasks of {service}: {silence}"
         return UnprovenError(reason, advice.PROXY)
-    reason = f"the name server of {place.network} does not answer, so nothing is known of {service}"
+    reason = f"the name server of {place.network} names neither us nor a task of {service}"
     return UnprovenError(reason, advice.NAME_SERVER)
 
 

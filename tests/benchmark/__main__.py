@@ -18,6 +18,7 @@ from tests.benchmark import (
     loss,
     plot,
     startup,
+    swarm,
     takeover,
     without,
     world,
@@ -25,12 +26,16 @@ from tests.benchmark import (
 from tests.benchmark.stats import table
 from tests.lab import images
 from tests.lab.engine import Engine
+from tests.lab.engines import Setup
 from tests.lab.rootfs import rootfs
 
 if TYPE_CHECKING:
     from tests.benchmark.stats import Figure
 
 PARTS = ("in-time", "startup", "tunnel", "changes", "take-over", "growth", "memory")
+ALONE = ("swarm",)
+"""What is measured only when it is asked for: it takes a quarter of an hour."""
+
 ON_ENGINES = {*PARTS} - {"growth"}
 SUITES = {"host": None, "trixie": "trixie", "sid": "sid"}
 STORES: dict[str, dict[str, object]] = {
@@ -48,7 +53,7 @@ BASELINE = 40
 def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="tests/bench", description=__doc__)
-    parser.add_argument("part", nargs="?", default="all", choices=(*PARTS, "all"))
+    parser.add_argument("part", nargs="?", default="all", choices=(*PARTS, *ALONE, "all"))
     parser.add_argument("--engine", action="append", choices=SUITES, help="may be given again")
     parser.add_argument(
         "--store",
@@ -130,11 +135,27 @@ def in_time(
     ]
 
 
+def in_swarm(arguments: argparse.Namespace) -> list[Figure]:
+    """Measure the scenarios in a swarm of two nodes that were asked for."""
+    quick, only = arguments.quick, arguments.only or [""]
+    figures: list[Figure] = []
+    for name in arguments.engine or ["host"]:
+        suite = SUITES[name]
+        figures += swarm.run(
+            Setup(suite or "", cgroup=arguments.cgroup).node,
+            tell,
+            lambda scenario: any(text in scenario for text in only),
+            rounds=arguments.starts or (swarm.FEW_ROUNDS if quick else swarm.ROUNDS),
+            quick=quick,
+        )
+    return figures
+
+
 def measure(arguments: argparse.Namespace) -> list[Figure]:
     """Measure what was asked for."""
     parts = set(PARTS if arguments.part == "all" else (arguments.part,))
     quick = arguments.quick
-    figures: list[Figure] = []
+    figures = in_swarm(arguments) if "swarm" in parts else []
     names = (arguments.engine or ["host"]) if parts & ON_ENGINES else []
     for name, store in product(names, arguments.store or [next(iter(STORES))]):
         suite = SUITES[name]

@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -20,6 +21,7 @@ from tests.lab import images
 from tests.lab.engine import START_SECONDS, Engine, poll
 from tests.lab.errors import LabError
 from tests.lab.site import PRIVILEGES, Container
+from tests.lab.tun import namespace_of
 
 NETWORK, SUBNET = "wg-net", "192.168.67.0/24"
 GATEWAY, AGENT = "wg_wireguard", "wg_wgroutemgr"
@@ -111,16 +113,17 @@ class Swarm:
 
     def close(self) -> None:
         """End whatever was started."""
-        for node in self.nodes:
-            node.engine.close()
-        if self._switch:
-            self._switch.kill()
-            self._switch.communicate()
+        with ExitStack() as all_of_it:
+            if self._switch:
+                all_of_it.callback(self._switch.communicate)
+                all_of_it.callback(self._switch.kill)
+            for node in self.nodes:
+                all_of_it.callback(node.engine.close)
 
-    def network(self, name: str = NETWORK, subnet: str = SUBNET) -> None:
-        """Create an overlay network."""
-        words = ("--driver", "overlay", "--attachable", "--subnet", subnet)
-        self.manager.engine.docker("network", "create", *words, name)
+    def network(self) -> None:
+        """Create the network that is served."""
+        words = ("--driver", "overlay", "--attachable", "--subnet", SUBNET)
+        self.manager.engine.docker("network", "create", *words, NETWORK)
 
     def add_worker(self) -> None:
         """Start another node."""
@@ -151,12 +154,7 @@ class Swarm:
 
     def plug_in(self, container: Container, address: str) -> None:
         """Connect a container that has no network to the switch, as a machine with that address."""
-        engine = container.engine
-        assert isinstance(engine, Engine), "only those are entered"
-        key = container.inspect("{{.NetworkSettings.SandboxKey}}")
-        # `/var/run` is a link there, which would lead to our own `/run`.
-        path = f"/proc/{engine.pid}/root/run/{key.partition('/run/')[2]}"
-        self._connect("plugged", path)
+        self._connect("plugged", namespace_of(container))
         container.enter("ip", "address", "add", f"{address}/24", "dev", "uplink")
         container.enter("ip", "link", "set", "uplink", "up")
 
@@ -185,11 +183,10 @@ class Swarm:
             "service", "update", "--detach", "--no-resolve-image", *options, GATEWAY
         )
 
-    def agents(self, *options: str, service: str = GATEWAY) -> None:
+    def agents(self, *options: str) -> None:
         """Create the agent's service, with a task on each node."""
-        self.service(
-            AGENT, "--mode", "global", *agent_words(service), *options, image=images.PRODUCT
-        )
+        words = ("--mode", "global", *agent_words(GATEWAY), *options)
+        self.service(AGENT, *words, image=images.PRODUCT)
 
     def _start_switch(self) -> None:
         self._switch = subprocess.Popen(["unshare", "--net", "cat"], stdin=subprocess.PIPE)
@@ -228,7 +225,7 @@ class Swarm:
 
 
 def agent_words(service: str) -> tuple[str, ...]:
-    """Return what an agent is given as a service: as `docs/swarm.md` has it."""
+    """Return what an agent is given as a service: as the example has it."""
     kept = PRIVILEGES[: PRIVILEGES.index("--security-opt")]  # a service has none
     netns = Engine.netns
     return (

@@ -33,7 +33,7 @@ class Tun:
 
     def __init__(self, *ends: Container) -> None:
         """Make a link `wg0` in the namespace of each; they are down, and have no addresses."""
-        paths = [_path(end) for end in ends]
+        paths = [namespace_of(end) for end in ends]
         self._process = subprocess.Popen(
             [sys.executable, "-m", __name__, *paths],
             stdin=subprocess.PIPE,
@@ -50,7 +50,8 @@ class Tun:
         self._process.communicate()
 
 
-def _path(container: Container) -> str:
+def namespace_of(container: Container) -> str:
+    """Return where this machine sees a container's network namespace."""
     engine = container.engine
     assert isinstance(engine, Engine), "only those are entered"
     key = container.inspect("{{.NetworkSettings.SandboxKey}}")

@@ -122,7 +122,7 @@ def test_a_name_server_that_does_not_know_us_is_a_failure(node: Node) -> None:
 
     (found,) = node.say("names")
 
-    seen = "the name server of wg-net does not know us; a task, once it is healthy"
+    seen = "the name server of wg-net does not know us"
     assert (found.level, found.seen) == ("fail", seen)
     assert found.fix[0] == "networks: [wg-net]   # in the service of the agent"
 

@@ -212,12 +212,12 @@ ELSEWHERE = (ip_address("203.0.113.5"),)
     [
         pytest.param(
             {f"tasks.{SERVICE}": SILENCE, OWN_ID[:12]: SILENCE},
-            "the name server of wg-net does not answer, so nothing is known of wg_wireguard",
+            "the name server of wg-net names neither us nor a task of wg_wireguard",
             id="silence",
         ),
         pytest.param(
             {f"tasks.{SERVICE}": Reply(0, ELSEWHERE), OWN_ID[:12]: Reply(2)},
-            "the name server of wg-net does not answer, so nothing is known of wg_wireguard",
+            "the name server of wg-net names neither us nor a task of wg_wireguard",
             id="only somebody outside answers",
         ),
         pytest.param(
@@ -376,6 +376,9 @@ def test_each_second_it_is_told_whether_there_is_news(
     watch.look()
 
     assert len(told) == news
+    assert watch.interval == 1.0
+    watch.begin(Question(SERVICE, OWN_ID, replace(TOLD, named=())))
+    assert watch.interval == 0.5
     assert here.asked[0] == f"tasks.{SERVICE}"
 
 
