@@ -173,6 +173,11 @@ def no_tunnel(gateway: str) -> str:
     return f"{line}   # in the sidecar's service, if {gateway} is to have no tunnel"
 
 
+def outside_silent(client: str, address: object) -> str:
+    """Return the line by which a client asks for a gateway that is no container."""
+    return f"docker exec {client} ping -c 1 {address}   # does it answer?"
+
+
 def tunnel_routes(gateway: str) -> str:
     """Return the line that shows whether a gateway has a tunnel, and what it covers."""
     return f"docker exec {gateway} ip route show table all   # what goes into its tunnel"
@@ -318,6 +323,13 @@ def mtu(size: int, network: str) -> str:
 
 LABEL = f"labels: {{{NETWORKS_LABEL}: 192.168.66.0/24}}   # what it wants to reach"
 DOCTOR = "docker exec wgroutemgr wgroutemgr doctor   # says what is lacking"
+CORRECT_GATEWAY = "start that machine, attach it to the network, or correct --gateway"
+GUARD_THERE = "let its own firewall keep what is not for the tunnel from leaving"
+NAME_NETWORKS = "name the networks instead of auto"
+OUTSIDE = (
+    "is no container of this engine: nobody sees whether it is there, nor its tunnel; no guard, "
+    "no mtu but a number, no auto"
+)
 JOIN_ROUTES = "join neighbouring networks of the tunnel (AllowedIPs) into wider ones"
 OVERLAP = "give the container's own network another subnet, or name what it wants instead of auto"
 NAME_IT = f"write it into the label {NAMED_PREFIX}NAME of the gateway that is meant"

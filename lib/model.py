@@ -30,7 +30,7 @@ NETWORK_LABEL = "wgroutemgr.network"
 """On the sidecar: the Docker network that it serves."""
 
 GATEWAY_LABEL = "wgroutemgr.gateway"
-"""On the sidecar: name or id of the gateway, or its Compose service."""
+"""On the sidecar: name or id of the gateway, its Compose service, or its addresses."""
 
 SERVICE_LABEL = "wgroutemgr.gateway-service"
 """On the sidecar: the service of a swarm whose task is the gateway."""
@@ -166,6 +166,8 @@ class Sidecar:
     service: str = ""
     """The service of a swarm whose task is the gateway, where that was named. Then the gateway is
     one of that name and id, until its task is found on this node."""
+    addresses: tuple[Address, ...] = ()
+    """The gateway's, where it was named by these, as it is no container of this engine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,6 +322,8 @@ class Gateway:
     """Subnets to which the engine attaches who is on that network without listing it among a
     container's networks: `docker_gwbridge`'s, on an overlay."""
 
+    is_outside: bool = False
+    """Whether it is no container of this engine: nobody here can look into it."""
     service: str = ""
     """The service of a swarm of which it is a task; else empty."""
     node: str = ""

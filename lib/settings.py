@@ -114,7 +114,8 @@ OPTIONS = (
     ),
     Option(
         "gateway",
-        "name or id of the gateway's container, or its service in our own Compose project",
+        "name or id of the gateway's container, its service in our own Compose project, or the "
+        "addresses of one that is no container",
         shown_default="the sidecar's label, then the owner of our own network namespace",
     ),
     Option(

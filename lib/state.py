@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,14 +112,22 @@ def _described(sidecar: Sidecar) -> dict[str, Any]:
         },
         "named_by": sidecar.named_by,
         "service": sidecar.service,
+        "addresses": [str(address) for address in sidecar.addresses],
     }
 
 
 def _sidecar(place: Mapping[str, Any]) -> Sidecar:
     own = _container(place["container_id"], place["container"], {})
     gateway = _container(place["gateway_id"], place["gateway"], place["gateway_labels"])
-    own_or_none = own if own.id else None
-    return Sidecar(gateway, own_or_none, place["network"], place["named_by"], place["service"])
+    addresses = tuple(map(ip_address, place["addresses"]))
+    return Sidecar(
+        gateway,
+        own if own.id else None,
+        place["network"],
+        place["named_by"],
+        place["service"],
+        addresses,
+    )
 
 
 def _container(key: str, name: str, labels: Mapping[str, str]) -> Container:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lib import advice
-from lib.doctor import swarm
+from lib.doctor import outside, swarm
 from lib.doctor.findings import fail, ok, warn
 from lib.doctor.site import lacking
 from lib.errors import CallError, GoneError
@@ -42,7 +42,8 @@ def network(site: Site) -> Iterator[Finding]:
     except GoneError:
         yield _missing(site.sidecar())
         return
-    if reason := unfit(found):
+    is_outside = bool(site.sidecar().addresses)
+    if (reason := unfit(found)) and not is_outside:
         yield fail(reason, advice.driver(found.name))
     elif found.options.get(_ICC, "true").lower() in {"false", "f", "0"}:
         fix = f"docker network rm {found.name}, and create it without that option"
@@ -92,7 +93,11 @@ def _missing(found: Sidecar) -> Finding:
 
 def address(site: Site) -> Iterator[Finding]:
     """The gateway is attached, by the engine's word and by the kernel's."""
-    network, container = site.network(), site.gateway_container()
+    network = site.network()
+    if site.sidecar().addresses:
+        yield from outside.address(site)
+        return
+    container = site.gateway_container()
     if not container.running:
         lacking("a running gateway")
     if not site.gateway_endpoint:

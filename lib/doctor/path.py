@@ -11,7 +11,7 @@ from ipaddress import ip_network
 from typing import TYPE_CHECKING
 
 from lib import advice
-from lib.doctor import swarm
+from lib.doctor import outside, swarm
 from lib.doctor.findings import fail, ok, some, warn
 from lib.doctor.site import SkippedError, lacking
 from lib.errors import NetnsError
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 _STRICT = 1
 _EVERYTHING = {IPV4: ip_network("0.0.0.0/0"), IPV6: ip_network("::/0")}
-_NO_ANSWER = {"FAILED", "INCOMPLETE"}
-"""States of a neighbour that does not answer (ip-neighbour(8))."""
 
 
 # --- from the client to the gateway -------------------------------------------------------------
@@ -64,6 +62,9 @@ def _routed(site: Site, client: AttachedClient, wanted: Route) -> Finding:
 
 def neighbour(site: Site) -> Iterator[Finding]:
     """The gateway answers the client on their link, and nobody else does in its name."""
+    if site.sidecar().addresses:
+        yield from outside.neighbours(site, [site.client()])
+        return
     gateway, link, client = site.gateway(), site.gateway_link(), site.client()
     known = site.neighbours(client.netns)
     for address in gateway.addresses:
@@ -71,7 +72,7 @@ def neighbour(site: Site) -> Iterator[Finding]:
             lacking(f"a packet: {client.name} has not asked for {address} lately")
         mac, state = known[address]
         seen = f"{address} is {mac or 'nobody'}, {state}"
-        if state in _NO_ANSWER:
+        if state in outside.NO_ANSWER:
             yield fail(f"{seen}: it does not answer", advice.restart(gateway.container))
         elif mac != link.mac:
             fix = advice.fixed_address(address, gateway.container)

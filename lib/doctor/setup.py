@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lib import advice
-from lib.doctor import swarm
+from lib.doctor import outside, swarm
 from lib.doctor.findings import fail, ok, some, warn
 from lib.doctor.site import SkippedError, lacking
 from lib.engine import identity, sidecar
@@ -78,6 +78,9 @@ def _known_by(found: Sidecar) -> str:
 
 def gateway(site: Site) -> Iterator[Finding]:
     """The gateway runs, and we are in its namespace, not in one that it has left."""
+    if site.sidecar().addresses:
+        yield outside.gateway(site)
+        return
     if site.sidecar().service:
         yield from swarm.task(site)
         return
@@ -118,7 +121,8 @@ def reboot(site: Site) -> Iterator[Finding]:
     which is not there yet, and is not tried again (moby, `daemon/daemon.go`, `restore`).
     """
     found = site.sidecar()
-    own, gateway = found.own, None if found.service else site.gateway_container()
+    is_found = not (found.addresses or found.service)
+    own, gateway = found.own, site.gateway_container() if is_found else None
     if own and not own.shares_netns_of:
         yield ok("we start whether the gateway runs or not")
     elif gateway and (own or not found.named_by):

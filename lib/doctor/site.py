@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Generic, NoReturn, Protocol, TypeVar
 
 from lib.doctor import counters, ip_output
 from lib.doctor.ip_output import Lookup
-from lib.engine import gateways, sidecar
+from lib.engine import gateways, outside, sidecar
 from lib.engine.asking import asking
 from lib.engine.sharing import netns_owner
 from lib.errors import (
@@ -63,7 +63,7 @@ class SkippedError(Exception):
 
 
 class ElsewhereError(SkippedError):
-    """A check cannot be done on this node of a swarm; the text says where."""
+    """A check cannot be done from here; the text says why, or where it can."""
 
 
 class RunsCommands(Protocol):
@@ -210,6 +210,8 @@ class Site:
         return finder.find(self.engine(), self.sidecar()), finder
 
     def _find_gateway_container(self) -> Container:
+        if self.sidecar().addresses:
+            nobody_sees(self.sidecar().gateway.name)
         if self.sidecar().service:
             gateway, finder = self.task()
             return finder.container or elsewhere(gateway)
@@ -220,7 +222,10 @@ class Site:
         return self.engine().network(name)
 
     def _find_gateway(self) -> Gateway:
-        if self.sidecar().service:
+        place = self.sidecar()
+        if place.addresses:
+            return outside.gateway(self.engine(), place.addresses, place.network)
+        if place.service:
             return self.task()[0]
         network, container = self.network(), self.gateway_container()
         endpoint = self.gateway_endpoint
@@ -238,7 +243,7 @@ class Site:
     def _find_judgement(self) -> Judgement:
         place = self.sidecar()
         ours = [gateways.standing_for(place.service)] if place.service else []
-        ours = ours or [place.gateway, self.gateway_container()]
+        ours = ours or [place.gateway, *([] if place.addresses else [self.gateway_container()])]
         return Contest(time.time).judge(self.engine(), self.gateway(), ours, place.own)
 
     def _find_container(self) -> Container:
@@ -268,6 +273,8 @@ class Site:
         with suppress(SkippedError):
             found.look(gateway, self.gateway_netns_file)
             covers.look(gateway, self.gateway_netns_file)
+        if gateway.is_outside:
+            covers.look(gateway, "")
         return covers.applied(found.applied(gateway))
 
     def _find_client(self) -> AttachedClient:
@@ -436,6 +443,12 @@ def _attached(
     entries = (entry.strip() for entry in container.labels.get(DIRECT_LABEL, "").split(","))
     direct = tuple(filter(None, entries))
     return AttachedClient(client, owner, addresses, networks, gateway.network, direct)
+
+
+def nobody_sees(gateway: str) -> NoReturn:
+    """Give a check up that takes a look into the gateway's namespace, which nobody here has."""
+    reason = f"{gateway} is no container of this engine: look at it there"
+    raise ElsewhereError(reason)
 
 
 def elsewhere(gateway: Gateway) -> NoReturn:

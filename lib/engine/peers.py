@@ -12,10 +12,18 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from lib.engine import gateways
+from lib.engine import gateways, outside
 from lib.engine.sharing import namespace_chain
 from lib.errors import CallError, GoneError, NotReadyError
-from lib.model import GATEWAY_LABEL, NETWORK_LABEL, ROLE_LABEL, SERVICE_LABEL, SIDECAR, Claim
+from lib.model import (
+    GATEWAY_LABEL,
+    NETWORK_LABEL,
+    ROLE_LABEL,
+    SERVICE_LABEL,
+    SIDECAR,
+    Claim,
+    Gateway,
+)
 from lib.named import RUN, named_command, named_options
 from lib.settings import DEFAULT_NETWORK, VARIABLE_PREFIX
 
@@ -56,17 +64,20 @@ def claims(
 
 def _claim(engine: Engine, peer: Container, networks: Sequence[str]) -> Claim | None:
     """Return what a sidecar claims; None if it serves no clients."""
-    network = _choice(peer, "network", NETWORK_LABEL) or DEFAULT_NETWORK
-    network = network if network not in networks else ""
+    network = _choice(peer, "network", NETWORK_LABEL)
     if not peer.running or named_command(peer.arguments) != RUN:
         return None
     absent = peer.started_at - peer.finished_at if peer.finished_at else math.inf
     try:
-        found = _gateway(engine, peer)
+        found = _outside(engine, peer, network) or _gateway(engine, peer)
     except NotReadyError as error:
         log.debug("answer.skipped", kind="container", reason=error.reason)
+        network = _other(network or DEFAULT_NETWORK, networks)
         claim = Claim(peer.name, peer.id, peer.id, peer.started_at, absent, network=network)
         return replace(claim, untold=peer.name)
+    if isinstance(found, Gateway):
+        network, found = found.network, outside.standing_for(found)
+    network = _other(network or DEFAULT_NETWORK, networks)
     if isinstance(found, str):
         return Claim(found, found, peer.id, peer.started_at, absent, network=network)
     if found.id == peer.id or found.network_mode == "host":
@@ -75,8 +86,15 @@ def _claim(engine: Engine, peer: Container, networks: Sequence[str]) -> Claim | 
     return described(claim, namespace_chain(engine, found), networks)
 
 
+def _other(network: str, networks: Sequence[str]) -> str:
+    """Return the name of a network if it is another than ours."""
+    return "" if network in networks else network
+
+
 def again(engine: Engine, claim: Claim, networks: Sequence[str]) -> Claim:
     """Return a claim with its gateway as it is now, of a sidecar that is not there any more."""
+    if outside.addresses(claim.gateway, "another sidecar"):
+        return claim
     try:
         chain = namespace_chain(engine, engine.inspect(claim.gateway_id))
     except (CallError, GoneError, NotReadyError) as error:
@@ -106,6 +124,15 @@ def described(claim: Claim, gateway: Sequence[Container], networks: Sequence[str
         up_since=since,
         addresses=frozenset(face.ip for one in points for face in one.interfaces),
     )
+
+
+def _outside(engine: Engine, peer: Container, network: str) -> Gateway | None:
+    """Return a sidecar's gateway if that is no container."""
+    by = "another sidecar"
+    found = outside.addresses(_choice(peer, "gateway", GATEWAY_LABEL), by)
+    if not found:
+        return None
+    return outside.gateway(engine, found, outside.network_of(engine, found, network))
 
 
 def _gateway(engine: Engine, peer: Container) -> Container | str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from lib.engine import gateways, identity
+from lib.engine import gateways, identity, outside
 from lib.errors import CallError, GoneError, NotReadyError
 from lib.kernel import namespaces
 from lib.model import GATEWAY_LABEL, NETWORK_LABEL, SERVICE_LABEL, Sidecar
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from lib.engine.client import Engine
-    from lib.model import Container
+    from lib.model import Address, Container
     from lib.settings import Settings
 
 log = structlog.get_logger()
@@ -44,6 +44,9 @@ may have been set meanwhile; and how far from ours any other start must be."""
 def find(engine: Engine, settings: Settings) -> Sidecar:
     """Return our place with the gateway as it is, or raise NotReadyError with what is missing."""
     found = locate(engine, settings)
+    if found.addresses:
+        there = outside.gateway(engine, found.addresses, found.network)
+        return replace(found, gateway=outside.standing_for(there))
     if found.service:
         return found
     gateway = gateways.follow(engine, found.gateway)
@@ -65,13 +68,22 @@ def locate(engine: Engine, settings: Settings) -> Sidecar:
     owner = _netns_owner(engine, mountinfo, search=not named)
     own = _own(engine, owner, CGROUP.read_text(), mountinfo)
     network = settings.network or chosen.get("network") or _label(own, NETWORK_LABEL)
-    network = network or DEFAULT_NETWORK
     by, reference, service = named or _labelled(own)
+    if reference and (there := outside.addresses(reference, by)):
+        return _outside(engine, Sidecar(gateways.standing_for(""), own, network, by), there)
+    network = network or DEFAULT_NETWORK
     if service:
         return Sidecar(gateways.standing_for(service), own, network, by, service)
     if reference:
         return Sidecar(gateways.named(engine, reference, by, own), own, network, by)
     return Sidecar(_unnamed(owner, own), own, network)
+
+
+def _outside(engine: Engine, found: Sidecar, addresses: tuple[Address, ...]) -> Sidecar:
+    """Return our place with the gateway that has these addresses."""
+    network = outside.network_of(engine, addresses, found.network)
+    gateway = outside.standing_for(outside.gateway(engine, addresses, network))
+    return replace(found, gateway=gateway, network=network, service="", addresses=addresses)
 
 
 def _named(settings: Settings, chosen: Mapping[str, str]) -> tuple[str, str, str] | None:
@@ -101,7 +113,9 @@ def _beside(engine: Engine, settings: Settings, daemon: Sidecar) -> Sidecar:
     ids = (daemon.own.id,) if daemon.own else ()
     found = replace(daemon, own=next(gateways.existing(engine, ids), None))
     if named := _named(settings, {}):
-        found = _followed(engine, found, *named)
+        place = replace(found, network=settings.network or daemon.network)
+        found = _followed(engine, place, *named)
+        found = replace(found, network=found.network if found.addresses else daemon.network)
         if (found.gateway.id, found.service) != (daemon.gateway.id, daemon.service):
             reason = f"the daemon of this container follows {daemon.service or daemon.gateway.name}"
             log.warning("daemon.differs", container=found.gateway.name, reason=reason)
@@ -117,9 +131,11 @@ def _followed(engine: Engine, found: Sidecar, by: str, reference: str, service: 
     """Return our place with another gateway, or another service."""
     if service == found.service and service:
         return replace(found, named_by=by)
+    if reference and (there := outside.addresses(reference, by)):
+        return _outside(engine, replace(found, named_by=by), there)
     is_named = gateways.named(engine, reference, by, found.own) if reference else None
     gateway = is_named or gateways.standing_for(service)
-    return replace(found, gateway=gateway, named_by=by, service=service)
+    return replace(found, gateway=gateway, named_by=by, service=service, addresses=())
 
 
 def is_stranded(engine: Engine, place: Sidecar, gateway: Container) -> bool:

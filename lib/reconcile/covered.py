@@ -56,6 +56,11 @@ class Covered:
         if not gateway or self._told:
             self._memory = coverage.unseen(self._memory)
             return
+        if not netns:  # That would be our own.
+            where = "on another node" if gateway.is_elsewhere else "in no namespace yet"
+            where = "no container of this engine" if gateway.is_outside else where
+            self._reason = f"{gateway.container} is {where}"
+            return
         try:
             found = self._kernel.covered(netns, gateway.addresses)
         except NetnsError as error:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from lib import advice
-from lib.engine import gateways, sidecar
+from lib.engine import gateways, outside, sidecar
 from lib.engine.gwbridge import with_unlisted
 from lib.errors import CallError, GoneError, HostNetworkError, NotReadyError, UnprovenError
 from lib.kernel.namespaces import is_at_process
@@ -109,10 +109,11 @@ class GatewayTracker:
         self.state = state
         self._last = None if isinstance(state, Unknown) else state.gateway
         self.network = self._last.network if self._last else self.network
-        if key := self.netns or self._task.own_netns:
+        own = self._sidecar.own if self._sidecar and self._sidecar.addresses else None
+        if key := self.netns or self._task.own_netns or (own.sandbox_key if own else ""):
             self._directory = None if is_at_process(key) else Path(key).parent
         self._announce(self._last, self._directory)
-        if isinstance(state, Found):
+        if isinstance(state, Found) and not state.gateway.is_outside:
             self._judge_network()
         return state
 
@@ -167,8 +168,7 @@ class GatewayTracker:
 
     def _find(self, engine: Engine, place: Sidecar) -> GatewayState:
         try:
-            found = self._find_task if place.service else self._find_container
-            gateway = self._with_losses(found(engine, place))
+            gateway = self._with_losses(self._search(engine, place))
             self._look_at_network(engine, gateway)
             return Found(replace(gateway, unlisted=self._unlisted))
         except CallError as error:
@@ -178,9 +178,15 @@ class GatewayTracker:
         except (HostNetworkError, UnprovenError) as error:
             return Unknown(error.reason, error.hint)
         except NotReadyError as error:
-            if self._settings.on_gateway_loss == "keep":
+            if self._settings.on_gateway_loss == "keep" or place.addresses:
                 return Unknown(error.reason, error.hint)
             return self._lost(engine, place, error)
+
+    def _search(self, engine: Engine, place: Sidecar) -> Gateway:
+        """Return the gateway by the way in which it was named."""
+        if place.addresses:
+            return self._find_outside(engine, place)
+        return (self._find_task if place.service else self._find_container)(engine, place)
 
     def _find_task(self, engine: Engine, place: Sidecar) -> Gateway:
         self._container = self._owner = None
@@ -191,6 +197,11 @@ class GatewayTracker:
     def _find_container(self, engine: Engine, place: Sidecar) -> Gateway:
         self._follow(engine, place)
         return self._reach(place.network)
+
+    def _find_outside(self, engine: Engine, place: Sidecar) -> Gateway:
+        gateway = outside.gateway(engine, place.addresses, place.network)
+        self._container = self._owner = outside.standing_for(gateway)
+        return gateway
 
     def _judged(self, engine: Engine, place: Sidecar, state: Found | Lost) -> Found | Lost:
         """Add to a state by whom clients are served."""
@@ -346,6 +357,8 @@ def _log_change(before: GatewayState, now: GatewayState) -> None:
     addresses = [str(address) for address in gateway.addresses]
     where = {"service": gateway.service, "node": gateway.node} if gateway.service else {}
     log.info("gateway.ready", **values, **where, gateway=addresses)
+    if gateway.is_outside:
+        log.info("gateway.outside", **values, reason=advice.OUTSIDE)
     known = before.gateway.lost if isinstance(before, Found) else frozenset()
     for version in sorted(gateway.lost - known):
         reason = f"the gateway has no IPv{version} address on {gateway.network} any more"

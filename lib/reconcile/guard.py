@@ -66,6 +66,9 @@ def guarded(
     Raises RefusedError if there can be none.
     """
     path = owner.sandbox_key
+    if gateway.is_outside:
+        reason = f"{gateway.container} is no container of this engine"
+        raise RefusedError(reason, advice.GUARD_THERE)
     if named.id != owner.id:
         reason = (
             f"{named.name} is in the network namespace of {owner.name}, which it guards as well"

@@ -125,7 +125,8 @@ def _nothing(gateway: Gateway, named: Iterable[Network]) -> Iterator[Refusal]:
     """Refuse what stands for nothing, or for nobody knows what, beside what is named."""
     coverage, name = gateway.coverage, gateway.container
     if coverage.networks is None and coverage.reason:
-        yield Refusal(AUTO, f"is not known: {coverage.reason}", advice.DOCTOR)
+        hint = advice.NAME_NETWORKS if gateway.is_outside else advice.DOCTOR
+        yield Refusal(AUTO, f"is not known: {coverage.reason}", hint)
     elif not coverage.networks:
         reason = f"is nothing yet: {name} was not seen to send anything into a tunnel"
         yield Refusal(AUTO, reason, advice.tunnel_routes(name))

@@ -63,11 +63,11 @@ def _client(container: Container, owner: Container, gateway: Gateway) -> Client 
     if owner.network_mode == "host":
         hint = f"attach it to {gateway.network} instead, or remove the label"
         return skip("uses the host's network namespace, which is never written", hint)
-    if owner.id == gateway.container_id:
+    point = owner.endpoint(gateway.network_id)
+    if owner.id == gateway.container_id or (gateway.is_outside and _is_at(point, gateway)):
         hint = f"remove the label {NETWORKS_LABEL}: the gateway has these routes itself"
         return skip("is in the gateway's own network namespace", hint)
     portion = _portion(container, owner, gateway)
-    point = owner.endpoint(gateway.network_id)
     near = (*owner.attached, *gateway.unlisted)
     versions = {one.version for one in (point.interfaces if point else owner.attached)}
     portion, auto = coverage.completed(portion, gateway, near, versions)
@@ -83,6 +83,11 @@ def _client(container: Container, owner: Container, gateway: Gateway) -> Client 
     hint = f"ask the sidecar of {others} about it"
     skipped = skip(f"is served by the gateway {others}", hint, expected=True)
     return replace(skipped, elsewhere=client)
+
+
+def _is_at(point: Endpoint | None, gateway: Gateway) -> bool:
+    """Tell whether the gateway's address there is a container's own."""
+    return any(one.ip in gateway.addresses for one in (point.interfaces if point else ()))
 
 
 def _others(portion: Portion, gateway: Gateway) -> str:
@@ -221,6 +226,8 @@ def _lacking(dst: Network, gateway: Gateway, point: Endpoint) -> Refusal | None:
     hint = f"give the network {gateway.network} an {family} subnet"
     if any(interface.version == dst.version for interface in point.interfaces):
         hint = f"the network has {family}: see the sysctls of {gateway.container}"
+    if gateway.is_outside:
+        hint = f"name its {family} address too, after a comma, or remove the entry"
     if dst.prefixlen == 0:
         reason = f"is unreachable: the gateway has no {family} address on {gateway.network}"
         return Refusal(str(dst), reason, hint, served=True)

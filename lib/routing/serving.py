@@ -103,6 +103,12 @@ def asks(texts: Mapping[str, str]) -> bool:
     return any(key == NETWORKS_LABEL or _is_named(key) for key in texts)
 
 
+def asked(texts: Mapping[str, str]) -> tuple[Network, ...]:
+    """Return what they ask for by name, of whichever gateway."""
+    entries = (labels.parse(text)[0] for key, text in texts.items() if asks({key: text}))
+    return tuple(dst for found in entries for dst in found)
+
+
 def asks_auto(texts: Mapping[str, str]) -> bool:
     """Tell whether they ask for all that a gateway's tunnels cover."""
     return any(labels.asks_auto(text) for key, text in texts.items() if asks({key: text}))

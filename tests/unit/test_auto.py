@@ -469,6 +469,18 @@ def test_what_was_missing_when_the_gateway_was_lost_is_not_let_go_as_soon_as_it_
     assert site.routes(CLIENT) == []
 
 
+def test_without_a_namespace_ours_is_not_taken_for_the_gateways() -> None:
+    site = with_tunnel(to=X)
+    found = Covered(site.kernel, Settings(), lambda: 0.0)
+    for gateway, where in (
+        (GATE, "in no namespace yet"),
+        (replace(GATE, container_id="", service="vpn"), "on another node"),
+        (replace(GATE, is_outside=True), "no container of this engine"),
+    ):
+        found.look(gateway, "")
+        assert found.now == Coverage(None, f"wireguard is {where}")
+
+
 def test_another_gateway_by_name_starts_from_nothing() -> None:
     site = with_tunnel(to=X)
     found = Covered(site.kernel, Settings(), lambda: 0.0)
