@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lib.model import DIRECT_LABEL, GATEWAY_LABEL, IPV6, NETWORKS_LABEL
+from lib.model import DIRECT_LABEL, GATEWAY_LABEL, IPV6, NAMED_PREFIX, NETWORKS_LABEL
 
 if TYPE_CHECKING:
     from lib.model import Container, DockerNetwork
@@ -173,6 +173,11 @@ def no_tunnel(gateway: str) -> str:
     return f"{line}   # in the sidecar's service, if {gateway} is to have no tunnel"
 
 
+def tunnel_routes(gateway: str) -> str:
+    """Return the line that shows whether a gateway has a tunnel, and what it covers."""
+    return f"docker exec {gateway} ip route show table all   # what goes into its tunnel"
+
+
 GUARD = (
     "environment: {WGROUTEMGR_GATEWAY_GUARD: 'on'}"
     "   # in the sidecar's service: nothing leaves past the tunnel while that is away"
@@ -263,7 +268,7 @@ def let_bridge(network: DockerNetwork) -> str:
 
 BRIDGE_FILTER = "sysctl -w net.bridge.bridge-nf-call-iptables=0   # on the host"
 WITHDRAW = "docker compose run --rm wgroutemgr withdraw   # takes back what is left"
-ONE_GATEWAY = "stop one of the two sidecars, or give one gateway a network of its own"
+ONE_GATEWAY = f"let clients name the gateway that they mean: {NAMED_PREFIX}NAME"
 LINK = "check that the container's link to the gateway's network is up"
 
 
@@ -312,6 +317,10 @@ def mtu(size: int, network: str) -> str:
 # --- labels -------------------------------------------------------------------------------------
 
 LABEL = f"labels: {{{NETWORKS_LABEL}: 192.168.66.0/24}}   # what it wants to reach"
+DOCTOR = "docker exec wgroutemgr wgroutemgr doctor   # says what is lacking"
+JOIN_ROUTES = "join neighbouring networks of the tunnel (AllowedIPs) into wider ones"
+OVERLAP = "give the container's own network another subnet, or name what it wants instead of auto"
+NAME_IT = f"write it into the label {NAMED_PREFIX}NAME of the gateway that is meant"
 NOT_UNDER_DEPLOY = "beside `image:`, not under `deploy:`, whose labels are the service's alone"
 NOT_THE_GATEWAY = "remove the label from the container: the gateway has these routes itself"
 NETWORK_OF_ITS_OWN = "attach the container to a network of its own"

@@ -24,6 +24,7 @@ from lib.health import Health
 from lib.kernel import prerequisites, signals
 from lib.kernel.access import Kernel
 from lib.kernel.shells import Shells
+from lib.model import NOT_SEEN
 from lib.reconcile.reconciler import Reconciler
 from lib.reconcile.report import Lost, Unknown, Why
 from lib.reconcile.reporting import hint
@@ -37,9 +38,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lib.engine.events import EventStream
-    from lib.model import Container, EarlyClient, Event, Gateway, Network, Sidecar
+    from lib.model import Container, Coverage, EarlyClient, Event, Gateway, Network, Sidecar
     from lib.reconcile.report import Report, Scope
     from lib.settings import Settings
+
+    Publish = Callable[[Sidecar | None, Mapping[Network, float], Coverage], None]
 
 log = structlog.get_logger()
 
@@ -211,7 +214,7 @@ class Daemon:
         early: Early,
         health: Health,
         *,
-        publish: Callable[[Sidecar | None, Mapping[Network, float]], None] = lambda *_: None,
+        publish: Publish = lambda *_: None,
         lacking: str = "",
         connect: Callable[[], Engine] = Engine,
         clock: Clock = time,
@@ -219,8 +222,8 @@ class Daemon:
     ) -> None:
         """Serve with what the sidecar was given; `lacking` is what it cannot do without, if any.
 
-        Tell `publish` of our place, and of what the gateway's tunnel is lost for, when either may
-        have changed.
+        Tell `publish` of our place, of what the gateway's tunnel is lost for, and of what its
+        tunnels cover, when any of it may have changed.
         """
         self._publish = publish
         self._on_stop = settings.on_stop
@@ -259,7 +262,7 @@ class Daemon:
     def run(self) -> NoReturn:
         """Serve, and connect again whenever the engine goes away."""
         self._health.tell("has just been started")
-        self._publish(None, {})
+        self._publish(None, {}, NOT_SEEN)
         while True:
             try:
                 with closing(self._connect()) as engine:
@@ -361,7 +364,7 @@ class Daemon:
         """Take in what a pass found."""
         now = self._clock.monotonic()
         self._schedule.finish(report, now)
-        self._publish(self._reconciler.sidecar, report.lost)
+        self._publish(self._reconciler.sidecar, report.lost, report.coverage)
         if not isinstance(report.gateway, Unknown):
             if report.scope.is_full:
                 self._early.learn(report.listed)

@@ -7,6 +7,7 @@ reading a value. What a pass makes for each route is a named tuple, which takes 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import IntEnum
 from ipaddress import (
     IPv4Address,
     IPv4Interface,
@@ -15,6 +16,7 @@ from ipaddress import (
     IPv6Interface,
     IPv6Network,
 )
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
@@ -39,6 +41,12 @@ ROLE_LABEL, SIDECAR = "wgroutemgr.role", "sidecar"
 NETWORKS_LABEL = "wgroutemgr.networks"
 """On a client: the destinations that it wants to reach through the gateway."""
 
+NAMED_PREFIX = f"{NETWORKS_LABEL}."
+"""Before the name of a gateway, on a client: those that it wants to reach through that one."""
+
+PREFER_LABEL = "wgroutemgr.prefer"
+"""On a client: names of such gateways, in the order in which they stand in for each other."""
+
 DIRECT_LABEL = "wgroutemgr.direct"
 """On a client: what of these it is to reach without the gateway."""
 
@@ -59,6 +67,9 @@ would stumble over there."""
 GUARD_METRIC = 4000
 """Of the route in our table that holds where the one through the gateway has gone with its link."""
 
+OPEN = "open"
+"""Among the places that are others': any may be, as it is not known here all that is asked for."""
+
 DIRECT = "direct"
 """Kind of a wanted route by the engine's own gateway: only a look into the namespace tells which
 that is."""
@@ -72,6 +83,8 @@ class Endpoint:
     network_id: str
     interfaces: tuple[Interface, ...]
     """The container's addresses there with their prefix lengths, at most one of each IP version."""
+    aliases: tuple[str, ...] = ()
+    """What it is called there beside its name; empty in a listing of some engines."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +169,19 @@ class Sidecar:
 
 
 @dataclass(frozen=True, slots=True)
+class Coverage:
+    """What a gateway sends into its tunnels, as it was last seen: what `auto` stands for."""
+
+    networks: frozenset[Network] | None = None
+    """None if it was never seen to send anything."""
+    reason: str = ""
+    """Why that could not be seen, if it could not."""
+
+
+NOT_SEEN = Coverage()
+
+
+@dataclass(frozen=True, slots=True)
 class Published:
     """What a daemon tells the commands beside it."""
 
@@ -169,6 +195,8 @@ class Published:
     lost: Mapping[Network, float] = field(default_factory=dict)
     """Destinations that the gateway should send into a tunnel, and does not, and since when
     (seconds of Unix time)."""
+    coverage: Coverage | None = None
+    """What the gateway sends into tunnels; None if the daemon has never seen any of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +244,65 @@ class Claim:
     """Seconds that it was away before; infinite if it never was there."""
     ended: float = 0.0
     """When it was missed; 0 while it runs."""
+    names: frozenset[str] = frozenset()
+    """What the gateway answers to on that network beside its container's name."""
+    up_since: float | None = None
+    """Since when the gateway itself is there; None while it is lost."""
+    addresses: frozenset[Address] = frozenset()
+    """The gateway's, on that network."""
+    network: str = ""
+    """Name or id of the network, if it is another than that which our sidecar serves."""
+    untold: str = ""
+    """Name of the sidecar, if nobody else can tell which gateway it has: that was removed."""
+
+
+class Standing(IntEnum):
+    """How far a gateway can serve: of several that may, the first of the lowest does."""
+
+    THERE = 0
+    WAITING = 1
+    """It has just come back, and another one served meanwhile."""
+    LOST = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A gateway with a sidecar of its own."""
+
+    gateway: str
+    """Name of its container."""
+    names: frozenset[str] = frozenset()
+    """What it answers to beside that."""
+    standing: Standing = Standing.THERE
+    network: str = ""
+    """As in `Claim`: only who is on that, too, can be served by it."""
+    addresses: frozenset[Address] = frozenset()
+
+
+class First(NamedTuple):
+    """The gateway that serves what names none, of those on a network; the least of several does."""
+
+    untold: str
+    gateway: str
+    network: str = ""
+    """All three as in `Claim`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gateways:
+    """Those that have a sidecar each, ours among them."""
+
+    ours: str
+    """By the name of its container, as in `Candidate`."""
+    unnamed: str
+    """The one that serves what names no gateway."""
+    candidates: tuple[Candidate, ...]
+    untold: bool = False
+    """Whether there are others beside them whose names nobody else can tell."""
+    firsts: tuple[First, ...] = ()
+    """Of our network and of the others, where there are others."""
+    before: frozenset[str] = frozenset()
+    """Names of networks on which ours has another sidecar, which comes before our own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +328,15 @@ class Gateway:
     """Whether it may have a tunnel one day, as far as is known."""
     cut_off: frozenset[Network] = frozenset()
     """Destinations that should go into a tunnel there, and do not now."""
+    among: Gateways | None = None
+    """All gateways; None if it is the only one."""
+    coverage: Coverage = NOT_SEEN
+
+    @property
+    def gateways(self) -> Gateways:
+        """All of them."""
+        alone = self.container
+        return self.among or Gateways(alone, alone, (Candidate(alone),))
 
     @property
     def known_as(self) -> str:
@@ -267,6 +363,17 @@ class Way(NamedTuple):
     mtu: int | None = None
     """How large packets may be there (bytes), 0 if as large as they come in; None where they leave
     by the link by which they came, or not at all."""
+
+
+class Tunnelled(NamedTuple):
+    """What a gateway's kernel sends into tunnels."""
+
+    devices: Mapping[Network, str] = MappingProxyType({})
+    """By destination, the name of the link by which it leaves."""
+    up: frozenset[str] = frozenset()
+    """Names of its tunnels that are up."""
+    versions: frozenset[int] = frozenset()
+    """IP versions for which it was asked: of others nothing is known."""
 
 
 class Route(NamedTuple):
@@ -400,6 +507,14 @@ class Client:
     """Name of the container that owns the namespace, where that is another one."""
     direct: tuple[Thing, ...] = ()
     """What keeps packets off the gateway: routes of the kind `DIRECT`, and rules."""
+    others: frozenset[object] = frozenset()
+    """Places in that namespace that are another gateway's for this container, and `OPEN`."""
+    unserved: frozenset[object] = frozenset()
+    """Those of them that are of a gateway to which none answers."""
+    auto: frozenset[Network] = frozenset()
+    """What of it was not asked for by name, but is what the gateway's tunnels cover."""
+    yields_to: frozenset[Address] = frozenset()
+    """Of that, where one of these other gateways leads to already, it is left to that one."""
 
     def leads_past(self, thing: Thing) -> bool:
         """Tell whether what stands there is what keeps its packets off the gateway."""
@@ -430,6 +545,8 @@ class Skipped:
     """True where nothing is wrong, such as a container of another gateway."""
     left: Client | None = None
     """What it keeps if it stands in its namespace, where it may have left the network: guards."""
+    elsewhere: Client | None = None
+    """With the places that other gateways have in its namespace, if all is theirs."""
 
 
 @dataclass(frozen=True, slots=True)

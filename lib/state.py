@@ -16,7 +16,7 @@ import structlog
 
 from lib import advice, health
 from lib.kernel.namespaces import process_start
-from lib.model import Container, Published, Sidecar
+from lib.model import Container, Coverage, Published, Sidecar
 from lib.settings import PUBLISHED, VERSION
 
 if TYPE_CHECKING:
@@ -56,11 +56,21 @@ class State:
         }
         self._written: object = None
 
-    def publish(self, sidecar: Sidecar | None, lost: Mapping[Network, float] | None = None) -> None:
-        """Write it, with our place if that is known, and what the gateway's tunnel is lost for."""
+    def publish(
+        self,
+        sidecar: Sidecar | None,
+        lost: Mapping[Network, float] | None = None,
+        coverage: Coverage | None = None,
+    ) -> None:
+        """Write it, with our place if that is known.
+
+        And with what the gateway's tunnel is lost for, and what its tunnels cover.
+        """
+        networks = coverage.networks if coverage else None
         content = self._head | {
             "sidecar": _described(sidecar) if sidecar else None,
             "tunnel_lost": {str(dst): since for dst, since in (lost or {}).items()},
+            "covered": None if networks is None else sorted(map(str, networks)),
         }
         if content == self._written:
             return
@@ -84,7 +94,9 @@ def read(file: Path = FILE) -> Published | None:
     place = content["sidecar"]
     lost = {ip_network(dst): since for dst, since in content["tunnel_lost"].items()}
     sidecar = _sidecar(place) if place else None
-    return Published(content["settings"], content["variables"], sidecar, lost)
+    covered = content["covered"]
+    coverage = None if covered is None else Coverage(frozenset(map(ip_network, covered)))
+    return Published(content["settings"], content["variables"], sidecar, lost, coverage)
 
 
 def _described(sidecar: Sidecar) -> dict[str, Any]:

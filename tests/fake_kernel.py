@@ -32,6 +32,7 @@ from lib.model import (
     Route,
     Rule,
     Thing,
+    Tunnelled,
     Way,
 )
 
@@ -160,11 +161,17 @@ class FakeKernel(Kernel):
             metric = DEFAULT_METRIC[network.version]
             space.insert(Route(network, None, metric, "connected"))
         space.tunnels[network] = size
+        space.has_tunnel = True
         space.is_ethernet = is_ethernet
         space.tell()
 
     def close_tunnel(self, path: str, dst: str) -> None:
-        """Take that link away."""
+        """Take that link away, as far as that destination is concerned."""
+        self.unroute(path, dst)
+        self._spaces[path].has_tunnel = False
+
+    def unroute(self, path: str, dst: str) -> None:
+        """Take away a route into that link, which stays."""
         space, network = self._spaces[path], ip_network(dst)
         del space.tunnels[network]
         space.routes = [route for route in space.routes if route.dst != network]
@@ -239,6 +246,18 @@ class FakeKernel(Kernel):
         space = self._readable(path)
         held = {one.version for one in space.addresses if one.ip in front}
         return {dst: space.way(dst) if dst.version in held else Way() for dst in destinations}
+
+    def covered(self, path: str, front: Collection[Address]) -> Tunnelled:
+        space = self._readable(path)
+        versions = frozenset(one.version for one in space.addresses if one.ip in front)
+        if space.is_ethernet:
+            return Tunnelled({}, frozenset(), versions)
+        found = {*space.tunnels} - {one.network for one in space.addresses}
+        return Tunnelled(
+            {dst: "wg0" for dst in found if dst.version in versions},
+            frozenset({"wg0"} if space.has_tunnel else ()),
+            versions,
+        )
 
     def link_of(self, path: str, held: Collection[Address]) -> str:
         space = self._readable(path)
@@ -453,6 +472,8 @@ class _Space:
     mtu: int = 1500
     tunnels: dict[Network, int] = field(default_factory=dict)
     """By destination, how large packets may be on the link that it is routed into."""
+    has_tunnel: bool = False
+    """Whether that link is there."""
     is_ethernet: bool = False
     """Whether that link is no tunnel."""
     listeners: list[_Listener] = field(default_factory=list)

@@ -17,7 +17,7 @@ from lib.routing.plan import plan
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from lib.model import Client, Gateway, Thing
+    from lib.model import Candidate, Client, Gateway, Thing
     from lib.reconcile.look import Findings
     from lib.reconcile.namespace import Namespace
     from lib.reconcile.report import Failure
@@ -128,9 +128,22 @@ def document(found: Sequence[Row], gateway: Gateway) -> str:
         "service": gateway.service,
         "node": gateway.node,
         "addresses": [str(address) for address in gateway.addresses],
+        "gateways": [
+            _gateway(one, gateway) for one in gateway.gateways.candidates if not one.network
+        ],
         "routes": [asdict(row) for row in found],
     }
     return json.dumps(content, indent=2)
+
+
+def _gateway(one: Candidate, ours: Gateway) -> dict[str, object]:
+    """Return what is known of one of the gateways on the network."""
+    return {
+        "gateway": one.gateway,
+        "names": sorted(one.names),
+        "standing": one.standing.name.lower(),
+        "unnamed": one.gateway == ours.gateways.unnamed,
+    }
 
 
 def cause(failure: Failure) -> dict[str, str]:

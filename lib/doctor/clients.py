@@ -11,6 +11,7 @@ from lib import advice
 from lib.doctor.findings import SHOWN, fail, ok, some, warn
 from lib.errors import EngineError, GoneError, NamespaceLeftError
 from lib.model import IPV4, IPV6, NETWORKS_LABEL
+from lib.routing import serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,7 +67,7 @@ def container(site: Site) -> Iterator[Finding]:
     for skipped in asking.skipped:
         yield fail(f"{found.name} {skipped.reason}", skipped.hint)
     for client in asking.clients:
-        if NETWORKS_LABEL not in found.labels:
+        if not serving.asks(found.labels):
             yield _unlabelled(site, found)
         elif not client.routes:
             yield fail(f"{found.name} asks for nothing that can be served", advice.LABEL)
@@ -83,7 +84,7 @@ def _unlabelled(site: Site, container: Container) -> Finding:
     if not service:
         return fail(seen, advice.LABEL)
     try:
-        has_it = NETWORKS_LABEL in site.engine().service_labels(service)
+        has_it = serving.asks(site.engine().service_labels(service))
     except EngineError:  # A proxy refuses, or this engine is no manager of the swarm.
         return fail(seen, advice.LABEL, advice.NOT_UNDER_DEPLOY)
     if not has_it:

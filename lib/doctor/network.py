@@ -14,7 +14,7 @@ from lib.doctor import swarm
 from lib.doctor.findings import fail, ok, warn
 from lib.doctor.site import lacking
 from lib.errors import CallError, GoneError
-from lib.model import IPV6, MAIN
+from lib.model import IPV6, MAIN, Standing
 from lib.routing.fitness import TRIED, unfit
 
 if TYPE_CHECKING:
@@ -113,12 +113,18 @@ def address(site: Site) -> Iterator[Finding]:
 
 
 def gateways(site: Site) -> Iterator[Finding]:
-    """No other sidecar of this engine serves the clients of the network by another gateway."""
-    verdict = site.verdict()
+    """No other sidecar of this engine serves its clients by another gateway, nor is one lost."""
+    verdict, among, _ = site.judgement()
     if site.served_by:
         yield warn(f"{verdict.reason}, not by {site.gateway().container}", advice.ONE_GATEWAY)
     else:
         yield ok(verdict.reason)
+    there = among or site.gateway().gateways
+    for one in (each for each in there.candidates if not each.network):
+        if one.standing is Standing.LOST and one.gateway != there.ours:
+            yield warn(f"the gateway {one.gateway} is lost", advice.start(one.gateway))
+        elif one.names:
+            yield ok(f"{one.gateway} also answers to {', '.join(sorted(one.names))}")
 
 
 def overlaps(site: Site) -> Iterator[Finding]:

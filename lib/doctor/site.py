@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Generic, NoReturn, Protocol, TypeVar
 from lib.doctor import counters, ip_output
 from lib.doctor.ip_output import Lookup
 from lib.engine import gateways, sidecar
+from lib.engine.asking import asking
 from lib.engine.sharing import netns_owner
 from lib.errors import (
     CallError,
@@ -25,11 +26,11 @@ from lib.errors import (
 )
 from lib.kernel import namespaces
 from lib.kernel.access import Reader
-from lib.model import DIRECT_LABEL, NETWORKS_LABEL, Gateway, Skipped, Snapshot
-from lib.reconcile import tunnels
+from lib.model import DIRECT_LABEL, Gateway, Skipped, Snapshot
+from lib.reconcile import covered, tunnels
 from lib.reconcile.contest import Contest
 from lib.reconcile.service import ServiceGateway
-from lib.routing import desired, policy, reach
+from lib.routing import desired, policy, reach, serving
 from lib.routing.hosts import host
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
         Route,
         Sidecar,
     )
-    from lib.routing.contest import Verdict
+    from lib.reconcile.contest import Judgement
     from lib.settings import Settings
 
 T = TypeVar("T")
@@ -185,7 +186,7 @@ class Site:
         self.network = Fact("the network", self._find_network)
         self.gateway = Fact("the gateway's address", self._find_gateway)
         self.gateway_link = Fact("the gateway's address", self._find_gateway_link)
-        self.verdict = Fact("the gateway's address", self._find_verdict)
+        self.judgement = Fact("the gateway's address", self._find_judgement)
         """Whose gateway serves the clients of the network."""
         self.container = Fact("the container", self._find_container)
         """The one to follow, `settings.container`."""
@@ -234,7 +235,7 @@ class Site:
         links = self.gateway_links(self.gateway().addresses)
         return links[0] if links else lacking("an interface")
 
-    def _find_verdict(self) -> Verdict:
+    def _find_judgement(self) -> Judgement:
         place = self.sidecar()
         ours = [gateways.standing_for(place.service)] if place.service else []
         ours = ours or [place.gateway, self.gateway_container()]
@@ -252,7 +253,8 @@ class Site:
             snapshot = Snapshot(((self.container(), self.container_owner()),))
         else:
             snapshot = _all_clients(engine)
-        wanted = desired.compute(snapshot, self._applied(gateway), self.served_by)
+        among = self.judgement().among
+        wanted = desired.compute(snapshot, replace(self._applied(gateway), among=among))
         pairs = {container.id: (container, owner) for container, owner in snapshot.clients}
         clients = (
             _attached(client, *pairs[client.container_id], gateway) for client in wanted.clients
@@ -262,12 +264,14 @@ class Site:
     def _applied(self, gateway: Gateway) -> Gateway:
         """Return the gateway with what is unreachable through it, as its tunnel is lost."""
         found = tunnels.once(Reader(), self.settings)
+        covers = covered.once(Reader(), self.settings)
         with suppress(SkippedError):
             found.look(gateway, self.gateway_netns_file)
-        return found.applied(gateway)
+            covers.look(gateway, self.gateway_netns_file)
+        return covers.applied(found.applied(gateway))
 
     def _find_client(self) -> AttachedClient:
-        asks = NETWORKS_LABEL in self.container().labels
+        asks = serving.asks(self.container().labels)
         found = [client for client in self.asking().clients if asks and client.routes]
         return found[0] if found else lacking("a destination")
 
@@ -283,7 +287,7 @@ class Site:
     @property
     def served_by(self) -> str:
         """Name of the gateway by which the clients are served; nothing if it is ours."""
-        winner = self.verdict().winner
+        winner = self.judgement().verdict.winner
         place = self.sidecar()
         return winner.gateway * (winner.gateway_id != (place.service or place.gateway.id))
 
@@ -410,7 +414,7 @@ class Site:
 
 def _all_clients(engine: Engine) -> Snapshot:
     pairs, skipped = [], []
-    for one in engine.containers(NETWORKS_LABEL):
+    for one in asking(engine):
         try:
             pairs.append((one, netns_owner(engine, engine.inspect(one.id))))
         except NamespaceLeftError as error:

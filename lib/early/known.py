@@ -12,7 +12,8 @@ import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from lib.model import DIRECT_LABEL, NETWORKS_LABEL, Container
+from lib.model import Container
+from lib.routing.serving import asks, ours
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -23,9 +24,7 @@ MOST_CONTAINERS = 2000
 """Of which something is remembered; the longest unheard-of is forgotten first."""
 
 MOST_CHARACTERS = 4096
-"""Of each label of a container that is remembered."""
-
-_OURS = (NETWORKS_LABEL, DIRECT_LABEL)
+"""Of all labels of a container that are remembered."""
 
 
 class KnownContainers:
@@ -105,15 +104,15 @@ class KnownContainers:
 
     def _keep(self, container: Container) -> None:
         self._forget(container.id)
-        labels = {key: text for key in _OURS if (text := container.labels.get(key)) is not None}
-        if any(len(text) > MOST_CHARACTERS for text in labels.values()):
+        labels = ours(container.labels)
+        if sum(len(key) + len(text) for key, text in labels.items()) > MOST_CHARACTERS:
             self._is_listed = False  # Not everything is known any more.
             return
         self._containers[container.id] = replace(
             container, labels=labels, sandbox_key="", endpoints=(), upper_dir=""
         )
         self._names[container.name] = container.id
-        if NETWORKS_LABEL in labels and not container.running:
+        if asks(labels) and not container.running:
             self._idle.add(container.id)
         if len(self._containers) > MOST_CONTAINERS:
             oldest = next(iter(self._containers))

@@ -15,7 +15,8 @@ import structlog
 
 from lib.engine.gwbridge import with_unlisted
 from lib.errors import CallError, GoneError, WgRouteMgrError
-from lib.model import NETWORKS_LABEL, DockerNetwork
+from lib.model import DockerNetwork
+from lib.routing.serving import asks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -66,7 +67,7 @@ class Description:
     def client(self) -> Container | None:
         """The container if it asks for routes and does not run (yet)."""
         found = self.container
-        return found if found and not found.running and NETWORKS_LABEL in found.labels else None
+        return found if found and not found.running and asks(found.labels) else None
 
 
 NO_NETWORK = DockerNetwork("", "", (), {})
@@ -127,7 +128,7 @@ class Answers:
         if fresh and fresh.asked >= since:
             return fresh
         known = self.known.named(owner.text) if owner.is_name else self.known.get(owner.text)
-        if known and NETWORKS_LABEL in known.labels and (owner.is_name or known.running):
+        if known and asks(known.labels) and (owner.is_name or known.running):
             return None
         return Description(0.0, known) if known else None
 

@@ -23,9 +23,9 @@ from lib.early.arrivals import Arrivals
 from lib.early.known import KnownContainers
 from lib.early.lookup import Connections, Lookup
 from lib.early.watch import NamespaceWatch
+from lib.engine.asking import asking
 from lib.errors import WgRouteMgrError
 from lib.kernel.addresses import AddressMonitor
-from lib.model import NETWORKS_LABEL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -160,7 +160,7 @@ class EarlyRoutes:
         while True:
             try:
                 engine = self._connections.take()
-                self._known.learn_idle(engine.containers(NETWORKS_LABEL, running=False))
+                self._known.learn_idle(asking(engine, running=False))
             except WgRouteMgrError as error:
                 log.debug("lookup.failed", reason=error.reason)
                 time.sleep(_RETRY_SECONDS)

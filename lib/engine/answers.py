@@ -62,7 +62,7 @@ def parse_container(answer: Answer) -> Container:
         sandbox_key=namespaces.locate(
             settings.get("SandboxKey") or "", answer["State"].get("Pid") or 0, answer["Id"]
         ),
-        endpoints=_endpoints(settings),
+        endpoints=_endpoints(settings, answer["Id"]),
         upper_dir=layer.get("UpperDir") or "",
         started_at=_moment(answer["State"].get("StartedAt")),
         dns=tuple(_readable("address", ip_address, host.get("Dns") or ())),
@@ -114,7 +114,7 @@ def _parse_listed(item: Answer) -> Container:
         labels=item.get("Labels") or {},
         network_mode=(item.get("HostConfig") or {}).get("NetworkMode") or "",
         sandbox_key="",
-        endpoints=_endpoints(item.get("NetworkSettings") or {}),
+        endpoints=_endpoints(item.get("NetworkSettings") or {}, item["Id"]),
     )
 
 
@@ -170,9 +170,7 @@ def parse_event(line: str | bytes) -> Event | None:
 def with_network_ids(container: Container, ids: Mapping[str, str]) -> Container:
     """Return the container with the ids of its networks where their names were told for ids."""
     points = (
-        Endpoint(point.network, ids.get(point.network, ""), point.interfaces)
-        if has_name_for_id(point)
-        else point
+        replace(point, network_id=ids.get(point.network, "")) if has_name_for_id(point) else point
         for point in container.endpoints
     )
     return replace(container, endpoints=tuple(points))
@@ -210,9 +208,15 @@ def _parse_end(item: tuple[str, Answer]) -> tuple[bool, str, tuple[Interface, ..
     return is_id, key if is_id else end["Name"], addresses
 
 
-def _endpoints(settings: Answer) -> tuple[Endpoint, ...]:
+def _endpoints(settings: Answer, container_id: str) -> tuple[Endpoint, ...]:
+    """Return its attachments. Up to Docker 24 its short id is among its aliases."""
     return tuple(
-        Endpoint(name, endpoint.get("NetworkID") or "", tuple(_interfaces(endpoint)))
+        Endpoint(
+            name,
+            endpoint.get("NetworkID") or "",
+            tuple(_interfaces(endpoint)),
+            tuple(one for one in endpoint.get("Aliases") or () if one != container_id[:12]),
+        )
         for name, endpoint in (settings.get("Networks") or {}).items()
     )
 

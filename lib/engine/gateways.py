@@ -17,6 +17,8 @@ _SERVICE, _PROJECT, _NUMBER = (
     f"com.docker.compose.{key}" for key in ("service", "project", "container-number")
 )
 _ONE_OFF = "com.docker.compose.oneoff"
+SERVICE_LABELS = (_SERVICE, "com.docker.swarm.service.name")
+"""By which a container says of which service it is."""
 _SWARM_SERVICE, _SWARM_TASK = "com.docker.swarm.service.name", "com.docker.swarm.task.name"
 
 

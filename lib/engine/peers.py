@@ -7,6 +7,7 @@ by. No sidecar talks to another.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import structlog
@@ -35,15 +36,18 @@ def sidecars(engine: Engine) -> tuple[Container, ...]:
 def claims(
     engine: Engine, listed: Iterable[Container], networks: Sequence[str], known: Iterable[Claim]
 ) -> Iterator[Claim]:
-    """Yield what the sidecars claim that serve the network of one of those names (or its id).
+    """Yield what the sidecars claim; `networks` are name and id of the one that is ours.
 
-    What is `known` of one is taken for granted while its gateway cannot be told.
+    What is `known` of one is taken for granted while the engine does not answer. One in the
+    namespace of a gateway that was removed claims for one that has the sidecar's own name.
     """
     before = {claim.sidecar_id: claim for claim in known}
     for one in listed:
         try:
             found = _claim(engine, engine.inspect(one.id), networks)
-        except (CallError, GoneError, NotReadyError) as error:
+        except GoneError:
+            continue
+        except CallError as error:
             log.debug("answer.skipped", kind="container", reason=error.reason)
             found = before.get(one.id)
         if found:
@@ -51,32 +55,72 @@ def claims(
 
 
 def _claim(engine: Engine, peer: Container, networks: Sequence[str]) -> Claim | None:
-    """Return what a sidecar claims; None if it serves no clients, or those of another network."""
+    """Return what a sidecar claims; None if it serves no clients."""
     network = _choice(peer, "network", NETWORK_LABEL) or DEFAULT_NETWORK
-    if not peer.running or named_command(peer.arguments) != RUN or network not in networks:
+    network = network if network not in networks else ""
+    if not peer.running or named_command(peer.arguments) != RUN:
         return None
-    name, key, mode = _gateway(engine, peer)
-    if key == peer.id or mode == "host":
-        return None  # It waits, and touches no route.
     absent = peer.started_at - peer.finished_at if peer.finished_at else math.inf
-    return Claim(name, key, peer.id, peer.started_at, absent)
+    try:
+        found = _gateway(engine, peer)
+    except NotReadyError as error:
+        log.debug("answer.skipped", kind="container", reason=error.reason)
+        claim = Claim(peer.name, peer.id, peer.id, peer.started_at, absent, network=network)
+        return replace(claim, untold=peer.name)
+    if isinstance(found, str):
+        return Claim(found, found, peer.id, peer.started_at, absent, network=network)
+    if found.id == peer.id or found.network_mode == "host":
+        return None  # It waits, and touches no route.
+    claim = Claim(found.name, found.id, peer.id, peer.started_at, absent, network=network)
+    return described(claim, namespace_chain(engine, found), networks)
 
 
-def _gateway(engine: Engine, peer: Container) -> tuple[str, str, str]:
-    """Return name, id and network mode of a sidecar's gateway.
+def again(engine: Engine, claim: Claim, networks: Sequence[str]) -> Claim:
+    """Return a claim with its gateway as it is now, of a sidecar that is not there any more."""
+    try:
+        chain = namespace_chain(engine, engine.inspect(claim.gateway_id))
+    except (CallError, GoneError, NotReadyError) as error:
+        log.debug("answer.skipped", kind="container", reason=error.reason)
+        return replace(claim, up_since=None)
+    return described(claim, chain, networks)
+
+
+def described(claim: Claim, gateway: Sequence[Container], networks: Sequence[str]) -> Claim:
+    """Return a claim with what its gateway answers to, where it is, and since when.
+
+    `networks` are name and id of ours. `gateway` is its container, as inspected, and at the end who
+    owns its namespace.
+    """
+    names_of = (claim.network,) if claim.network else networks
+    points = [point for name in names_of if (point := gateway[-1].endpoint(name))]
+    aliases = [alias for point in points for alias in point.aliases]
+    services = [one.labels.get(key, "") for one in gateway for key in gateways.SERVICE_LABELS]
+    if claim.network and points:
+        claim = replace(claim, network=points[0].network)
+    names = {*aliases, *services, *(one.name for one in gateway)}
+    is_there = all(one.running for one in gateway) and any(one.interfaces for one in points)
+    since = max(one.started_at for one in gateway) if is_there else None
+    return replace(
+        claim,
+        names=frozenset(names - {claim.gateway, ""}),
+        up_since=since,
+        addresses=frozenset(face.ip for one in points for face in one.interfaces),
+    )
+
+
+def _gateway(engine: Engine, peer: Container) -> Container | str:
+    """Return a sidecar's gateway; of a swarm's service the name alone.
 
     One that was removed is still what the sidecar waits for, by the name that it was given.
     """
     if service := _choice(peer, "gateway-service", SERVICE_LABEL):
-        return service, service, ""
+        return service
     if reference := _choice(peer, "gateway", GATEWAY_LABEL):
         try:
-            found = gateways.named(engine, reference, "another sidecar", peer)
+            return gateways.named(engine, reference, "another sidecar", peer)
         except NotReadyError:
-            return reference, reference, ""
-    else:
-        found = namespace_chain(engine, peer)[-1]
-    return found.name, found.id, found.network_mode
+            return reference
+    return namespace_chain(engine, peer)[-1]
 
 
 def _choice(peer: Container, option: str, label: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING
 
-from lib.kernel import addresses, links, namespaces, netlink, route_table, ways
+from lib.kernel import addresses, covered, links, namespaces, netlink, route_table, ways
 from lib.kernel.changes import Listener
 from lib.model import MAIN, Inside
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from lib.kernel.namespaces import NamespaceId
     from lib.kernel.shells import Conversation, Shells
-    from lib.model import Address, Network, Way
+    from lib.model import Address, Network, Tunnelled, Way
 
 
 class Reader:
@@ -62,6 +62,17 @@ class Reader:
             netlink.connect(socket.NETLINK_ROUTE, path) as kernel,
         ):
             return ways.ways(kernel, front, destinations)
+
+    def covered(self, path: str, front: Collection[Address]) -> Tunnelled:
+        """Return what a gateway's kernel sends into its tunnels: `covered.covered`.
+
+        Raises NetnsError if that fails.
+        """
+        with (
+            namespaces.explained(f"read the routes in {path}"),
+            netlink.connect(socket.NETLINK_ROUTE, path) as kernel,
+        ):
+            return covered.covered(kernel, front)
 
     def link_of(self, path: str, held: Collection[Address]) -> str:
         """Return the name of the link that has one of the addresses; empty if none has.

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 # linux/rtnetlink.h, linux/if_link.h
 _GET_LINK = 18
+_UP = 1
+"""`IFF_UP`."""
 _LINK = struct.Struct("=BxHiII")
 """`ifinfomsg`: address family, type, index, flags and which of these to change."""
 _NAME, _MTU, _INFO, _EXT_MASK = 3, 4, 18, 29
@@ -34,6 +36,7 @@ class Link(NamedTuple):
     mtu: int
     """Bytes."""
     is_tunnel: bool
+    is_up: bool
 
 
 def mtus(kernel: socket.socket) -> dict[int, int]:
@@ -55,12 +58,13 @@ def listed(kernel: socket.socket) -> dict[int, Link]:
     """Return the links where a socket is, by index; raise OSError if the kernel does not tell."""
     found = {}
     for message in netlink.dump(kernel, _GET_LINK, _ASKED):
-        _, hardware, index, _, _ = _LINK.unpack_from(message.body)
+        _, hardware, index, flags, _ = _LINK.unpack_from(message.body)
         told = dict(netlink.attributes(message.body[_LINK.size :]))
         kind = dict(netlink.attributes(told.get(_INFO, b""))).get(_INFO_KIND, b"")
         found[index] = Link(
             netlink.text(told[_NAME]),
             int.from_bytes(told.get(_MTU, b""), sys.byteorder),
             is_tunnel=hardware not in {_ETHERNET, _LOOPBACK} or kind.rstrip(b"\0") == _TUN,
+            is_up=bool(flags & _UP),
         )
     return found

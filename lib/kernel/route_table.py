@@ -18,7 +18,7 @@ from lib.kernel.namespaces import explained
 from lib.model import MAIN, TABLE, Route, Rule
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Container, Mapping
 
     from lib.kernel.netlink import Message
     from lib.model import Network
@@ -96,6 +96,22 @@ def listed(kernel: socket.socket) -> tuple[Route, ...]:
 @lru_cache(maxsize=1024)  # Each pass reads all namespaces, and most say what they said before.
 def _routes(data: bytes) -> tuple[Route, ...]:
     return tuple(route for message in netlink.messages(data) if (route := _route(message)))
+
+
+def destinations(kernel: socket.socket, links: Container[int]) -> set[Network]:
+    """Return where routes of any table lead that go by one of these links, or by several links.
+
+    Raises OSError if the kernel does not tell.
+    """
+    found = set()
+    for message in netlink.dump(kernel, _GET_ROUTE, bytes(_ROUTE.size)):
+        family, length, _, _, _, _, _, number, flags = _ROUTE.unpack_from(message.body)
+        if number != _UNICAST or family not in _NETWORKS or flags & _CLONED:
+            continue
+        values = dict(netlink.attributes(message.body[_ROUTE.size :]))
+        if _DEVICE not in values or _number(values[_DEVICE]) in links:
+            found.add(_network(family, values.get(_DST, 0), length))
+    return found
 
 
 def rules(kernel: socket.socket) -> tuple[tuple[Rule, ...], frozenset[int]]:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from lib.engine.asking import asking
 from lib.engine.sharing import netns_owner
 from lib.errors import CallError, GoneError, NamespaceLeftError, NotReadyError
 from lib.logs.progress import with_progress
-from lib.model import NETWORKS_LABEL, Skipped, Snapshot
+from lib.model import Skipped, Snapshot
 from lib.reconcile.report import Failure
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Clients:
 
     def list(self, engine: Engine, ids: frozenset[str] | None = None) -> tuple[Container, ...]:
         """List the running containers with the label: all, or those of the ids."""
-        listed = engine.containers(NETWORKS_LABEL, ids=ids)
+        listed = asking(engine, ids=ids)
         if ids is None:
             present = {container.id for container in listed} | self.sharing
             self._known = {key: self._known[key] for key in present & self._known.keys()}

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     from lib.engine.client import Engine
     from lib.model import Container, DockerNetwork, Event, Network, Sidecar
+    from lib.reconcile.contest import Judgement
     from lib.reconcile.report import GatewayState
-    from lib.routing.contest import Verdict
     from lib.settings import Settings
 
 log = structlog.get_logger()
@@ -50,9 +50,9 @@ class GatewayTracker:
     ) -> None:
         """Tell `announce` of the gateway and of the directory of namespaces, before anyone acts.
 
-        One that is lost has no addresses. None for the gateway where it is unknown, or serves
-        nobody; None for the directory where it is not mounted here. `moved` is called, in a thread,
-        when a gateway that is a service's task may be another one.
+        One that is lost has no addresses. None for the gateway where it is unknown, None for the
+        directory where it is not mounted here. `moved` is called, in a thread, when a gateway that
+        is a service's task may be another one.
         """
         self._settings = settings
         self._clock = clock
@@ -60,7 +60,7 @@ class GatewayTracker:
         self._time = time_of_day
         self._contest = Contest(time_of_day)
         self._task = ServiceGateway(clock, Watch(moved) if moved else None)
-        self._verdict: Verdict | None = None
+        self._judgement: Judgement | None = None
         self._sidecar: Sidecar | None = None
         self._container: Container | None = None
         """The gateway's, as inspected last."""
@@ -111,8 +111,7 @@ class GatewayTracker:
         self.network = self._last.network if self._last else self.network
         if key := self.netns or self._task.own_netns:
             self._directory = None if is_at_process(key) else Path(key).parent
-        serves = not isinstance(state, Unknown) and not state.served_by
-        self._announce(self._last if serves else None, self._directory)
+        self._announce(self._last, self._directory)
         if isinstance(state, Found):
             self._judge_network()
         return state
@@ -127,7 +126,7 @@ class GatewayTracker:
         state, container, owner = self.state, self._container, self._owner
         if not isinstance(state, Found) or self._settings.on_gateway_loss == "keep":
             return False
-        if state.gateway.service or state.served_by or not container or not owner:
+        if state.gateway.service or not container or not owner:
             return False
         stopped = _stopped(container, owner, ended)
         if not stopped:
@@ -141,9 +140,9 @@ class GatewayTracker:
     @property
     def again_at(self) -> float:
         """When to look again although nothing happens (monotonic seconds)."""
-        if not self._verdict or self._verdict.until == math.inf:
+        if not self._judgement or self._judgement.until == math.inf:
             return self._task.again_at
-        until = self._clock() + max(0.0, self._verdict.until - self._time())
+        until = self._clock() + max(0.0, self._judgement.until - self._time())
         return min(until, self._task.again_at)
 
     def depends_on(self, event: Event) -> bool:
@@ -155,7 +154,7 @@ class GatewayTracker:
 
         Raises EngineError if the engine does not answer.
         """
-        self._verdict = None
+        self._judgement = None
         try:
             place = self._place(engine)
         except NotReadyError as error:
@@ -194,9 +193,10 @@ class GatewayTracker:
         """Add to a state by whom clients are served."""
         ours = [one for one in (self._container, self._owner) if one] or [place.gateway]
         ours = [gateways.standing_for(place.service)] if place.service else ours
-        self._verdict = self._contest.judge(engine, state.gateway, ours, place.own)
-        winner = self._verdict.winner
-        return replace(state, served_by=winner.gateway * (winner.gateway_id != ours[0].id))
+        self._judgement = self._contest.judge(engine, state.gateway, ours, place.own)
+        winner, among = self._judgement.verdict.winner, self._judgement.among
+        served_by = winner.gateway * (winner.gateway != ours[0].name)
+        return replace(state, gateway=replace(state.gateway, among=among), served_by=served_by)
 
     @property
     def ids(self) -> frozenset[str]:
@@ -301,8 +301,8 @@ class GatewayTracker:
             reason = f"{was} serves the clients of {state.gateway.network} no more"
             log.info("gateway.chosen", **values, reason=reason)
             return
-        assert self._verdict  # noqa: S101 - else nobody is known to serve them
-        reason = self._verdict.reason
+        assert self._judgement  # noqa: S101 - else nobody is known to serve them
+        reason = self._judgement.verdict.reason
         log.warning("gateway.contested", **values, reason=reason, hint=advice.ONE_GATEWAY)
 
 
@@ -320,7 +320,9 @@ def _stopped(
 
 
 def _alone(state: GatewayState) -> GatewayState:
-    return state if isinstance(state, Unknown) else replace(state, served_by="")
+    if isinstance(state, Unknown):
+        return state
+    return replace(state, gateway=replace(state.gateway, among=None), served_by="")
 
 
 def _without_addresses(gateway: Gateway) -> Gateway:

@@ -109,7 +109,11 @@ class Leaving:
         """
         actual: tuple[Thing, ...] = (*here.routes, *here.rules)
         connected = {address.network for address in here.addresses}
-        there = {thing: who for thing, who in namespace.given.items() if thing in actual}
+        there = {
+            thing: who
+            for thing, who in namespace.given.items()
+            if thing in actual and thing.place not in who.others
+        }
         if not self._withdraws:
             there = {
                 thing: who

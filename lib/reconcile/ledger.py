@@ -73,10 +73,6 @@ class Ledger:
         """Forget what was put into namespaces that have ended."""
         self._given = {place: given for place, given in self._given.items() if is_there(place)}
 
-    def leave_all(self) -> None:
-        """Forget all that stands anywhere: it is another sidecar's to replace, nothing of ours."""
-        self._given.clear()
-
     def forget_namespace(self, place: NamespaceId) -> None:
         """Forget what was put into a namespace that has ended."""
         self._given.pop(place, None)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from lib.errors import NetnsError, NotReadyError
 from lib.model import Skipped
-from lib.reconcile import failures, guard
+from lib.reconcile import covered, failures, guard
 from lib.reconcile.clients import Clients
 from lib.reconcile.gateway import GatewayTracker
 from lib.reconcile.namespace import Namespace, gather
 from lib.reconcile.report import Lost, Unknown
 from lib.reconcile.tunnels import once
-from lib.routing import desired, reach
+from lib.routing import desired, reach, serving
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,13 +54,16 @@ def look(engine: Engine, kernel: Reader, settings: Settings) -> Findings:
         raise NotReadyError(state.reason, state.hint)
     clients = Clients(kernel)
     located = clients.locate(engine, clients.list(engine))
-    # What is to be taken back was given by this gateway, whoever serves now.
-    served_by = "" if settings.command == "withdraw" else state.served_by
     lost = state if isinstance(state, Lost) else None
-    tunnels = once(kernel, settings)
-    tunnels.look(None if lost else state.gateway, tracker.netns)
-    gateway = tunnels.applied(state.gateway)
-    wanted = desired.compute(located.snapshot, gateway, served_by)
+    found_there = None if lost else state.gateway
+    tunnels, covers = once(kernel, settings), covered.once(kernel, settings)
+    tunnels.look(found_there, tracker.netns)
+    covers.look(found_there, tracker.netns)
+    gateway = covers.applied(tunnels.applied(state.gateway))
+    if settings.command == "withdraw":
+        # What is to be taken back was given by this gateway, whoever serves now.
+        gateway = replace(gateway, among=serving.alone(gateway.gateways))
+    wanted = desired.compute(located.snapshot, gateway)
     tunnels.learn(route.dst for client in wanted.clients for route in client.routes)
     network, seen = gateway.network, {}
     astray = frozenset(tunnels.lost)

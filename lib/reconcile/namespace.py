@@ -14,12 +14,12 @@ import structlog
 
 from lib import advice
 from lib.errors import NetnsError, NetnsGoneError
-from lib.model import DIRECT, IPV4, IPV6, MAIN, TABLE, Client, Refusal, Route, Rule, Step
+from lib.model import DIRECT, IPV4, IPV6, MAIN, OPEN, TABLE, Client, Refusal, Route, Rule, Step
 from lib.reconcile import failures
 from lib.reconcile.ledger import Given
 from lib.reconcile.report import Why
 from lib.reconcile.reporting import who
-from lib.routing import direct, iproute, policy, reach
+from lib.routing import coverage, direct, iproute, policy, reach
 from lib.routing.plan import Stage, chain, directly_reached, plan, stage
 from lib.routing.size import sized
 
@@ -80,6 +80,8 @@ class Namespace:
     """Those of whom only what keeps their packets from another way is wanted, while it stands."""
     is_anothers: bool = False
     """Whether these are another gateway's clients now."""
+    others: set[object] = field(default_factory=set)
+    """Places that are other gateways': what stands there is theirs, also if we put it there."""
     past: Mapping[Thing, Route] = field(default_factory=dict)
     """The direct routes as they are to be there: by which gateway, a look tells."""
 
@@ -100,10 +102,21 @@ class Namespace:
             }
         found = direct.resolved(self.wanted, here)
         remarks = {one: said for one, said in found.items() if isinstance(said, Refusal)}
-        self.refusals = {**reach.refusals(self._routes(), here, network), **remarks, **held}
+        unreached = reach.refusals(self._routes(), here, network)
+        self.refusals = {**unreached, **remarks, **held, **self._yield()}
         self.past = {one: route for one, route in found.items() if isinstance(route, Route)}
         if self.past:
             self.wanted = {self.past.get(one, one): client for one, client in self.wanted.items()}
+
+    def _yield(self) -> dict[Route, Refusal]:
+        """Leave to others what is theirs of what is not known here, and return what is not set."""
+        yielded = coverage.yielded(self.wanted, self.actual)
+        if OPEN in self.others:
+            known = {*self.wanted, *self.given}
+            in_table = (one for one in self.actual if isinstance(one, Route) and one.table == TABLE)
+            theirs = (one for one in in_table if one not in known and not one.is_guard)
+            self.others |= {one.place for one in (*yielded, *policy.needs(theirs))}
+        return yielded
 
     def _hold(self) -> dict[Route, Refusal]:
         """Want what is to stay of those who have left, and return what is to be said of it."""
@@ -179,9 +192,16 @@ class Namespace:
         given = () if self.is_anothers else self.given
         # Who has left may come to another gateway, which may just begin to set its own.
         left_over = () if self.left else self.left_over()
-        returnable = [*given, *(one for one in left_over if one not in given)]
+        returnable = [one for one in dict.fromkeys((*given, *left_over)) if self._is_ours(one)]
         planned = plan(wanted, self.actual, (one for one in returnable if not is_in(one, kept)))
         return [self.task(step, self._whose(step.thing)) for step in planned]
+
+    def _is_ours(self, thing: Thing) -> bool:
+        return thing.place not in self.others
+
+    def released(self) -> list[Thing]:
+        """Return what was put here and is another gateway's by now."""
+        return [one for one in self.given if one not in self.wanted and not self._is_ours(one)]
 
     def _can_be(self, thing: Thing) -> bool:
         return isinstance(thing, Route) or thing.version in self.ruled
@@ -196,7 +216,8 @@ class Namespace:
         found = {thing.plain: thing for thing in self.actual}
         there = [found[plain] for plain in whose if plain in found]
         left_over = self.left_over() if whose else ()
-        steps = plan((), self.actual, dict.fromkeys((*there, *left_over)))
+        due = filter(self._is_ours, (*there, *left_over))
+        steps = plan((), self.actual, dict.fromkeys(due))
         return [
             self.task(
                 replace(step, reason=""), whose.get(step.thing.plain) or self._whose(step.thing)
@@ -206,6 +227,8 @@ class Namespace:
 
     def left_over(self) -> list[Thing]:
         """Return what nobody wants and can only be ours, be it that we do not remember it."""
+        if OPEN in self.others:
+            return []
         return [
             thing for thing in self.actual if policy.is_ours(thing) and thing not in self.wanted
         ]
@@ -239,16 +262,41 @@ class Namespace:
         return tuple(Refusal(dst, reason, advice.CONNECTED) for dst in found)
 
 
+def others_in(desired: Desired, path: str) -> set[object]:
+    """Return the places in a namespace that are other gateways'."""
+    elsewhere = (one.elsewhere for one in desired.skipped if one.elsewhere)
+    there = (one for one in (*desired.clients, *elsewhere) if one.netns == path)
+    return {place for client in there for place in client.others}
+
+
 def gather(desired: Desired) -> dict[str, Namespace]:
-    """Gather what is wanted by namespace."""
+    """Gather what is wanted by namespace.
+
+    Of two containers in one that ask different gateways for the same, the first by name is heard.
+    """
     namespaces: dict[str, Namespace] = {}
-    for client in desired.clients:
+    elsewhere = [one.elsewhere for one in desired.skipped if one.elsewhere]
+    others, served = (defaultdict[str, set[object]](set) for _ in range(2))
+    for client in sorted((*desired.clients, *elsewhere), key=lambda one: one.container):
+        taken = others[client.netns]
         for thing in (*policy.needs(client.routes), *client.direct):
-            namespace = namespaces.setdefault(client.netns, Namespace(client.netns))
+            if isinstance(thing, Route) and thing.place in served[client.netns]:
+                continue
+            namespace = namespaces.setdefault(client.netns, Namespace(client.netns, others=taken))
             namespace.wanted.setdefault(thing, client)
+        taken |= client.others
+        served[client.netns] |= client.others - client.unserved - _places(namespaces, client.netns)
+    for path, namespace in namespaces.items():
+        namespace.others -= _places(namespaces, path)
     for left in (one.left for one in desired.skipped if one.left):
         namespaces.setdefault(left.netns, Namespace(left.netns)).left.append(left)
     return namespaces
+
+
+def _places(namespaces: Mapping[str, Namespace], path: str) -> set[object]:
+    """Return the places of all routes that are wanted in a namespace."""
+    held = namespaces.get(path)
+    return {one.place for one in held.wanted if isinstance(one, Route)} if held else set()
 
 
 def values_of(namespace: Namespace, task: Task) -> dict[str, str]:
@@ -354,7 +402,7 @@ class Visitor:
         """Compare what we remember with what is there."""
         actual = set(namespace.actual)
         gone = namespace.given.keys() if namespace.is_anothers else namespace.given.keys() - actual
-        for thing in gone:
+        for thing in (*gone, *namespace.released()):
             self.ledger.drop(place, thing)
         for thing, client in namespace.wanted.items():
             if thing in actual:

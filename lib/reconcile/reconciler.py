@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING
 from lib.logs.progress import with_progress
 from lib.reconcile import failures
 from lib.reconcile.clients import Clients
+from lib.reconcile.covered import Covered
 from lib.reconcile.gateway import GatewayTracker
 from lib.reconcile.guard import Guard
 from lib.reconcile.leave import Leaving
 from lib.reconcile.ledger import Ledger
-from lib.reconcile.namespace import Namespace, Visitor, gather
+from lib.reconcile.namespace import Namespace, Visitor, gather, others_in
 from lib.reconcile.report import Found, Lost, Report, Scope, Unknown
 from lib.reconcile.reporting import Reporting
 from lib.reconcile.rerouting import Rerouting
 from lib.reconcile.tunnels import Tunnels
-from lib.routing import desired
+from lib.routing import desired, serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -64,6 +65,7 @@ class Reconciler:
         self._announced: tuple[Gateway | None, Path | None] = (None, None)
         self._gateway = GatewayTracker(settings, clock, self._lead, time_of_day, moved)
         self._tunnels = Tunnels(kernel, settings, time_of_day, tell=news)
+        self._covered = Covered(kernel, settings, clock)
         self._guard = Guard(kernel) if settings.gateway_guard == "on" else None
         self._clients = Clients(kernel)
         self._ledger = Ledger(delay)
@@ -88,8 +90,6 @@ class Reconciler:
             scope = replace(scope, is_full=True)
         if isinstance(state, Unknown):
             return Report(scope, state, unfinished=self._ledger.unfinished)
-        if state.served_by:
-            self._ledger.leave_all()
         listed = self._list(engine, scope)
         chosen = self._choose(listed, scope, is_news=state != before)
         served: list[Desired] = []
@@ -112,10 +112,11 @@ class Reconciler:
             changed=visitor.changed + shut,
             refused=sum(not one.served for client in clients for one in client.refusals),
             unfinished=self._ledger.unfinished,
-            again_at=self._gateway.again_at,
+            again_at=min(self._gateway.again_at, self._covered.again_at),
             listed=listed,
             mtus=self._tunnels.mtus,
             lost=self._tunnels.lost,
+            coverage=self._covered.now,
         )
 
     def reroute(self, scope: Scope) -> Report:
@@ -125,13 +126,15 @@ class Reconciler:
         """
         gateway, directory = self._announced
         if not gateway or not gateway.addresses:
-            return Report(scope, self._gateway.state, unfinished=self._ledger.unfinished)
-        lost, mtus = self._tunnels.lost, self._tunnels.mtus
+            left, covered = self._ledger.unfinished, self._covered.now
+            return Report(scope, self._gateway.state, unfinished=left, coverage=covered)
+        lost, mtus, covered = self._tunnels.lost, self._tunnels.mtus, self._covered.now
         self._lead(gateway, directory)
         resized = {dst for dst, _ in mtus.items() ^ self._tunnels.mtus.items()}
-        applied = self._tunnels.applied(gateway)
+        applied = self._applied(gateway)
         work = Rerouting(self._kernel, self._ledger, applied, self._tunnels.mtus, resized)
         self._kernel.serve(work.visits())
+        is_other = self._covered.is_asked and covered != self._covered.now
         return Report(
             scope,
             self._gateway.state,
@@ -141,7 +144,8 @@ class Reconciler:
             unfinished=self._ledger.unfinished,
             mtus=self._tunnels.mtus,
             lost=self._tunnels.lost,
-            is_rerouted=bool(resized) or lost != self._tunnels.lost,
+            coverage=self._covered.now,
+            is_rerouted=bool(resized) or is_other or lost != self._tunnels.lost,
         )
 
     def _shut(self, scope: Scope) -> int:
@@ -204,9 +208,14 @@ class Reconciler:
     def _lead(self, gateway: Gateway | None, directory: Path | None) -> None:
         """Look where the gateway sends what, and announce it with that."""
         self._announced = gateway, directory
-        self._tunnels.look(gateway if gateway and gateway.addresses else None, self._gateway.netns)
+        there = gateway if gateway and gateway.addresses else None
+        self._tunnels.look(there, self._gateway.netns)
+        self._covered.look(there, self._gateway.netns)
         self._tunnels.tell()
-        self._announce(self._tunnels.applied(gateway) if gateway else None, directory)
+        self._announce(self._applied(gateway) if gateway else None, directory)
+
+    def _applied(self, gateway: Gateway) -> Gateway:
+        return self._covered.applied(self._tunnels.applied(gateway))
 
     def _concerns_all(self, scope: Scope) -> bool:
         is_found = isinstance(self._gateway.state, Found)
@@ -222,6 +231,8 @@ class Reconciler:
         present = self._ledger.keep(there, asked, now)
         self._reporting.keep(present)
         self._complete -= scope.ids | present
+        is_auto = any(serving.asks_auto(one.labels) for one in listed)
+        self._covered.is_asked = is_auto or (self._covered.is_asked and asked is not None)
         if asked is None:
             self._tunnels.begin()
             self._ledger.keep_namespaces(lambda place: self._kernel.identify(place.path) == place)
@@ -260,11 +271,13 @@ class Reconciler:
         if guarded := self._guarded(state):
             guarded.take_before(before.pop(guarded.path, ()))
             yield guarded
-        self._tunnels.expect(dst for one in chosen for dst in desired.asked(one))
+        gateway = state.gateway
+        self._tunnels.expect(dst for one in chosen for dst in desired.asked(one, gateway))
         for batch in self._clients.batches(chosen):
             located = self._clients.locate(engine, batch, scope.ids)
             wanted = self._wanted(located, state)
-            if self._tunnels.learn(one.dst for each in wanted.clients for one in each.routes):
+            asked = (one.dst for each in wanted.clients for one in each.routes)
+            if self._tunnels.learn(asked, through=self._covered.now.networks or ()):
                 wanted = self._wanted(located, state)
             served.append(wanted)
             self._reporting.remarks(wanted)
@@ -273,7 +286,7 @@ class Reconciler:
             for _, owner in located.snapshot.clients:
                 path = owner.sandbox_key
                 if path in before:
-                    namespaces.setdefault(path, Namespace(path))
+                    namespaces.setdefault(path, Namespace(path, others=others_in(wanted, path)))
                 if path in namespaces:
                     namespaces[path].identity = located.identities.get(path)
                     namespaces[path].attached = owner.attached
@@ -287,13 +300,12 @@ class Reconciler:
             yield namespace
 
     def _wanted(self, located: Located, state: Found | Lost) -> Desired:
-        gateway = self._tunnels.applied(state.gateway)
-        return desired.compute(located.snapshot, gateway, state.served_by)
+        return desired.compute(located.snapshot, self._applied(state.gateway))
 
     def _guarded(self, state: Found | Lost) -> Namespace | None:
         """Return the gateway's namespace, if it is to have a guard and can have one."""
         place, owner = self._gateway.sidecar, self._gateway.owner
-        if not self._guard or state.served_by or isinstance(state, Lost) or not place or not owner:
+        if not self._guard or isinstance(state, Lost) or not place or not owner:
             return None
         return self._guard.namespace(state.gateway, place.gateway, owner)
 

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from lib.model import NOT_SEEN
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from lib.model import Container, Gateway, Network
+    from lib.model import Container, Coverage, Gateway, Network
 
 
 TUNNEL = "tunnel"
@@ -47,7 +49,7 @@ class Found:
 
     gateway: Gateway
     served_by: str = ""
-    """Name of another gateway, if clients are served by that one."""
+    """Name of another gateway, if clients that name none are served by that one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,8 @@ class Report:
     """How large packets to a destination may be behind the gateway (bytes), if smaller there."""
     lost: Mapping[Network, float] = field(default_factory=dict)
     """What should go into the gateway's tunnel and does not, and since when (Unix time)."""
+    coverage: Coverage = NOT_SEEN
+    """What the gateway's tunnels cover."""
     is_rerouted: bool = False
     """Whether a full pass is to verify what was done about a tunnel."""
 

@@ -136,9 +136,13 @@ class Tunnels:
             self._judge(new)
         return new
 
-    def learn(self, destinations: Iterable[Network]) -> bool:
-        """Take note that a client asks for these, and tell whether any is lost that was not."""
+    def learn(self, destinations: Iterable[Network], *, through: Iterable[Network] = ()) -> bool:
+        """Take note that a client asks for these, and tell whether any is lost that was not.
+
+        Those that went `through` a tunnel before, as somebody else has seen, should do so.
+        """
         self._wanted |= (asked := {*destinations})
+        self._through |= asked.intersection(through)
         return not self.expect(asked).isdisjoint(self._lost)
 
     def _ask(self, destinations: Iterable[Network]) -> None:

@@ -37,6 +37,8 @@ class Verdict:
     def reason(self) -> str:
         """Why it is that one."""
         served = f"clients are served by the gateway {self.winner.gateway}"
+        if self.winner.gateway == self.winner.untold:
+            served = f"clients are served by that of the sidecar {self.winner.untold}"
         if sooner := [name for name in self.waiting if name < self.winner.gateway]:
             return f"{served} until the sidecar of {sooner[0]} has run for {HOLD_SECONDS:g} s"
         return f"{served}, by name the first of those on this network"
@@ -57,15 +59,16 @@ def remembered(known: Iterable[Claim], found: Iterable[Claim], now: float) -> tu
     """Return one claim for each gateway: those found, and those known that went just now.
 
     Of several sidecars beside one gateway it is that of the one that is there for longest. One that
-    took another's place was away for no longer than that place was empty.
+    took another's place was away for no longer than that place was empty. One of which nobody can
+    tell any more which gateway it has went, too.
     """
     claims: dict[str, Claim] = {}
     for one in sorted(found, key=_there_since):
         claims.setdefault(one.gateway, one)
-    there = {one.sidecar_id for one in claims.values()}
+    there = {one.sidecar_id for one in claims.values() if not one.untold}
     for old in known:
         new, ended = claims.get(old.gateway), old.ended or now
-        if new:
+        if new and (old.untold or not new.untold):
             claims[old.gateway] = replace(new, absent=min(new.absent, _absence(old, new)))
         elif old.sidecar_id not in there and now - ended < HOLD_SECONDS:
             claims[old.gateway] = replace(old, ended=ended)
@@ -79,8 +82,8 @@ def _absence(old: Claim, new: Claim) -> float:
     return max(0.0, new.since - old.ended) if old.ended else 0.0
 
 
-def _rank(claim: Claim) -> tuple[str, str]:
-    return claim.gateway, claim.gateway_id
+def _rank(claim: Claim) -> tuple[str, str, str]:
+    return claim.untold, claim.gateway, claim.gateway_id
 
 
 def _there_since(claim: Claim) -> float:
@@ -93,6 +96,10 @@ def _waits(claim: Claim, others: Iterable[Claim], now: float) -> bool:
 
     A clock that was set back makes nobody wait.
     """
-    since = _there_since(claim)
-    is_new = 0 <= now - since < HOLD_SECONDS
-    return is_new and any(since - _there_since(other) >= HOLD_SECONDS for other in others)
+    return is_new(_there_since(claim), map(_there_since, others), now)
+
+
+def is_new(since: float, others: Iterable[float], now: float) -> bool:
+    """Tell whether who is there since then came just now, when another was there for a while."""
+    came_just_now = 0 <= now - since < HOLD_SECONDS
+    return came_just_now and any(since - other >= HOLD_SECONDS for other in others)

@@ -15,6 +15,7 @@ from lib.model import (
     DEFAULT_METRIC,
     DIRECT_LABEL,
     NETWORKS_LABEL,
+    OPEN,
     TABLE,
     Client,
     Desired,
@@ -22,24 +23,25 @@ from lib.model import (
     Route,
     Skipped,
 )
-from lib.routing import attached, direct, labels, policy
+from lib.routing import attached, coverage, direct, policy, serving
 from lib.routing.surprises import surprises
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from lib.model import Container, Endpoint, Gateway, Network, Snapshot
+    from lib.routing.serving import Portion
 
 
-def compute(snapshot: Snapshot, gateway: Gateway, served_by: str = "") -> Desired:
-    """Return what every labelled container gets through that gateway, ordered by name.
+def compute(snapshot: Snapshot, gateway: Gateway) -> Desired:
+    """Return what every container that asks gets through that gateway, ordered by name.
 
-    That is nothing if they are served by another one. While the gateway is lost, what it led to is
-    unreachable: its address may go to a stranger.
+    What another gateway serves is left to the sidecar of that one. While the gateway is lost, what
+    it led to is unreachable: its address may go to a stranger.
     """
     clients, skipped = [], list(snapshot.skipped)
     for container, owner in sorted(snapshot.clients, key=lambda pair: (pair[0].name, pair[0].id)):
-        verdict = _client(container, owner, gateway, served_by)
+        verdict = _client(container, owner, gateway)
         if isinstance(verdict, Client):
             clients.append(verdict)
         else:
@@ -48,9 +50,7 @@ def compute(snapshot: Snapshot, gateway: Gateway, served_by: str = "") -> Desire
     return Desired(tuple(clients), tuple(skipped))
 
 
-def _client(
-    container: Container, owner: Container, gateway: Gateway, served_by: str
-) -> Client | Skipped:
+def _client(container: Container, owner: Container, gateway: Gateway) -> Client | Skipped:
     def skip(reason: str, hint: str = "", *, expected: bool = False) -> Skipped:
         return Skipped(container.name, container.id, reason, hint, expected)
 
@@ -66,43 +66,82 @@ def _client(
     if owner.id == gateway.container_id:
         hint = f"remove the label {NETWORKS_LABEL}: the gateway has these routes itself"
         return skip("is in the gateway's own network namespace", hint)
+    portion = _portion(container, owner, gateway)
     point = owner.endpoint(gateway.network_id)
+    near = (*owner.attached, *gateway.unlisted)
+    versions = {one.version for one in (point.interfaces if point else owner.attached)}
+    portion, auto = coverage.completed(portion, gateway, near, versions)
     if not point:
         hint = advice.attach(gateway.network, owner)
         skipped = skip(f"is not attached to {gateway.network}", hint, expected=True)
-        return skipped if served_by else replace(skipped, left=_left(container, owner, gateway))
-    if served_by:
-        hint = f"ask the sidecar of {served_by} about it"
-        return skip(f"is served by the gateway {served_by}", hint, expected=True)
+        return replace(skipped, left=_left(container, owner, gateway, portion))
     if not owner.sandbox_key:
         return skip("has no network namespace yet", expected=True)
-    return _served(container, owner, gateway, point)
+    client = replace(_served(container, owner, gateway, point, portion), auto=auto)
+    if client.routes or client.refusals or not (others := _others(portion, gateway)):
+        return client
+    hint = f"ask the sidecar of {others} about it"
+    skipped = skip(f"is served by the gateway {others}", hint, expected=True)
+    return replace(skipped, elsewhere=client)
 
 
-def _served(container: Container, owner: Container, gateway: Gateway, point: Endpoint) -> Client:
+def _others(portion: Portion, gateway: Gateway) -> str:
+    """Return the names of the gateways that serve somebody instead of ours; empty if none does."""
+    names = {name for name in (*portion.elsewhere.values(), *portion.autos) if name}
+    if not names and not portion.tells:
+        return gateway.gateways.unnamed
+    return ", ".join(sorted(names))
+
+
+def _served(
+    container: Container, owner: Container, gateway: Gateway, point: Endpoint, portion: Portion
+) -> Client:
     networks = (*owner.attached, *gateway.unlisted)
     past = container.labels.get(DIRECT_LABEL, "")
-    routes, remarks = _routes(
-        container.labels.get(NETWORKS_LABEL, ""),
-        gateway,
-        point,
-        networks,
-        wholly=direct.names_networks(past),
-    )
-    beside, refusals = direct.asked(past, routes, owner, gateway, networks)
-    surprising = surprises(owner, [route.dst for route in routes], beside)
+    wholly = direct.names_networks(past)
+    routes, remarks = _routes(portion, gateway, point, networks, wholly=wholly)
+    elsewhere = _elsewhere(portion.elsewhere, networks, wholly=wholly)
+    nobodys = [one for one in elsewhere if not portion.elsewhere[one.dst]]
+    beside, refusals = direct.asked(past, (*routes, *elsewhere), owner, gateway, networks)
+    own = tuple(thing for thing in beside if direct.is_beside(thing, routes, elsewhere))
+    theirs = (thing for thing in beside if direct.is_beside(thing, elsewhere, routes))
+    is_open = not coverage.is_complete(portion, gateway)
+    tells = portion.tells and not is_open  # Else it may be inside what is not known here.
+    places = {thing.place for thing in (*policy.needs(elsewhere), *theirs)}
+    surprising = surprises(owner, [route.dst for route in routes], own)
     return Client(
         container.name,
         container.id,
         owner.sandbox_key,
         routes,
-        (*remarks, *refusals, *surprising),
+        (*remarks, *(refusals if tells else ()), *surprising),
         shared_with=owner.name if owner.id != container.id else "",
-        direct=beside,
+        direct=own,
+        others=frozenset(places | ({OPEN} if is_open else set())),
+        unserved=frozenset(thing.place for thing in policy.needs(nobodys)),
+        yields_to=coverage.rivals(portion, gateway),
     )
 
 
-def _left(container: Container, owner: Container, gateway: Gateway) -> Client | None:
+def _elsewhere(
+    destinations: Iterable[Network], networks: Sequence[Network], *, wholly: bool
+) -> tuple[Route, ...]:
+    """Return what stands for the routes of other gateways: where these are, not where they lead."""
+    return tuple(
+        Route(
+            dst,
+            None,
+            DEFAULT_METRIC[dst.version],
+            table=policy.table_of(dst, networks, wholly=wholly),
+        )
+        for dst in destinations
+        if not attached.refusal(dst, networks)
+    )
+
+
+def _left(
+    container: Container, owner: Container, gateway: Gateway, portion: Portion
+) -> Client | None:
     """Return what holds on for who is not on the network any more, as far as it stands.
 
     That is what keeps packets from any other way: the guards of what went to our table.
@@ -112,7 +151,7 @@ def _left(container: Container, owner: Container, gateway: Gateway) -> Client | 
     wholly = direct.names_networks(past) or not gateway.addresses
     guards = tuple(
         policy.guard(dst)
-        for dst in asked(container)
+        for dst in portion.destinations
         if policy.table_of(dst, near, wholly=wholly) == TABLE
     )
     if not guards or not owner.sandbox_key:
@@ -127,13 +166,17 @@ def _left(container: Container, owner: Container, gateway: Gateway) -> Client | 
 
 
 def _routes(
-    label: str, gateway: Gateway, point: Endpoint, networks: Sequence[Network], *, wholly: bool
+    portion: Portion,
+    gateway: Gateway,
+    point: Endpoint,
+    networks: Sequence[Network],
+    *,
+    wholly: bool,
 ) -> tuple[tuple[Route, ...], tuple[Refusal, ...]]:
-    destinations, refusals = labels.parse(label)
     versions: set[int] = {network.version for network in networks}
     routes = []
-    remarks = list(refusals)
-    for dst in destinations:
+    remarks = list(portion.refusals)
+    for dst in portion.destinations:
         remark = _lacking(dst, gateway, point) or attached.refusal(dst, networks)
         is_served = not remark or remark.served
         if is_served:
@@ -141,13 +184,19 @@ def _routes(
         # Who has no address of an IP version lacks nothing where that is unreachable.
         if remark and (dst.version in versions or not is_served):
             remarks.append(remark)
-    remarks += _open(destinations, versions)
+    everything = {dst.version for dst in portion.everything if dst.prefixlen == 0}
+    remarks += _open(portion.destinations, versions - everything)
     return tuple(routes), tuple(remarks)
 
 
-def asked(container: Container) -> tuple[Network, ...]:
-    """Return what a container's label asks for, whether it can be served or not."""
-    return labels.parse(container.labels.get(NETWORKS_LABEL, ""))[0]
+def asked(container: Container, gateway: Gateway) -> tuple[Network, ...]:
+    """Return what a container's labels ask of a gateway, whether it can be served or not."""
+    return _portion(container, container, gateway).destinations
+
+
+def _portion(container: Container, owner: Container, gateway: Gateway) -> Portion:
+    names = {name for each in owner.endpoints for name in (each.network, each.network_id)}
+    return serving.portion(container.labels, gateway.gateways, names)
 
 
 def leading(dst: Network, gateway: Gateway, table: int) -> Route:
@@ -178,10 +227,9 @@ def _lacking(dst: Network, gateway: Gateway, point: Endpoint) -> Refusal | None:
     return Refusal(str(dst), reason, hint)
 
 
-def _open(destinations: Iterable[Network], versions: set[int]) -> Iterator[Refusal]:
+def _open(destinations: Iterable[Network], versions: Iterable[int]) -> Iterator[Refusal]:
     """Yield a remark on an IP version that goes its own way where all of the other is asked for."""
-    everything = {dst.version: dst for dst in destinations if dst.prefixlen == 0}
-    for dst in everything.values():
-        for other in versions - everything.keys():
+    for dst in (one for one in destinations if one.prefixlen == 0):
+        for other in versions:
             reason = f"is served, but IPv{other} goes on by the engine's default route"
             yield Refusal(str(dst), reason, advice.both_versions(other), served=True)

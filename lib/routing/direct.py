@@ -65,6 +65,23 @@ def asked(
     return tuple(things), tuple(remarks)
 
 
+def is_beside(thing: Thing, routes: Iterable[Route], elsewhere: Iterable[Route]) -> bool:
+    """Tell whether what keeps off the gateways is to be set with these routes of ours.
+
+    A rule goes with any of its IP version, a route with the narrowest that is around it.
+    """
+    if isinstance(thing, Rule):
+        return any(one.version == thing.version for one in routes)
+    return _narrowest(thing, routes) > _narrowest(thing, elsewhere)
+
+
+def _narrowest(thing: Route, routes: Iterable[Route]) -> int:
+    """Return the longest prefix of those destinations that contain a route's; -1 if none does."""
+    same = (one.dst for one in routes if one.version == thing.version)
+    around = (dst.prefixlen for dst in same if thing.dst.subnet_of(dst))  # type: ignore[arg-type]
+    return max(around, default=-1)
+
+
 def resolved(wanted: Collection[Thing], here: Inside) -> dict[Route, Route | Refusal]:
     """Return, of what is wanted in a namespace, each direct route as it is now; or why not."""
     through = [thing for thing in wanted if isinstance(thing, Route) and not _is_direct(thing)]

@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING, TypeVar
 from lib.model import Network, Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 T = TypeVar("T")
+
+AUTO = "auto"
+"""Entry that stands for all that the gateway sends into its tunnels."""
 
 MAX_ENTRIES = 1000
 """Entries of one label that are read; a client with more of them wants a wider network."""
@@ -47,21 +50,34 @@ _NAME = re.compile("[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 def parse(text: str) -> tuple[tuple[Network, ...], tuple[Refusal, ...]]:
     """Return the destinations of a `wgroutemgr.networks` label in order, and what was refused.
 
-    White space around entries, empty entries and repetitions are passed over in silence.
+    White space around entries, empty entries, repetitions and `auto` are passed over in silence.
     """
-    return _entries(text, _destination)
+    return _entries([entry for entry in _split(text) if entry != AUTO], _destination)
 
 
 @lru_cache(maxsize=256)
 def parse_direct(text: str) -> tuple[tuple[Network | str, ...], tuple[Refusal, ...]]:
     """Return destinations and names of networks of a `wgroutemgr.direct` label, and the same."""
-    return _entries(text, _destination_or_name)
+    return _entries(_split(text), _destination_or_name)
+
+
+def asks_auto(text: str) -> bool:
+    """Tell whether a `wgroutemgr.networks` label asks for all that the gateway's tunnels cover."""
+    return AUTO in _split(text)
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Return the entries of a label, each once, whatever they are."""
+    return tuple(dict.fromkeys(_split(text)))
+
+
+def _split(text: str) -> list[str]:
+    return [entry for raw in text.split(",") if (entry := raw.strip())]
 
 
 def _entries(
-    text: str, parse_one: Callable[[str], T | Refusal]
+    entries: Sequence[str], parse_one: Callable[[str], T | Refusal]
 ) -> tuple[tuple[T, ...], tuple[Refusal, ...]]:
-    entries = [entry for raw in text.split(",") if (entry := raw.strip())]
     found: dict[T, None] = {}
     refusals: dict[Refusal, None] = {}
     for entry in entries[:MAX_ENTRIES]:
@@ -74,7 +90,7 @@ def _entries(
         reason = (
             f"is entry {MAX_ENTRIES + 1} of the label; from here on all {len(surplus)} are left out"
         )
-        refusals[_refusal(surplus[0], reason, "join neighbouring networks into wider ones")] = None
+        refusals[refusal(surplus[0], reason, "join neighbouring networks into wider ones")] = None
     return tuple(found), tuple(refusals)
 
 
@@ -94,25 +110,32 @@ def _destination(entry: str) -> Network | Refusal:
     # ipaddress takes any text after a "%" for a scope id, and a mask such as /0.0.0.255 for a
     # prefix length.
     if "%" in entry:
-        return _refusal(entry, "has a scope id", "write the network without the % part")
+        return refusal(entry, "has a scope id", "write the network without the % part")
     address, slash, length = entry.partition("/")
     try:
         interface = ip_interface(entry)
     except ValueError:
-        return _refusal(entry, "is not a network in CIDR notation", "write it like 192.168.66.0/24")
+        return refusal(entry, "is not a network in CIDR notation", "write it like 192.168.66.0/24")
     network = interface.network
     if not slash or not length.isdigit():
-        return _refusal(entry, "has no prefix length", f"write {address}/{network.prefixlen}")
+        return refusal(entry, "has no prefix length", f"write {address}/{network.prefixlen}")
     if interface.ip != network.network_address:
-        return _refusal(entry, "has host bits set", f"write {network}")
-    for text, (special, name) in _NOT_UNICAST.items():
-        if network.version == special.version and network.subnet_of(special):  # type: ignore[arg-type]
-            return _refusal(entry, f"is not unicast: {name}, {text}", "no gateway leads there")
+        return refusal(entry, "has host bits set", f"write {network}")
+    if special := not_unicast(network):
+        return refusal(entry, f"is not unicast: {special}", "no gateway leads there")
     return network
 
 
-def _refusal(entry: str, reason: str, hint: str) -> Refusal:
-    """Show the entry short and printable: it is the client's text, and it ends in a log."""
+def not_unicast(network: Network) -> str:
+    """Return of which special network a network is a part; empty if of none."""
+    for text, (special, name) in _NOT_UNICAST.items():
+        if network.version == special.version and network.subnet_of(special):  # type: ignore[arg-type]
+            return f"{name}, {text}"
+    return ""
+
+
+def refusal(entry: str, reason: str, hint: str) -> Refusal:
+    """Refuse an entry, short and printable: it is the client's text, and it ends in a log."""
     text = entry if entry.isprintable() else ascii(entry)[1:-1]
     shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}… ({len(entry)} characters)"
     return Refusal(shown, reason, hint)

@@ -11,7 +11,18 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from tests.benchmark import changes, growth, intime, loss, plot, startup, swarm, without, world
+from tests.benchmark import (
+    changes,
+    growth,
+    intime,
+    loss,
+    plot,
+    startup,
+    swarm,
+    takeover,
+    without,
+    world,
+)
 from tests.benchmark.stats import table
 from tests.lab import images
 from tests.lab.engine import Engine
@@ -21,11 +32,11 @@ from tests.lab.rootfs import rootfs
 if TYPE_CHECKING:
     from tests.benchmark.stats import Figure
 
-PARTS = ("in-time", "startup", "tunnel", "changes", "growth", "memory")
+PARTS = ("in-time", "startup", "tunnel", "changes", "take-over", "growth", "memory")
 ALONE = ("swarm",)
 """What is measured only when it is asked for: it takes a quarter of an hour."""
 
-ON_ENGINES = {"in-time", "startup", "tunnel", "changes", "memory"}
+ON_ENGINES = {*PARTS} - {"growth"}
 SUITES = {"host": None, "trixie": "trixie", "sid": "sid"}
 STORES: dict[str, dict[str, object]] = {
     "overlay2": {},
@@ -66,6 +77,9 @@ def parse() -> argparse.Namespace:
         help="draw early routes on and off; what is drawn beside it",
     )
     parser.add_argument("--cgroup", type=int, choices=(1, 2), default=2, help="hierarchy version")
+    parser.add_argument(
+        "--calm", type=float, metavar="SECONDS", help="of both gateways up, for take-over"
+    )
     parser.add_argument("--starts", type=int, default=0, metavar="N", help="of each scenario")
     parser.add_argument("--source", type=Path, default=images.ROOT, help="the tree to measure")
     parser.add_argument(
@@ -161,6 +175,8 @@ def measure(arguments: argparse.Namespace) -> list[Figure]:
                 figures += startup.run(engine, label, parts, tell, quick=quick, against=against)
             if "tunnel" in parts:
                 figures += loss.run(engine, label, tell, quick=quick)
+            if "take-over" in parts:
+                figures += takeover.run(engine, label, tell, quick=quick, calm=arguments.calm)
             if "changes" in parts:
                 tell(f"--- {label}, changes")
                 figures += changes.run(engine, label, tell, quick=quick)

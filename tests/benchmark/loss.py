@@ -7,27 +7,23 @@ same: `ip monitor`, and one command.
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import os
-import select
 import socket
 import struct
 import subprocess
-import sys
 import time
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from tests.benchmark.listener import RouteListener, entered, is_led, is_unreachable, namespace_of
 from tests.benchmark.stats import Figure, percentile
 from tests.lab.engine import poll
 from tests.lab.site import Lab
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from tests.lab.engine import Engine
-    from tests.lab.site import Container
 
 PART = "tunnel lost"
 ROUNDS, FEW_ROUNDS = 20, 3
@@ -45,8 +41,6 @@ done
 FORGET = ("route", "del", "unreachable", "198.18.0.0/15")
 
 GET_FLAGS, SET_FLAGS, UP = 0x8913, 0x8914, 1
-IPV4_ROUTES, NEWROUTE, UNICAST, UNREACHABLE = 7, 24, 1, 7
-CLONE_NEWNET = 0x40000000
 
 
 def run(engine: Engine, label: str, tell: Callable[[str], None], *, quick: bool) -> list[Figure]:
@@ -58,7 +52,7 @@ def run(engine: Engine, label: str, tell: Callable[[str], None], *, quick: bool)
         gateway.enter("ip", "tuntap", "add", TUNNEL, "mode", "tun")
         gateway.enter("ip", "rule", "add", "pref", "100", "table", "100")
         client = lab.client("client", network, networks="0.0.0.0/0")
-        spaces = [_namespace(engine, one) for one in (gateway, client)]
+        spaces = [namespace_of(one) for one in (gateway, client)]
         _set_up(spaces[0])
         shell = _by_shell(spaces, rounds)
         tell(f"{rounds} times by a shell")
@@ -89,9 +83,11 @@ def _by_shell(spaces: list[str], rounds: int) -> list[float]:
     ) as shell:
         time.sleep(CALM_SECONDS)
         values = []
-        with _Listener(spaces[1]) as listener:
+        with RouteListener(spaces[1]) as listener:
             for _ in range(rounds):
-                values.append(listener.until(UNREACHABLE, lambda: _set_link(spaces[0], up=False)))
+                values.append(
+                    listener.until(is_unreachable, lambda: _set_link(spaces[0], up=False))
+                )
                 _set_up(spaces[0])
                 time.sleep(CALM_SECONDS)
                 _ip(spaces[1], *FORGET)
@@ -101,20 +97,14 @@ def _by_shell(spaces: list[str], rounds: int) -> list[float]:
 
 def _by_sidecar(spaces: list[str], rounds: int) -> tuple[list[float], list[float]]:
     lost, found = [], []
-    with _Listener(spaces[1]) as listener:
+    with RouteListener(spaces[1]) as listener:
         for _ in range(rounds):
             time.sleep(CALM_SECONDS)
-            lost.append(listener.until(UNREACHABLE, lambda: _set_link(spaces[0], up=False)))
+            lost.append(listener.until(is_unreachable, lambda: _set_link(spaces[0], up=False)))
             time.sleep(CALM_SECONDS)
             _set_link(spaces[0], up=True)
-            found.append(listener.until(UNICAST, lambda: _ip(spaces[0], *TUNNEL_ROUTE)))
+            found.append(listener.until(is_led, lambda: _ip(spaces[0], *TUNNEL_ROUTE)))
     return lost, found
-
-
-def _namespace(engine: Engine, container: Container) -> str:
-    """Return where this machine sees a container's network namespace."""
-    pid = container.inspect("{{.State.Pid}}")
-    return f"/proc/{engine.pid}/root/proc/{pid}/ns/net"
 
 
 def _ip(space: str, *words: str) -> None:
@@ -128,59 +118,8 @@ def _set_up(space: str) -> None:
 
 def _set_link(space: str, *, up: bool) -> None:
     """Take the tunnel's link up or down: by a call, as a program takes longer to start."""
-    with _entered(space), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as link:
+    with entered(space), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as link:
         request = struct.pack("16sH14x", TUNNEL.encode(), 0)
         _, flags = struct.unpack("16sH14x", fcntl.ioctl(link, GET_FLAGS, request))
         flags = flags | UP if up else flags & ~UP
         fcntl.ioctl(link, SET_FLAGS, struct.pack("16sH14x", TUNNEL.encode(), flags))
-
-
-@contextmanager
-def _entered(space: str) -> Iterator[None]:
-    libc = ctypes.CDLL(None, use_errno=True)
-    with open("/proc/thread-self/ns/net") as here, open(space) as there:  # noqa: PTH123
-        assert not libc.setns(there.fileno(), CLONE_NEWNET), os.strerror(ctypes.get_errno())
-        try:
-            yield
-        finally:
-            assert not libc.setns(here.fileno(), CLONE_NEWNET)
-
-
-class _Listener:
-    """Hears of routes that are set in a namespace."""
-
-    def __init__(self, space: str) -> None:
-        with _entered(space):
-            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
-        self._socket.bind((0, 1 << IPV4_ROUTES - 1))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._socket.close()
-
-    def until(self, kind: int, deed: Callable[[], None]) -> float:
-        """Return milliseconds from a deed to the first route of that type."""
-        with suppress(BlockingIOError):
-            while self._socket.recv(1 << 16, socket.MSG_DONTWAIT):
-                pass
-        begun = time.monotonic()
-        deed()
-        while select.select([self._socket], [], [], SECONDS)[0]:
-            data = self._socket.recv(1 << 16)
-            now = time.monotonic()
-            if any(one == kind for one in _types(data)):
-                return (now - begun) * 1000
-        print("no such route was set", file=sys.stderr)
-        raise TimeoutError
-
-
-def _types(data: bytes) -> Iterator[int]:
-    """Yield the types of the routes that messages tell of."""
-    at = 0
-    while at < len(data):
-        size, message = struct.unpack_from("=IH", data, at)
-        if message == NEWROUTE:
-            yield data[at + 16 + 7]
-        at += size + 3 & ~3

@@ -256,6 +256,7 @@ def test_json_holds_exactly_this(
         "service": "",
         "node": "",
         "addresses": [v4, v6],
+        "gateways": [{"gateway": gateway.name, "names": [], "standing": "there", "unnamed": True}],
         "routes": [whose | missing | rest, whose | refused | rest],
     }
 

@@ -173,6 +173,29 @@ def test_an_example_works_as_it_is_written(
             project.run("down", "--volumes", "--timeout", "1")
 
 
+def test_one_of_two_gateways_stands_in_for_the_other(
+    engine: Engine, tmp_path: Path, suite: str
+) -> None:
+    project = Project(engine, tmp_path / "site", example("two-gateways"), suite)
+    both, dovecot = ("192.168.66.0/24", "192.168.77.0/24"), Container(engine, "dovecot")
+    ours, theirs = "192.168.67.129", "192.168.67.130"
+    try:
+        project.run("up", "--detach")
+        await_routes(dovecot, dict(zip(both, (ours, theirs), strict=True)))
+        for name, dst in zip(("wgroutemgr", "wgroutemgr-home"), both, strict=True):
+            shown = Container(engine, name).exec("wgroutemgr", "status", "--json")
+            rows = json.loads(shown)["routes"]
+            assert [(row["dst"], row["state"]) for row in rows] == [(dst, "ok")]
+
+        project.run("stop", "wireguard")
+        await_routes(dovecot, dict.fromkeys(both, theirs))
+
+        project.run("start", "wireguard")
+        await_routes(dovecot, dict(zip(both, (ours, theirs), strict=True)))
+    finally:
+        project.run("down", "--timeout", "1")
+
+
 def test_a_command_of_its_own_beside_the_daemon_knows_its_label(
     engine: Engine, tmp_path: Path, suite: str
 ) -> None:

@@ -14,7 +14,7 @@ import pytest
 from lib.errors import NetnsError, NetnsGoneError
 from lib.kernel.access import Kernel
 from lib.kernel.shells import Shells
-from lib.model import GUARD_METRIC, TABLE, Rule, Step, Way
+from lib.model import GUARD_METRIC, TABLE, Rule, Step, Tunnelled, Way
 from lib.routing import iproute, policy
 from tests.fake_kernel import FakeKernel
 from tests.integration import kernel
@@ -795,6 +795,29 @@ def test_where_a_gateway_sends_a_destination_is_found(
     assert found()[dst] == Way("wg0", not is_ethernet, 9000)
     attached.site.close_tunnel(attached.path, DST[version])
     assert found() == {dst: nowhere, other: nowhere}
+
+
+@pytest.mark.parametrize("is_ethernet", [True, False])
+@VERSIONS
+def test_what_it_sends_into_a_tunnel_is_found(
+    attached: Seam, version: int, *, is_ethernet: bool
+) -> None:
+    front, versions = [ip_address(OWN[version])], frozenset({version})
+
+    def found() -> Tunnelled:
+        return attached.kernel.covered(attached.path, front)
+
+    assert found() == Tunnelled({}, frozenset(), versions)
+    attached.site.tunnel(attached.path, DST[version], is_ethernet=is_ethernet)
+    assert found() == Tunnelled(
+        {} if is_ethernet else {ip_network(DST[version]): "wg0"},
+        frozenset() if is_ethernet else frozenset({"wg0"}),
+        versions,
+    )
+    foreign = [ip_address(FOREIGN[version])]
+    assert attached.kernel.covered(attached.path, foreign).devices == {}
+    attached.site.close_tunnel(attached.path, DST[version])
+    assert found() == Tunnelled({}, frozenset(), versions)
 
 
 @pytest.mark.parametrize("length", [0, 1, 2, 7])

@@ -2,8 +2,9 @@
 
     ./tests/run soak --seconds 3600 --seed 7
 
-A dozen clients on two networks, each with a gateway and a sidecar, on an engine of its own. Steps
-are drawn from everything that may happen to clients, routes, gateways, sidecars and the engine.
+A dozen clients on two networks, one with a gateway, one with two, which labels name or not; each of
+these has a sidecar, all on an engine of its own. Steps are drawn from everything that may happen to
+clients, routes, gateways, sidecars and the engine.
 Then it waits until every namespace holds what the model says, and no more, or a deadline passes.
 Truth about containers is what the engine says, truth about routes is what the kernel says.
 """
@@ -26,7 +27,19 @@ from tests.lab import images
 from tests.lab.engine import LABEL, poll
 from tests.lab.errors import LabError
 from tests.lab.site import PRIVILEGES, Lab
-from tests.lab.soak_model import BAD, GOOD, NETS, RESYNC, SERVED, Box, differences, parse, wanted
+from tests.lab.soak_model import (
+    BAD,
+    FIRST,
+    GATEWAYS,
+    GOOD,
+    NETS,
+    RESYNC,
+    SERVED,
+    Box,
+    differences,
+    parse,
+    wanted,
+)
 from tests.lab.soak_watch import SoakError, Watch, fail, zombies
 
 if TYPE_CHECKING:
@@ -36,10 +49,13 @@ if TYPE_CHECKING:
     from tests.lab.soak_model import Routes
 
 CLIENTS = 12
-SETTLE_SECONDS = 3 * RESYNC
+HOLD_SECONDS = 10
+"""For which who comes back lets another one serve."""
+
+SETTLE_SECONDS = 3 * RESYNC + HOLD_SECONDS
 """How long all may take to be right after the last fault, on a machine with other things to do."""
 
-SLOW = 1.5 * RESYNC
+SLOW = 1.5 * RESYNC + HOLD_SECONDS
 """From here on the steps are shown even though all came right."""
 
 STEPS = (10, 20)
@@ -49,6 +65,11 @@ ASKS = "wgroutemgr-soak.asks"
 """Label with the good part of a client's wishes, for the model; the product does not know it."""
 
 ROLE = "wgroutemgr-soak.role"
+
+UNNAMED = "wgroutemgr.networks"
+
+NAMED = (("",), ("",), ("wg-a",), ("wg-b",), ("wg-z",), ("wg-a", "wg-z"), ("", "wg-z"))
+"""Which labels have a destination: that which names none, or some that name a gateway."""
 
 # What the engine may answer when several things happen at once.
 RACES = re.compile(
@@ -89,11 +110,11 @@ class Soak:
         self.journal: list[str] = []
         self.counts: Counter[str] = Counter()
         self.settled: list[tuple[float, bool]] = []
-        self.number = dict.fromkeys(SERVED, 129)
+        self.number = dict(FIRST)
         self.serial = 0
         self.down: set[str] = set()
         self.foreign: dict[int, Routes] = {}
-        self.given: dict[str, dict[int, set[str]]] = {net: defaultdict(set) for net in SERVED}
+        self.given: dict[str, dict[int, set[str]]] = {net: defaultdict(set) for net in GATEWAYS}
         self.tolerated: dict[int, set[str]] = defaultdict(set)
         self.lingering = 0
 
@@ -123,10 +144,10 @@ class Soak:
         What it gave is remembered by the process alone. What is not wanted any more when the next
         process does its first pass may stay; it must be right only if it is wanted again.
         """
-        asked: dict[str, dict[int, set[str]]] = {net: defaultdict(set) for net in SERVED}
+        asked: dict[str, dict[int, set[str]]] = {net: defaultdict(set) for net in GATEWAYS}
         for box in self.owners():
-            for net in box.served():
-                asked[net][box.pid] = set(wanted(box, self.boxes, dict.fromkeys(SERVED)))
+            for net in (key for key, one in GATEWAYS.items() if one in box.served()):
+                asked[net][box.pid] = set(wanted(box, self.boxes, dict.fromkeys(GATEWAYS)))
                 self.given[net][box.pid] |= asked[net][box.pid]
         for net in sorted(self.watch.fresh):
             for pid, destinations in self.given[net].items():
@@ -171,9 +192,9 @@ class Soak:
         return owner if owner and owner.running else None
 
     def gateway(self, net: str) -> tuple[str, str] | None:
-        """Return the addresses of a network's gateway; None while it is lost."""
+        """Return the addresses of a gateway; None while it is lost."""
         box = self.box(f"gw-{net}")
-        addresses = box.networks.get(net) if box and box.running else None
+        addresses = box.networks.get(GATEWAYS[net]) if box and box.running else None
         return addresses if addresses and all(addresses) else None
 
     def routes(self, boxes: Iterable[Box]) -> dict[int, Routes]:
@@ -233,10 +254,18 @@ class Soak:
             return (), ()
         good = self.rng.sample(GOOD, 5 if always else self.rng.choice((0, 1, 1, 2, 3, 5)))
         bad = self.rng.sample(BAD, self.rng.choice((0, 0, 0, 1, 3)))
-        entries = good + bad + good[:1]
-        self.rng.shuffle(entries)
-        text = self.rng.choice((",", " , ", ",,", ",\t")).join(entries)
-        return tuple(good), ("--label", f"wgroutemgr.networks={text}")
+        names = {dst: self.rng.choice(NAMED) for dst in good}
+        asks: list[str] = []
+        words: list[str] = []
+        for name in sorted({"", *(one for each in names.values() for one in each)}):
+            own = [dst for dst in good if name in names[dst]]
+            asks += [f"{name}={dst}" if name else dst for dst in own]
+            entries = own + own[:1] + (bad if not name else [])
+            self.rng.shuffle(entries)
+            text = self.rng.choice((",", " , ", ",,", ",\t")).join(entries)
+            key = f"wgroutemgr.networks.{self.name(f'gw-{name}')}" if name else UNNAMED
+            words += ["--label", f"{key}={text}"]
+        return tuple(asks), tuple(words)
 
     def run_words(
         self, what: str, network: str, *options: str, role: str = "client", begin: str = "run"
@@ -373,7 +402,7 @@ class Soak:
 
     def routed(self) -> list[tuple[Box, str]]:
         """Return those of them that should have routes, each with one of the destinations."""
-        gateways = {net: self.gateway(net) for net in SERVED}
+        gateways = {net: self.gateway(net) for net in GATEWAYS}
         return [
             (box, self.rng.choice(sorted(routes)))
             for box in self.drifting()
@@ -449,25 +478,26 @@ class Soak:
 
     def next_addresses(self, net: str) -> tuple[str, ...]:
         """Return options with addresses that the gateway did not have lately."""
-        self.number[net] = 129 + (self.number[net] - 128) % 120
-        v4, v6 = (f"{prefix}{self.number[net]}" for prefix in NETS[net].gateway)
+        self.number[net] = FIRST[net] + (self.number[net] - FIRST[net] + 1) % 60
+        v4, v6 = (f"{prefix}{self.number[net]}" for prefix in NETS[GATEWAYS[net]].gateway)
         self.watch.gateways[net].update((v4, v6))
         return "--ip", v4, "--ip6", v6
 
     def make_gateway(self, net: str) -> None:
         options = self.next_addresses(net)
         self.note(f"docker run gateway gw-{net} {' '.join(options)}")
-        self.lab.gateway(f"gw-{net}", self.name(net), *options, "--label", f"{ROLE}=gateway")
+        network = self.name(GATEWAYS[net])
+        self.lab.gateway(f"gw-{net}", network, *options, "--label", f"{ROLE}=gateway")
 
     def raise_gateway(self, net: str) -> None:
-        """See to it that a network's gateway is there, whatever was done to it."""
+        """See to it that a gateway is there, whatever was done to it."""
         box = self.box(f"gw-{net}")
         if box is None:
             self.make_gateway(net)
         else:
-            if net not in box.networks:
+            if GATEWAYS[net] not in box.networks:
                 options = self.next_addresses(net)
-                self.docker("network", "connect", *options, self.name(net), box.name)
+                self.docker("network", "connect", *options, self.name(GATEWAYS[net]), box.name)
             if not box.running:
                 self.docker("start", box.name)
         self.look()
@@ -476,29 +506,32 @@ class Soak:
     def lose_gateway(self, net: str) -> None:
         """Take a gateway away, in one way or another."""
         name = self.lab.name(f"gw-{net}")
-        ways = [["stop", "--time", "1"], ["kill"], ["network", "disconnect", self.name(net)]]
-        if net in self.down or not self.is_fresh(net):
-            # A sidecar that never saw its gateway could not recognise the next one.
+        network = self.name(GATEWAYS[net])
+        ways = [["stop", "--time", "1"], ["kill"], ["network", "disconnect", network]]
+        is_only_one = [*GATEWAYS.values()].count(GATEWAYS[net]) == 1
+        if is_only_one and (net in self.down or not self.is_fresh(net)):
+            # A sidecar that never saw its gateway could not recognise the next one, nor could
+            # others tell whose it is.
             ways.append(["rm", "--force"])
         self.docker(*self.rng.choice(ways), name)
 
     @step(4)
     def gateway_goes(self) -> bool:
-        up = [net for net in SERVED if self.gateway(net)]
+        up = [net for net in GATEWAYS if self.gateway(net)]
         if up:
             self.lose_gateway(self.rng.choice(up))
         return bool(up)
 
     @step(6)
     def gateway_comes(self) -> bool:
-        lost = [net for net in SERVED if not self.gateway(net)]
+        lost = [net for net in GATEWAYS if not self.gateway(net)]
         if lost:
             self.raise_gateway(self.rng.choice(lost))
         return bool(lost)
 
     @step(4)
     def gateway_goes_and_comes(self) -> bool:
-        up = [net for net in SERVED if self.gateway(net)]
+        up = [net for net in GATEWAYS if self.gateway(net)]
         if not up:
             return False
         net = self.rng.choice(up)
@@ -510,7 +543,7 @@ class Soak:
 
     @step(2)
     def gateway_restarts(self) -> bool:
-        up = [net for net in SERVED if self.gateway(net)]
+        up = [net for net in GATEWAYS if self.gateway(net)]
         if up:
             self.docker("restart", "--time", "1", self.lab.name(f"gw-{self.rng.choice(up)}"))
         return bool(up)
@@ -518,13 +551,19 @@ class Soak:
     @step(2)
     def stranger_takes_the_address(self) -> bool:
         """Give a lost gateway's last address to somebody else."""
-        gone = [net for net in SERVED if net not in getattr(self.box(f"gw-{net}"), "networks", ())]
+        gone = [
+            net
+            for net, network in GATEWAYS.items()
+            if network not in getattr(self.box(f"gw-{net}"), "networks", ())
+        ]
         gone = [net for net in gone if not self.box(f"x-{net}")]
         if not gone:
             return False
         net = self.rng.choice(gone)
-        v4, v6 = (f"{start}{self.number[net]}" for start in NETS[net].gateway)
-        words = self.run_words(f"x-{net}", self.name(net), "--ip", v4, "--ip6", v6, role="stranger")
+        network = GATEWAYS[net]
+        v4, v6 = (f"{start}{self.number[net]}" for start in NETS[network].gateway)
+        options = ("--ip", v4, "--ip6", v6)
+        words = self.run_words(f"x-{net}", self.name(network), *options, role="stranger")
         self.docker(*words)
         return True
 
@@ -537,14 +576,14 @@ class Soak:
 
     def make_sidecar(self, net: str) -> None:
         self.note(f"docker run sidecar sc-{net}")
-        gateway = next(b for b in self.boxes if b.what == f"gw-{net}")
+        network, gateway = GATEWAYS[net], next(b for b in self.boxes if b.what == f"gw-{net}")
         self.lab.container(
             f"sc-{net}",
             images.PRODUCT,  # as it was built for this run, whatever was edited since
             *PRIVILEGES,
             *("--network", f"container:{gateway.name}"),
-            *("--label", f"wgroutemgr.network={self.name(net)}", "--label", f"{ROLE}=sidecar"),
-            *("--env", f"WGROUTEMGR_RESYNC_INTERVAL={NETS[net].resync}"),
+            *("--label", f"wgroutemgr.network={self.name(network)}", "--label", f"{ROLE}=sidecar"),
+            *("--env", f"WGROUTEMGR_RESYNC_INTERVAL={NETS[network].resync}"),
             *("--env", "WGROUTEMGR_ON_TUNNEL_LOSS=warn"),  # these gateways have no tunnel
         )
         self.down.discard(net)
@@ -580,11 +619,11 @@ class Soak:
         self.look()
 
     def running_sidecars(self) -> list[str]:
-        """Return the networks whose sidecar runs and may be disturbed now.
+        """Return the gateways whose sidecar runs and may be disturbed now.
 
-        Only one of them at a time, for some minutes: the other may show whether it grows.
+        Only one of them at a time, for some minutes: the others may show whether they grow.
         """
-        turn = SERVED[(self.seed + int(self.now()) // 600) % 2]
+        turn = [*GATEWAYS][(self.seed + int(self.now()) // 600) % len(GATEWAYS)]
         box = self.box(f"sc-{turn}")
         return [turn] if box and box.running else []
 
@@ -628,7 +667,7 @@ class Soak:
 
     @step(1)
     def sidecar_is_frozen(self) -> bool:
-        boxes = [box for net in SERVED if (box := self.box(f"sc-{net}")) and box.running]
+        boxes = [box for net in GATEWAYS if (box := self.box(f"sc-{net}")) and box.running]
         if boxes:
             name = self.rng.choice(boxes).name
             self.docker("pause", name)
@@ -703,7 +742,7 @@ class Soak:
             ranges = [word for part in form.ranges for word in ("--ip-range", part)]
             self.lab.network(net, *form.subnets, options=ranges)
         self.look()
-        for net in SERVED:
+        for net in GATEWAYS:
             self.raise_gateway(net)
             self.make_sidecar(net)
         fixed = (("hostly", "host"), ("parasite", f"container:{self.lab.name('gw-wg-a')}"))
@@ -720,7 +759,7 @@ class Soak:
         while self.now() < seconds:
             for _ in range(self.rng.randint(*STEPS)):
                 self.one_step()
-            self.settle(lost=self.rng.choice((*SERVED, None, None, None, None)))
+            self.settle(lost=self.rng.choice((*GATEWAYS, None, None, None, None)))
         self.settle(lost=None)
 
     def one_step(self) -> None:
@@ -745,11 +784,11 @@ class Soak:
             self.look()
             for _ in range(3):
                 self.tamper()  # only a resync can tell
-        self.note(f"settle{f' without the gateway of {lost}' if lost else ''}")
+        self.note(f"settle{f' without the gateway {lost}' if lost else ''}")
         begun = time.monotonic()
         right = poll(lambda: not self.compare(lost), SETTLE_SECONDS, every=0.2)
         took = time.monotonic() - begun
-        for net in SERVED:
+        for net in GATEWAYS:
             self.read_log(net)
         if not right:
             fail(*self.compare(lost))
@@ -764,7 +803,7 @@ class Soak:
         self.tell(
             f"{self.now():6.0f} s  {self.counts.total():5} steps  "
             f"settled in {took:4.1f} s  {len(self.clients(running=True)):2} clients"
-            f"{f'  without the gateway of {lost}' if lost else ''}"
+            f"{f'  without the gateway {lost}' if lost else ''}"
         )
         self.narrow()
         self.journal.clear()
@@ -775,7 +814,7 @@ class Soak:
     def prepare(self, lost: str | None) -> None:
         """Bring gateways and sidecars up, all but a lost gateway."""
         self.look()
-        for net in SERVED:
+        for net in GATEWAYS:
             if not self.raise_sidecar(net):
                 self.raise_gateway(net)
                 self.raise_sidecar(net)
@@ -787,9 +826,9 @@ class Soak:
     def compare(self, lost: str | None) -> list[str]:
         """Return what is not as the labels ask for; nothing when all is right."""
         self.look()
-        gateways = {net: self.gateway(net) for net in SERVED}
+        gateways = {net: self.gateway(net) for net in GATEWAYS}
         wrong = [
-            f"gateway of {net} is {'up' if addresses else 'lost'}"
+            f"gateway {net} is {'up' if addresses else 'lost'}"
             for net, addresses in gateways.items()
             if (net == lost) == bool(addresses)
         ]
@@ -822,11 +861,11 @@ class Soak:
         actual = self.routes(self.owners())
         for pid in self.tolerated:
             self.tolerated[pid] &= {key.split()[0] for key in actual[pid]}
-        gateways = {net: self.gateway(net) for net in SERVED}
+        gateways = {net: self.gateway(net) for net in GATEWAYS}
         for box in self.owners():
             asked = set(wanted(box, self.boxes, gateways))
-            for net in SERVED:
-                self.given[net][box.pid] = asked if net in box.networks else set()
+            for net, network in GATEWAYS.items():
+                self.given[net][box.pid] = asked if network in box.networks else set()
             self.tolerated[box.pid] -= asked
             self.lingering += len(self.tolerated[box.pid])
 
@@ -840,20 +879,20 @@ class Soak:
         since = begun = time.monotonic()
         while time.monotonic() - since < quiet:
             time.sleep(0.2)
-            for net in SERVED:
+            for net in GATEWAYS:
                 self.read_log(net)
-            if (lines := [line for net in SERVED for line in self.watch.lines[net]]) != seen:
+            if (lines := [line for net in GATEWAYS for line in self.watch.lines[net]]) != seen:
                 seen, since = lines, time.monotonic()
-            if since - begun > 2 * quiet:
+            if since - begun > 2 * quiet + HOLD_SECONDS:
                 fail(f"a sidecar goes on writing in a steady state (lost: {lost}):", *lines[-9:])
 
     def read_log(self, net: str) -> None:
-        """Read on in the log of a network's sidecar."""
+        """Read on in the log of a gateway's sidecar."""
         self.watch.read(net, self.box(f"sc-{net}"))
 
     def check_sidecars(self) -> None:
         """See that the sidecars live, log as they should, do not grow, and reap their children."""
-        for net in SERVED:
+        for net in GATEWAYS:
             self.read_log(net)
             box = self.box(f"sc-{net}")
             if box is None or not box.running:
@@ -889,7 +928,7 @@ class Soak:
 
     def failure(self, error: Exception) -> str:
         """Return all that is needed to find out what went wrong."""
-        for net in SERVED:
+        for net in GATEWAYS:
             with suppress(SoakError, OSError, ValueError):
                 self.read_log(net)
         return "\n".join((f"{type(error).__name__}: {error}", self.story(), self.summary()))

@@ -49,6 +49,10 @@ NETS = {
     "aside": Net(("172.31.99.0/24",)),
 }
 SERVED = ("wg-a", "wg-b")
+GATEWAYS = {"wg-a": "wg-a", "wg-b": "wg-b", "wg-z": "wg-a"}
+"""The network of each gateway, which has a sidecar of its own; by the middle of their names."""
+FIRST = {"wg-a": 129, "wg-b": 129, "wg-z": 189}
+"""The first number of a gateway's addresses; there are sixty."""
 
 GOOD = (
     "198.51.100.0/24",
@@ -89,6 +93,7 @@ class Box:
     networks: dict[str, tuple[str, str]]
     """What it is attached to, and its addresses there."""
     asks: tuple[str, ...]
+    """Destinations; before one the gateway that its label names: `wg-z=10.8.0.0/16`."""
     log: str
     started: str = ""
     """When its first process ran, as the engine writes it."""
@@ -112,28 +117,58 @@ Routes = dict[str, str]
 """Destination, with a metric unless it is the usual one, to gateway or type."""
 
 
-def wanted(box: Box, boxes: Iterable[Box], gateways: dict[str, tuple[str, str] | None]) -> Routes:
+Addresses = dict[str, tuple[str, str] | None]
+"""Of each gateway; None while it is lost."""
+
+
+def destination(ask: str) -> str:
+    """Return where an ask leads to, whoever is to lead."""
+    return ask.rpartition("=")[2]
+
+
+def wanted(box: Box, boxes: Iterable[Box], gateways: Addresses) -> Routes:
     """Return the routes that a running container is to have in its main table, and no other.
 
-    Its label, and those of all that run in its namespace, name destinations behind the gateway of
+    Its labels, and those of all that run in its namespace, name destinations behind the gateways of
     the network it is attached to; not those of who runs in a namespace that it has left. What lies
     inside an attached network is reached without. What contains one stands in a table of its own.
-    While the gateway is lost, they are unreachable.
+    While the gateway is lost, they are unreachable. None leads a gateway to itself.
     """
-    if box.role == "gateway" or not box.served():
+    if not box.served():
         return {}
     (net,) = box.served()
     attached = [ip_network(subnet) for name in box.networks for subnet in NETS[name].subnets]
     lodgers = (other for other in boxes if other.running and other.host_of == box.id)
     askers = [box, *(other for other in lodgers if other.started >= box.started)]
+    by: dict[str, str] = {}
+    for asker in sorted(askers, key=lambda one: one.name):
+        by = serving(asker.asks, net, gateways) | by
     routes = {}
-    for dst in sorted({ask for asker in askers for ask in asker.asks}):
+    for dst, gateway in sorted(by.items()):
         network = ip_network(dst)
         same = [a for a in attached if network.version == a.version]
-        if network.prefixlen and not any(network.overlaps(a) for a in same):
-            gateway = gateways[net]
-            routes[dst] = gateway[network.version == 6] if gateway else "unreachable"
+        is_self = box.what == f"gw-{gateway}"
+        if network.prefixlen and not is_self and not any(network.overlaps(a) for a in same):
+            addresses = gateways[gateway]
+            routes[dst] = addresses[network.version == 6] if addresses else "unreachable"
     return routes
+
+
+def serving(asks: Iterable[str], net: str, gateways: Addresses) -> dict[str, str]:
+    """Return which gateway serves what a container on a network asks for.
+
+    What names none is for the first by name on that network, and comes last. What names one that is
+    not on it is for nobody. Of several for the same, the first that is not lost, else the first.
+    """
+    there = sorted(key for key, network in GATEWAYS.items() if network == net)
+    named: dict[str, list[str]] = {}
+    for ask in sorted(asks, key=lambda one: ("=" not in one, one)):
+        name, _, dst = ask.rpartition("=")
+        if (name or there[0]) in there:
+            named.setdefault(dst, []).append(name or there[0])
+    return {
+        dst: next((one for one in names if gateways[one]), names[0]) for dst, names in named.items()
+    }
 
 
 def parse(text: str, family: str) -> Routes:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from tests.lab.soak_model import SERVED
+from tests.lab.soak_model import GATEWAYS, destination
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -74,14 +74,14 @@ class Watch:
 
     def __init__(self) -> None:
         self.events: Counter[tuple[str, str]] = Counter()
-        self.lines: dict[str, list[str]] = {net: [] for net in SERVED}
+        self.lines: dict[str, list[str]] = {net: [] for net in GATEWAYS}
         """What they wrote since this was last cleared."""
         self.fresh: set[str] = set()
-        """Networks whose sidecar has not finished a pass since it started."""
+        """Gateways whose sidecar has not finished a pass since it started."""
         self.growth: dict[tuple[str, int], Growth] = {}
-        self.gateways: dict[str, set[str]] = {net: {"unreachable"} for net in SERVED}
+        self.gateways: dict[str, set[str]] = {net: {"unreachable"} for net in GATEWAYS}
         """All that ever was a gateway."""
-        self._asks: dict[str, tuple[str, ...]] = {}
+        self._asks: dict[str, set[str]] = {}
         self._hosts: dict[str, str] = {}
         self._keys: dict[str, str] = {}
         self._offsets: dict[str, int] = {}
@@ -89,13 +89,13 @@ class Watch:
     def know(self, boxes: Iterable[Box]) -> None:
         """Remember who asks for what, and whose namespace is whose."""
         for box in boxes:
-            self._asks[box.id[:12]] = box.asks
+            self._asks[box.id[:12]] = {destination(ask) for ask in box.asks}
             self._hosts[box.id[:12]] = box.host_of
             if box.running and box.key:
                 self._keys[box.key] = box.id
 
     def read(self, net: str, box: Box | None) -> None:
-        """Read on in the log of a network's sidecar and check every line."""
+        """Read on in the log of a gateway's sidecar and check every line."""
         if box is None or not Path(box.log).exists():
             return
         with Path(box.log).open("rb") as file:

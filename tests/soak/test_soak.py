@@ -39,7 +39,7 @@ def box(name: str, *networks: str, asks: tuple[str, ...] = (), mode: str = "") -
 
 
 def test_model_leads_what_is_asked_for_through_the_gateway_of_the_network() -> None:
-    gateways = {"wg-a": ("192.168.67.129", "fd00:67::129"), "wg-b": None}
+    gateways = {"wg-a": ("192.168.67.129", "fd00:67::129"), "wg-b": None, "wg-z": None}
     client = box("c", "wg-a", "aside", asks=GOOD)
     lodger = box("d", asks=("198.18.0.0/15",), mode="container:c")
 
@@ -52,6 +52,26 @@ def test_model_leads_what_is_asked_for_through_the_gateway_of_the_network() -> N
     assert {via for dst, via in routes.items() if ":" not in dst} == {"192.168.67.129"}
     assert set(wanted(box("c", "wg-b", asks=GOOD), [], gateways).values()) == {"unreachable"}
     assert wanted(box("c", "aside", asks=GOOD), [], gateways) == {}
+
+
+def test_model_leads_through_the_gateway_that_is_named_or_its_substitute() -> None:
+    one, other, dst = "192.168.67.129", "192.168.67.189", "198.51.100.0/24"
+    both = {"wg-a": (one, ""), "wg-z": (other, ""), "wg-b": None}
+    without = both | {"wg-a": None}
+    for asks, there, lost in (
+        ((dst,), one, "unreachable"),
+        ((f"wg-a={dst}",), one, "unreachable"),
+        ((f"wg-z={dst}",), other, other),
+        ((f"wg-z={dst}", f"wg-a={dst}"), one, other),
+        ((dst, f"wg-z={dst}"), other, other),
+    ):
+        client = box("c", "wg-a", asks=asks)
+        assert wanted(client, [client], both) == {dst: there}
+        assert wanted(client, [client], without) == {dst: lost}
+    client = box("c", "wg-a", asks=(f"wg-b={dst}",))
+    lodger = box("d", asks=(f"wg-z={dst}",), mode="container:c")
+    assert wanted(client, [client], both) == {}
+    assert wanted(client, [client, lodger], both) == {dst: other}
 
 
 def test_every_deviation_is_a_difference() -> None:

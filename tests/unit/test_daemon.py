@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
-    from lib.model import Gateway, Network
+    from lib.model import Coverage, Gateway, Network
 
 DAY = 86_400.0
 GATEWAY_PATH, CLIENT_PATH = "/run/docker/netns/aaaa", "/run/docker/netns/bbbb"
@@ -196,6 +196,8 @@ class Site:
         self.early = NoEarlyRoutes()
         self.file = tmp_path / "health"
         self.published: list[Sidecar | None] = []
+        self.covered: frozenset[Network] | None = None
+        """As published last."""
         self.lost: list[Mapping[Network, float]] = []
         self.meanwhile: list[tuple[float, Callable[[], object]]] = []
         """What happens while there is no engine, and when."""
@@ -203,8 +205,11 @@ class Site:
         self.connect: Callable[[], object] = lambda: self.engine
         self.settings = Settings(gateway="wireguard", network="wg-net", resync_interval=interval)
 
-    def publish(self, sidecar: Sidecar | None, lost: Mapping[Network, float]) -> None:
+    def publish(
+        self, sidecar: Sidecar | None, lost: Mapping[Network, float], coverage: Coverage
+    ) -> None:
         self.published.append(sidecar)
+        self.covered = coverage.networks
         self.lost.append(lost)
 
     def daemon(self) -> Daemon:
@@ -332,7 +337,7 @@ def test_an_event_makes_a_pass_for_its_container_only(site: Site) -> None:
     site.run()
 
     assert site.engine.calls.count("inspect gw") == 1  # In the first pass.
-    assert site.engine.calls[-2:] == [f"containers {NETWORKS_LABEL}", "inspect c1"]
+    assert site.engine.calls[-2:] == ["containers", "inspect c1"]
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 from lib.model import (
     MAIN,
     TABLE,
+    Candidate,
     Client,
     Container,
     Desired,
     DockerNetwork,
     Endpoint,
     Gateway,
+    Gateways,
     PublishedPort,
     Refusal,
     Route,
@@ -160,7 +162,8 @@ def test_who_is_not_on_the_network_may_have_left_it() -> None:
     plain = replace(one, labels={"wgroutemgr.networks": "198.51.100.0/24"})
     assert compute(plain).skipped[0].left is None
     assert compute(replace(one, sandbox_key="")).skipped[0].left is None
-    served = desired.compute(Snapshot(((one, one),)), GATEWAY, "another")
+    other = Gateways("wireguard", "another", (Candidate("another"), Candidate("wireguard")))
+    served = compute(one, gateway=replace(GATEWAY, among=other))
     assert served.skipped[0].left is None
 
 

@@ -843,8 +843,21 @@ def test_a_gateway_that_serves_nobody_is_told_of_the_one_that_does(place: Place)
         "warn",
         "clients are served by the gateway another, by name the first of those on this network, "
         "not by wireguard",
-        ("stop one of the two sidecars, or give one gateway a network of its own",),
+        ("let clients name the gateway that they mean: wgroutemgr.networks.NAME",),
     )
+
+
+def test_the_other_gateways_are_named(place: Place) -> None:
+    labels = {ROLE_LABEL: "sidecar", NETWORK_LABEL: "wg-net", GATEWAY_LABEL: "zero"}
+    point = replace(place.gateway.endpoints[0], aliases=("home",))
+    zero = replace(place.gateway, id="zero-id", name="zero", endpoints=(point,))
+    place.others = (zero, replace(place.client, id="s", name="s", labels=labels))
+    assert said(place.site(), "gateways")[1:] == [Finding("ok", "zero also answers to home")]
+
+    place.others = (replace(zero, running=False), *place.others[1:])
+    assert said(place.site(), "gateways")[1:] == [
+        Finding("warn", "the gateway zero is lost", ("docker start zero",))
+    ]
 
 
 def test_a_gateway_in_anothers_namespace_is_told_with_it(place: Place) -> None:

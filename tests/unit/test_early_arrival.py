@@ -24,12 +24,14 @@ from lib.kernel.shells import Outcome
 from lib.model import (
     DIRECT_LABEL,
     NETWORKS_LABEL,
+    Candidate,
     Client,
     Container,
     DockerNetwork,
     Endpoint,
     Event,
     Gateway,
+    Gateways,
     Route,
     Rule,
 )
@@ -336,6 +338,21 @@ def test_complete_is_who_has_all_that_it_asks_for(
 
     assert destinations(found) == early
     assert done(found).given.complete == complete
+
+
+def test_only_what_is_ours_of_several_gateways_is_given() -> None:
+    labels = {NETWORKS_LABEL: "10.8.0.0/16", f"{NETWORKS_LABEL}.another": "10.9.0.0/16"}
+    known = Knowledge(described={BY_ID: description(replace(CREATED, labels=labels))}).answers()
+    others = (Candidate("another"), Candidate(GATEWAY.container))
+    given = {}
+    for unnamed in ("another", GATEWAY.container):
+        among = Gateways(GATEWAY.container, unnamed, others)
+        answers = replace(known, gateway=replace(GATEWAY, among=among))
+        found = grant(arrival(*CLIENT), answers)
+        assert found
+        given[unnamed] = [str(thing.dst) for thing in found.commands if isinstance(thing, Route)]
+
+    assert given == {"another": [], GATEWAY.container: ["10.8.0.0/16"]}
 
 
 def test_who_lacks_a_route_is_not_complete() -> None:

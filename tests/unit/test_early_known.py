@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lib.early.known import MOST_CHARACTERS, MOST_CONTAINERS, KnownContainers
-from lib.model import DIRECT_LABEL, NETWORKS_LABEL, Event
+from lib.model import DIRECT_LABEL, NAMED_PREFIX, NETWORKS_LABEL, PREFER_LABEL, Event
 from tests.fakes import CREATED
 
 if TYPE_CHECKING:
@@ -143,7 +143,12 @@ def test_who_is_not_among_those_that_run_does_not() -> None:
 
 def test_of_its_labels_those_that_are_ours_are_remembered() -> None:
     known = KnownContainers()
-    ours = {NETWORKS_LABEL: "10.8.0.0/16", DIRECT_LABEL: "front"}
+    ours = {
+        NETWORKS_LABEL: "10.8.0.0/16",
+        f"{NAMED_PREFIX}work": "10.9.0.0/16",
+        PREFER_LABEL: "work",
+        DIRECT_LABEL: "front",
+    }
     known.learn(replace(CREATED, id="1", labels={**ours, "other": "text"}))
     known.learn(replace(CREATED, id="2", labels={**ours, DIRECT_LABEL: "x" * 5000}))
 

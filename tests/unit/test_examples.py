@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import re
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 
 from lib.doctor import swarm
-from lib.model import GATEWAY_LABEL, NETWORK_LABEL, SERVICE_LABEL, DockerNetwork
+from lib.model import (
+    GATEWAY_LABEL,
+    NAMED_PREFIX,
+    NETWORK_LABEL,
+    PREFER_LABEL,
+    SERVICE_LABEL,
+    DockerNetwork,
+)
 from tests.readme import DOCUMENTS, ROOT, block, compose, example
 
 if TYPE_CHECKING:
@@ -67,6 +75,24 @@ def test_behind_a_socket_proxy_the_engines_socket_is_the_proxys() -> None:
     wanted["volumes"] = change["volumes"]
 
     assert example("behind-a-socket-proxy") == wanted
+
+
+def test_two_gateways_are_the_quick_start_and_another_one_beside_it() -> None:
+    wanted = with_the_client(compose("site"))
+    services = wanted["services"]
+    home, sidecar = (deepcopy(services[name]) for name in ("wireguard", "wgroutemgr"))
+    home |= {"container_name": "home", "volumes": ["./home:/config"], "ports": []}
+    home["networks"]["wg-net"]["ipv4_address"] = "192.168.67.130"
+    sidecar |= {"container_name": "wgroutemgr-home"}
+    sidecar["labels"][GATEWAY_LABEL] = "home"
+    services |= {"home": home, "wgroutemgr-home": sidecar}
+    services["dovecot"]["labels"] = {
+        f"{NAMED_PREFIX}wireguard": "192.168.66.0/24",
+        f"{NAMED_PREFIX}home": "192.168.66.0/24, 192.168.77.0/24",
+        PREFER_LABEL: "wireguard, home",
+    }
+
+    assert example("two-gateways") == wanted
 
 
 def merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:

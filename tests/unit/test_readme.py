@@ -30,8 +30,10 @@ from lib.model import (
     DEFAULT_METRIC,
     DIRECT_LABEL,
     GATEWAY_LABEL,
+    NAMED_PREFIX,
     NETWORK_LABEL,
     NETWORKS_LABEL,
+    PREFER_LABEL,
     ROLE_LABEL,
     SERVICE_LABEL,
     Gateway,
@@ -79,7 +81,16 @@ def constants() -> Iterator[str]:
                 yield node.value
 
 
-LABELS = [NETWORK_LABEL, GATEWAY_LABEL, SERVICE_LABEL, ROLE_LABEL, NETWORKS_LABEL, DIRECT_LABEL]
+LABELS = [
+    NETWORK_LABEL,
+    GATEWAY_LABEL,
+    SERVICE_LABEL,
+    ROLE_LABEL,
+    NETWORKS_LABEL,
+    f"{NAMED_PREFIX}<gateway>",
+    PREFER_LABEL,
+    DIRECT_LABEL,
+]
 
 
 def events() -> set[str]:

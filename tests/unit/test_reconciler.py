@@ -249,7 +249,7 @@ def test_an_idle_full_pass_asks_the_engine_for_the_gateway_and_two_lists() -> No
     assert site.engine.calls == [
         "inspect wireguard-id",
         "containers wgroutemgr.role=sidecar",
-        f"containers {NETWORKS_LABEL}",
+        "containers",
     ]
 
 
@@ -260,7 +260,7 @@ def test_a_pass_for_one_container_asks_for_no_other() -> None:
     del site.engine.calls[:]
     site.on("start", CLIENT)
 
-    assert site.engine.calls == [f"containers {NETWORKS_LABEL}", "inspect dovecot-id"]
+    assert site.engine.calls == ["containers", "inspect dovecot-id"]
 
 
 def test_routes_that_went_with_a_link_are_set_again() -> None:
@@ -433,7 +433,7 @@ def test_the_gateway_is_announced_before_any_route_is_set() -> None:
     report = site.on("start", GATEWAY)
 
     assert isinstance(report.gateway, Found)
-    assert announced == [report.gateway.gateway]
+    assert announced == [replace(report.gateway.gateway, coverage=report.coverage)]
     assert site.routes(CLIENT) == ["10.8.0.0/16 192.0.2.2"]
 
 
@@ -1433,7 +1433,8 @@ def test_another_gateways_clients_are_left_alone_which_is_told_once(
         site.run(RESYNC)
 
     assert site.kernel.commands == []
-    assert site.announced == [None] * 3  # Nor is anybody given a route early.
+    among = [one.among for one in site.announced if one]
+    assert [one.unnamed for one in among if one] == ["another"] * 3  # Nor is anybody early.
     assert names(logged) == ["gateway.ready", "gateway.contested"]
     assert logged[2]["reason"] == (
         "clients are served by the gateway another, by name the first of those on this network"
@@ -1511,7 +1512,7 @@ def test_it_takes_over_once_after_a_while_and_gives_back(logged: list[dict[str, 
     site.change(back)
     assert site.reconciler.concerns(Event("start", back.id, labels=back.labels))
     assert site.on("start", back).again_at == site.now + 10
-    assert site.drive(59) == 1
+    assert site.drive(59) == 2  # The second one looks what came of it.
     # What stands is the other's to replace: without it there would be none for a moment.
     assert site.routes(CLIENT) == ["10.8.0.0/16 192.0.2.1"]
     site.kernel.give(CLIENT.sandbox_key, Route(ip_network("10.9.0.0/16"), V4.ip, 0))

@@ -15,14 +15,17 @@ from lib.model import (
     IPV4,
     IPV6,
     TABLE,
+    Candidate,
     Client,
     Desired,
     Gateway,
+    Gateways,
     Inside,
     Refusal,
     Route,
     Rule,
     Skipped,
+    Standing,
     Thing,
 )
 from lib.reconcile.look import Findings
@@ -167,6 +170,24 @@ def test_no_text_breaks_a_line() -> None:
     assert all(line.isprintable() for line in lines)
     assert lines[0].startswith(r"# a\nreboot\r\x1b[31m\u2028\u202e: ")
     assert json.loads(tables.document(rows, GATEWAY))["routes"][0]["reason"] == HOSTILE
+
+
+def test_the_document_has_all_gateways() -> None:
+    alone = json.loads(tables.document([], GATEWAY))["gateways"]
+    there = (
+        Candidate("another", frozenset({"work", "home"}), Standing.LOST),
+        Candidate(GATEWAY.container),
+    )
+    gateway = replace(GATEWAY, among=Gateways(GATEWAY.container, "another", there))
+    found = json.loads(tables.document([], gateway))["gateways"]
+
+    ours = {"gateway": GATEWAY.container, "names": [], "standing": "there", "unnamed": True}
+    names = ["home", "work"]
+    assert alone == [ours]
+    assert found == [
+        {"gateway": "another", "names": names, "standing": "lost", "unnamed": True},
+        ours | {"unnamed": False},
+    ]
 
 
 def test_only_what_has_a_reason_is_commented_on() -> None:
