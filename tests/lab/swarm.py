@@ -48,13 +48,18 @@ class Node:
 
     def await_container(self, service: str, seconds: float = 60) -> Container:
         """Wait until a service has a container here, and return it."""
-        poll(lambda: self.container(service), seconds, every=0.2)
-        if found := self.container(service):
-            return found
-        raise LabError(
-            seen=f"{service} has no container on {self.address} after {seconds:g} s",
-            hint=f"see `docker service ps {service}` on the manager",
-        )
+        seen: list[Container] = []
+
+        def is_there() -> bool:
+            seen.extend(filter(None, [self.container(service)]))
+            return bool(seen)
+
+        if not poll(is_there, seconds, every=0.2):
+            raise LabError(
+                seen=f"{service} has no container on {self.address} after {seconds:g} s",
+                hint=f"see `docker service ps {service}` on the manager",
+            )
+        return seen[0]
 
     def client(self, name: str, networks: str, *options: str) -> Container:
         """Run a plain container here that asks for routes to these networks."""
