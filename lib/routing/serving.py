@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from lib.model import Claim, Network, Refusal
 
 
-_LABELS = (NETWORKS_LABEL, DIRECT_LABEL, PREFER_LABEL)
+_BESIDE = (DIRECT_LABEL, PREFER_LABEL)
+"""Labels that say how what others ask for is to be served."""
 
 
 @dataclass(slots=True)
@@ -100,23 +101,17 @@ def candidates(claims: Iterable[Claim], now: float) -> tuple[tuple[Candidate, ..
 
 def asks(texts: Mapping[str, str]) -> bool:
     """Tell whether somebody with these labels asks for networks."""
-    return any(key == NETWORKS_LABEL or _is_named(key) for key in texts)
-
-
-def asked(texts: Mapping[str, str]) -> tuple[Network, ...]:
-    """Return what they ask for by name, of whichever gateway."""
-    entries = (labels.parse(text)[0] for key, text in texts.items() if asks({key: text}))
-    return tuple(dst for found in entries for dst in found)
+    return any(map(_is_asking, texts))
 
 
 def asks_auto(texts: Mapping[str, str]) -> bool:
     """Tell whether they ask for all that a gateway's tunnels cover."""
-    return any(labels.asks_auto(text) for key, text in texts.items() if asks({key: text}))
+    return any(labels.asks_auto(text) for key, text in texts.items() if _is_asking(key))
 
 
 def ours(texts: Mapping[str, str]) -> dict[str, str]:
     """Return those of a container's labels that say what it asks for, and how."""
-    return {key: text for key, text in texts.items() if key in _LABELS or _is_named(key)}
+    return {key: text for key, text in texts.items() if key in _BESIDE or _is_asking(key)}
 
 
 def shares(texts: Mapping[str, str], among: Gateways) -> Shares:
@@ -204,6 +199,10 @@ def _wishes(texts: Mapping[str, str], among: Gateways) -> Iterator[_Wish]:
             is_auto = labels.asks_auto(text)
             unanswered = () if gateways else (_unanswered(key, among.candidates),)
             yield _Wish(name, gateways, destinations, (*unanswered, *refusals), is_auto)
+
+
+def _is_asking(key: str) -> bool:
+    return key == NETWORKS_LABEL or _is_named(key)
 
 
 def _is_named(key: str) -> bool:
