@@ -23,7 +23,6 @@ _NOBODY = "nobody-has-this-name"
 """What no container is called, nor anybody outside: the first level of names has none such."""
 
 _NOT_YET = "not named before we are healthy"
-_ID_DIGITS = 12
 _VXLAN_BYTES = 50
 """That an overlay puts around each packet: its option `mtu` counts them (moby, `vxlanEncap` in
 drivers/overlay/overlay.go)."""
@@ -36,8 +35,10 @@ def names(site: Site) -> Iterator[Finding]:
         return
     if not place.own:
         lacking("our own container")
-    us = some(map(str, name_server.ask(place.own.id[:_ID_DIGITS]).addresses))
-    tasks = some(map(str, name_server.ask(f"tasks.{place.service}").addresses))
+    us, tasks = (
+        some(map(str, name_server.ask(name).addresses))
+        for name in (name_server.of_container(place.own.id), name_server.of_tasks(place.service))
+    )
     if not (us or tasks):
         seen = f"the name server of {place.network} does not know us"
         yield fail(seen, advice.attach_agent(place.network), advice.NAME_SERVER)

@@ -38,6 +38,9 @@ _ADDRESSES: dict[tuple[int, int], type[Address]] = {(1, 4): IPv4Address, (28, 16
 _POINTER = 0xC0
 _LONGEST_PART, _MOST_BYTES = 63, 4096
 
+_ID_DIGITS = 12
+"""Of a container's id: by these it is known."""
+
 
 class Reply(NamedTuple):
     """What came of a question."""
@@ -55,6 +58,16 @@ class Reply(NamedTuple):
     def left(self) -> bool:
         """Whether another server had a word in it: the engine itself fails, or is silent."""
         return self.code in {_NO_ERROR, _NO_SUCH_NAME, _REFUSED}
+
+
+def of_container(container_id: str) -> str:
+    """Return the name by which a container itself is known."""
+    return container_id[:_ID_DIGITS]
+
+
+def of_tasks(service: str) -> str:
+    """Return the name that all tasks of a swarm's service have."""
+    return f"tasks.{service}"
 
 
 def ask(

@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-_ID_DIGITS = 12
-"""Of a container's id: by these it is known to the name server."""
-
 _CALM_SECONDS, _EAGER_SECONDS = 1.0, 0.5
 """Between two questions: while a task is named, and while none is."""
 
@@ -56,8 +53,10 @@ def heard(service: str, own_id: str, told: Told) -> Told:
 
     For us it is asked only where it names no task: that may be since it does not live.
     """
-    found = replace(told, named=names.ask(f"tasks.{service}").known, own=None)
-    return found if found.inside else replace(found, own=names.ask(own_id[:_ID_DIGITS]).known)
+    found = replace(told, named=names.ask(names.of_tasks(service)).known, own=None)
+    if found.inside:
+        return found
+    return replace(found, own=names.ask(names.of_container(own_id)).known)
 
 
 class Watch:
