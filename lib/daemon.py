@@ -304,13 +304,14 @@ class Daemon:
 
     def _note_change(self) -> None:
         """Take in, in any thread, that the gateway's links, routes or rules changed."""
-        self._changed.set()  # First: the stream may just be replaced by another.
-        if self._stream:
-            self._stream.wake()
+        self._note(self._changed)
 
     def _note_move(self) -> None:
         """Take in, in any thread, that the gateway may be another task of its service."""
-        self._moved.set()
+        self._note(self._moved)
+
+    def _note(self, news: threading.Event) -> None:
+        news.set()  # First: the stream may just be replaced by another.
         if self._stream:
             self._stream.wake()
 

@@ -117,8 +117,8 @@ class GatewayTracker:
             self._judge_network()
         return state
 
-    def end(self, ended: Mapping[str, float]) -> bool:
-        """Take in when containers ended (Unix seconds); tell whether the gateway is lost by that.
+    def end(self, ended: Mapping[str, float]) -> Gateway | None:
+        """Take in when containers ended (Unix seconds); return the gateway if it is lost by that.
 
         The end of an earlier run is no news: the engine tells it again when it is listened to anew.
         The engine is asked nothing: it does not answer while it starts the gateway again. Log and
@@ -127,19 +127,19 @@ class GatewayTracker:
         """
         state, container, owner = self.state, self._container, self._owner
         if not isinstance(state, Found) or self._settings.on_gateway_loss == "keep":
-            return False
+            return None
         if state.gateway.service or not container or not owner:
-            return False
+            return None
         own = (container, owner)
         now = {one.id for one in own if ended.get(one.id, -math.inf) > one.started_at}
         stopped = _stopped(container, owner, now)
         if not stopped:
-            return False
+            return None
         self._last = _without_addresses(state.gateway)
         self.state = Lost(self._last, stopped.reason, stopped.hint, self._clock())
         _log_change(state, self.state)
         self._announce(self._last, self._directory)
-        return True
+        return self._last
 
     @property
     def again_at(self) -> float:

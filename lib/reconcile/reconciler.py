@@ -154,10 +154,9 @@ class Reconciler:
         Until the engine tells of it, which it does not while it starts that again, packets may
         leave by it another way.
         """
-        if not self._gateway.end(scope.ended):
+        gateway = self._gateway.end(scope.ended)
+        if not gateway:
             return 0
-        gateway, _ = self._announced
-        assert gateway  # noqa: S101 - it was just announced
         work = Rerouting(self._kernel, self._ledger, gateway, {})
         self._kernel.serve(work.visits(scope.trigger))
         return work.changed
