@@ -1,7 +1,9 @@
 """The vocabulary: frozen values that the other modules hand to each other.
 
 Raw engine answers end in `lib.engine`; from there on there are only these. No behaviour beyond
-reading a value. What a pass makes for each route is a named tuple, which takes a third of the time.
+reading a value. They are named tuples: a class of these is made seven times as fast as a frozen
+dataclass, which each start would wait for, and a value in a third of the time. A dataclass is what
+has a field that does not count when two are compared.
 """
 
 from __future__ import annotations
@@ -75,8 +77,7 @@ DIRECT = "direct"
 that is."""
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(NamedTuple):
     """A container's attachment to one Docker network."""
 
     network: str
@@ -87,8 +88,7 @@ class Endpoint:
     """What it is called there beside its name; empty in a listing of some engines."""
 
 
-@dataclass(frozen=True, slots=True)
-class PublishedPort:
+class PublishedPort(NamedTuple):
     """A port that the host takes calls for."""
 
     port: str
@@ -99,8 +99,7 @@ class PublishedPort:
     """The IP version of those who call."""
 
 
-@dataclass(frozen=True, slots=True)
-class Container:
+class Container(NamedTuple):
     """What an inspection of one container told."""
 
     id: str
@@ -122,7 +121,7 @@ class Container:
     """When that of its start before ended, or its last one did; likewise."""
     arguments: tuple[str, ...] = ()
     """What its program is given; likewise."""
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = MappingProxyType({})
     """Those of its variables that are options of ours; likewise."""
 
     dns: tuple[Address, ...] = ()
@@ -152,8 +151,7 @@ class Container:
         return next((point for point, both in names if network in both), None)
 
 
-@dataclass(frozen=True, slots=True)
-class Sidecar:
+class Sidecar(NamedTuple):
     """Our place among the containers."""
 
     gateway: Container
@@ -170,8 +168,7 @@ class Sidecar:
     """The gateway's, where it was named by these, as it is no container of this engine."""
 
 
-@dataclass(frozen=True, slots=True)
-class Coverage:
+class Coverage(NamedTuple):
     """What a gateway sends into its tunnels, as it was last seen: what `auto` stands for."""
 
     networks: frozenset[Network] | None = None
@@ -183,8 +180,7 @@ class Coverage:
 NOT_SEEN = Coverage()
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
+class Published(NamedTuple):
     """What a daemon tells the commands beside it."""
 
     chosen: Mapping[str, str]
@@ -194,15 +190,14 @@ class Published:
     sidecar: Sidecar | None = None
     """Whom it serves and follows; of its containers only id and name, and labels of the gateway's
     by which its successor is known. None until it has found out."""
-    lost: Mapping[Network, float] = field(default_factory=dict)
+    lost: Mapping[Network, float] = MappingProxyType({})
     """Destinations that the gateway should send into a tunnel, and does not, and since when
     (seconds of Unix time)."""
     coverage: Coverage | None = None
     """What the gateway sends into tunnels; None if the daemon has never seen any of it."""
 
 
-@dataclass(frozen=True, slots=True)
-class DockerNetwork:
+class DockerNetwork(NamedTuple):
     """A network of the engine."""
 
     id: str
@@ -210,12 +205,12 @@ class DockerNetwork:
     subnets: tuple[Network, ...]
     interfaces: Mapping[str, tuple[Interface, ...]]
     """Addresses by container id."""
-    attaching: Mapping[str, tuple[Interface, ...]] = field(default_factory=dict)
+    attaching: Mapping[str, tuple[Interface, ...]] = MappingProxyType({})
     """Addresses by name, of containers that are just being attached: from Docker 28 on the engine
     tells the id only when that is done (`sbJoin` in libnetwork/endpoint.go)."""
     driver: str = "bridge"
     internal: bool = False
-    options: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = MappingProxyType({})
     """What its driver was told."""
     nodes: tuple[str, ...] = ()
     """Addresses of the machines on which it is, of a swarm's."""
@@ -232,8 +227,7 @@ class Task(NamedTuple):
     """Address of its machine, by which the others reach it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """That a sidecar serves the clients of a network through a gateway, as the engine tells it."""
 
     gateway: str
@@ -267,8 +261,7 @@ class Standing(IntEnum):
     LOST = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(NamedTuple):
     """A gateway with a sidecar of its own."""
 
     gateway: str
@@ -290,8 +283,7 @@ class First(NamedTuple):
     """All three as in `Claim`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Gateways:
+class Gateways(NamedTuple):
     """Those that have a sidecar each, ours among them."""
 
     ours: str
@@ -307,8 +299,7 @@ class Gateways:
     """Names of networks on which ours has another sidecar, which comes before our own."""
 
 
-@dataclass(frozen=True, slots=True)
-class Gateway:
+class Gateway(NamedTuple):
     """The container that leads to the far networks, as seen on the network that is served."""
 
     container: str
@@ -498,8 +489,7 @@ class Refusal(NamedTuple):
     served: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Client:
+class Client(NamedTuple):
     """A container that asked for routes, and the namespace in which it gets them."""
 
     container: str
@@ -525,8 +515,7 @@ class Client:
         return any(one.place == thing.place for one in self.direct)
 
 
-@dataclass(frozen=True, slots=True)
-class EarlyClient:
+class EarlyClient(NamedTuple):
     """A client that got routes before it ran."""
 
     client: Client
@@ -537,8 +526,7 @@ class EarlyClient:
     """What was set beside the routes: guards and rules."""
 
 
-@dataclass(frozen=True, slots=True)
-class Skipped:
+class Skipped(NamedTuple):
     """A labelled container that is not served at all, and why."""
 
     container: str
@@ -553,16 +541,14 @@ class Skipped:
     """With the places that other gateways have in its namespace, if all is theirs."""
 
 
-@dataclass(frozen=True, slots=True)
-class Desired:
+class Desired(NamedTuple):
     """What the labels ask for."""
 
     clients: tuple[Client, ...]
     skipped: tuple[Skipped, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """What the engine said: labelled containers, each with the owner of its network namespace."""
 
     clients: tuple[tuple[Container, Container], ...]
@@ -586,8 +572,7 @@ class Event:
     """When that was (Unix seconds, by the engine's clock); 0 if it is not told."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """What one check saw, and what to do about it: lines to paste or to put into a file."""
 
     level: Literal["ok", "warn", "fail", "skip"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,12 +45,12 @@ def find(engine: Engine, settings: Settings) -> Sidecar:
     found = locate(engine, settings)
     if found.addresses:
         there = outside.gateway(engine, found.addresses, found.network)
-        return replace(found, gateway=outside.standing_for(there))
+        return found._replace(gateway=outside.standing_for(there))
     if found.service:
         return found
     gateway = gateways.follow(engine, found.gateway)
     gateways.check(gateway)
-    return replace(found, gateway=gateway)
+    return found._replace(gateway=gateway)
 
 
 def locate(engine: Engine, settings: Settings) -> Sidecar:
@@ -83,7 +82,7 @@ def _outside(engine: Engine, found: Sidecar, addresses: tuple[Address, ...]) -> 
     """Return our place with the gateway that has these addresses."""
     network = outside.network_of(engine, addresses, found.network)
     gateway = outside.standing_for(outside.gateway(engine, addresses, network))
-    return replace(found, gateway=gateway, network=network, service="", addresses=addresses)
+    return found._replace(gateway=gateway, network=network, service="", addresses=addresses)
 
 
 def _named(settings: Settings, chosen: Mapping[str, str]) -> tuple[str, str, str] | None:
@@ -111,16 +110,16 @@ def _beside(engine: Engine, settings: Settings, daemon: Sidecar) -> Sidecar:
     Where that is something else than the daemon goes by, the log says so.
     """
     ids = (daemon.own.id,) if daemon.own else ()
-    found = replace(daemon, own=next(gateways.existing(engine, ids), None))
+    found = daemon._replace(own=next(gateways.existing(engine, ids), None))
     if named := _named(settings, {}):
-        place = replace(found, network=settings.network or daemon.network)
+        place = found._replace(network=settings.network or daemon.network)
         found = _followed(engine, place, *named)
-        found = replace(found, network=found.network if found.addresses else daemon.network)
+        found = found._replace(network=found.network if found.addresses else daemon.network)
         if (found.gateway.id, found.service) != (daemon.gateway.id, daemon.service):
             reason = f"the daemon of this container follows {daemon.service or daemon.gateway.name}"
             log.warning("daemon.differs", container=found.gateway.name, reason=reason)
     if settings.network:
-        found = replace(found, network=settings.network)
+        found = found._replace(network=settings.network)
         if settings.network != daemon.network:
             reason = f"the daemon of this container serves {daemon.network}"
             log.warning("daemon.differs", network=settings.network, reason=reason)
@@ -130,12 +129,12 @@ def _beside(engine: Engine, settings: Settings, daemon: Sidecar) -> Sidecar:
 def _followed(engine: Engine, found: Sidecar, by: str, reference: str, service: str) -> Sidecar:
     """Return our place with another gateway, or another service."""
     if service == found.service and service:
-        return replace(found, named_by=by)
+        return found._replace(named_by=by)
     if reference and (there := outside.addresses(reference, by)):
-        return _outside(engine, replace(found, named_by=by), there)
+        return _outside(engine, found._replace(named_by=by), there)
     is_named = gateways.named(engine, reference, by, found.own) if reference else None
     gateway = is_named or gateways.standing_for(service)
-    return replace(found, gateway=gateway, named_by=by, service=service, addresses=())
+    return found._replace(gateway=gateway, named_by=by, service=service, addresses=())
 
 
 def is_stranded(engine: Engine, place: Sidecar, gateway: Container) -> bool:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,7 +93,7 @@ class GatewayTracker:
     def sidecar(self) -> Sidecar | None:
         """Our place, with the gateway as inspected last; None until it is known."""
         if self._sidecar and self._container:
-            return replace(self._sidecar, gateway=self._container)
+            return self._sidecar._replace(gateway=self._container)
         return self._sidecar if self._sidecar and self._sidecar.service else None
 
     def update(self, engine: Engine) -> GatewayState:
@@ -170,7 +169,7 @@ class GatewayTracker:
         try:
             gateway = self._with_losses(self._search(engine, place))
             self._look_at_network(engine, gateway)
-            return Found(replace(gateway, unlisted=self._unlisted))
+            return Found(gateway._replace(unlisted=self._unlisted))
         except CallError as error:
             # The engine is well but silent about the gateway, as in a long start or stop.
             is_first = isinstance(self.state, Unknown)
@@ -210,7 +209,7 @@ class GatewayTracker:
         self._judgement = self._contest.judge(engine, state.gateway, ours, place.own)
         winner, among = self._judgement.verdict.winner, self._judgement.among
         served_by = winner.gateway * (winner.gateway != ours[0].name)
-        return replace(state, gateway=replace(state.gateway, among=among), served_by=served_by)
+        return state._replace(gateway=state.gateway._replace(among=among), served_by=served_by)
 
     @property
     def ids(self) -> frozenset[str]:
@@ -275,12 +274,12 @@ class GatewayTracker:
             raise NotReadyError(reason, advice.attach(network, owner))
         addresses = tuple(interface.ip for interface in endpoint.interfaces)
         found = Gateway(owner.name, owner.id, endpoint.network, endpoint.network_id, addresses)
-        return replace(found, may_tunnel=container.may_tunnel or owner.may_tunnel)
+        return found._replace(may_tunnel=container.may_tunnel or owner.may_tunnel)
 
     def _lost(self, engine: Engine, place: Sidecar, error: NotReadyError) -> Lost | Unknown:
         """Return the gateway without addresses, so that what it led to becomes unreachable."""
         if isinstance(self.state, Lost):
-            return replace(self.state, reason=error.reason, hint=error.hint)
+            return self.state._replace(reason=error.reason, hint=error.hint)
         gateway = self._last
         if gateway is None:
             try:
@@ -303,7 +302,7 @@ class GatewayTracker:
         if gateway.network_id != last.network_id:
             return gateway
         here = {address.version for address in gateway.addresses}
-        return replace(gateway, lost=_without_addresses(last).lost - here)
+        return gateway._replace(lost=_without_addresses(last).lost - here)
 
     def _log_contest(self, before: GatewayState, state: GatewayState) -> None:
         """Log that another gateway serves the clients now, or that ours does so again."""
@@ -336,12 +335,12 @@ def _stopped(
 def _alone(state: GatewayState) -> GatewayState:
     if isinstance(state, Unknown):
         return state
-    return replace(state, gateway=replace(state.gateway, among=None), served_by="")
+    return state._replace(gateway=state.gateway._replace(among=None), served_by="")
 
 
 def _without_addresses(gateway: Gateway) -> Gateway:
     lost = gateway.lost | {address.version for address in gateway.addresses}
-    return replace(gateway, addresses=(), lost=lost)
+    return gateway._replace(addresses=(), lost=lost)
 
 
 def _log_change(before: GatewayState, now: GatewayState) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from lib.errors import NetnsError, NotReadyError
 from lib.model import Skipped
@@ -26,8 +25,7 @@ if TYPE_CHECKING:
     from lib.settings import Settings
 
 
-@dataclass(frozen=True, slots=True)
-class Findings:
+class Findings(NamedTuple):
     """What one look at everything found."""
 
     gateway: Gateway
@@ -62,7 +60,7 @@ def look(engine: Engine, kernel: Reader, settings: Settings) -> Findings:
     gateway = covers.applied(tunnels.applied(state.gateway))
     if settings.command == "withdraw":
         # What is to be taken back was given by this gateway, whoever serves now.
-        gateway = replace(gateway, among=serving.alone(gateway.gateways))
+        gateway = gateway._replace(among=serving.alone(gateway.gateways))
     wanted = desired.compute(located.snapshot, gateway)
     tunnels.learn(route.dst for client in wanted.clients for route in client.routes)
     network, seen = gateway.network, {}
@@ -84,7 +82,7 @@ def look(engine: Engine, kernel: Reader, settings: Settings) -> Findings:
             namespace.take(here, network)
             found.namespaces.append(namespace)
     limited = (_limited(one, seen, network) for one in wanted.clients)
-    return replace(found, desired=replace(wanted, clients=tuple(limited)))
+    return found._replace(desired=wanted._replace(clients=tuple(limited)))
 
 
 def _limited(client: Client, seen: Mapping[str, Inside], network: str) -> Client:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
@@ -47,8 +47,7 @@ _DONE = {
 VANISHED = {Route: "route.vanished", Rule: "rule.vanished"}
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(NamedTuple):
     """A step, for whom it is done, and the line that does it."""
 
     step: Step

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -160,7 +159,7 @@ def test_a_variable_that_the_daemon_has_too_does_not_win_over_its_option(file: P
 
 def test_the_service_that_is_followed_is_read(file: Path) -> None:
     state.State(Settings(gateway_service="wg_wireguard"), {}, file).publish(
-        replace(PLACE, service="wg_wireguard")
+        PLACE._replace(service="wg_wireguard")
     )
     found = state.read(file)
 
