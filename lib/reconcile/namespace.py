@@ -7,7 +7,7 @@ ran is remembered and logged before anything else can fail.
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
@@ -219,7 +219,7 @@ class Namespace:
         steps = plan((), self.actual, dict.fromkeys(due))
         return [
             self.task(
-                replace(step, reason=""), whose.get(step.thing.plain) or self._whose(step.thing)
+                step._replace(reason=""), whose.get(step.thing.plain) or self._whose(step.thing)
             )
             for step in steps
         ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import TYPE_CHECKING, Any, cast
 
@@ -1563,7 +1562,7 @@ def test_an_event_of_another_sidecar_is_known_by_its_label() -> None:
 
     assert site.reconciler.concerns(event)
     assert site.on("start", PEER).scope.is_full
-    assert site.reconciler.concerns(replace(event, action="die", labels={}))
+    assert site.reconciler.concerns(event._replace(action="die", labels={}))
 
 
 # --- our own table ------------------------------------------------------------------------------
