@@ -11,7 +11,6 @@ import os
 import sys
 import threading
 import time
-from concurrent.futures import Future
 from contextlib import closing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NoReturn, Protocol, TypeVar
@@ -20,6 +19,7 @@ import structlog
 
 from lib.early.service import EarlyRoutes
 from lib.engine.client import NEWEST_API, Engine
+from lib.engine.questions import Questions
 from lib.errors import EngineError, StreamEndedError
 from lib.health import Health
 from lib.kernel import prerequisites, signals
@@ -252,6 +252,7 @@ class Daemon:
         """Set if the gateway may be another one."""
         self._woken = threading.Event()
         """Set if either is, or an answer of the engine's is there."""
+        self._questions = Questions(self._woken.set)
         self._is_rerouted = False
         """Whether the gateway's tunnel was looked at since the last pass began."""
         self._trigger = "startup"
@@ -361,11 +362,7 @@ class Daemon:
 
         Also within a pass: that goes on from what it was about to do.
         """
-        answer: Future[T] = Future()
-        answer.add_done_callback(lambda _: self._woken.set())
-        threading.Thread(
-            target=_answer, args=(question, answer), name="engine", daemon=True
-        ).start()
+        answer = self._questions.begin(question)
         while not answer.done():
             self._attend(self._clock.monotonic() + _ATTENDING_SECONDS)
         return answer.result()
@@ -424,13 +421,6 @@ class Daemon:
         else:
             now = self._clock.monotonic()
             self._health.tell("", self._schedule.full_due(now), now)
-
-
-def _answer(question: Callable[[], T], answer: Future[T]) -> None:
-    try:
-        answer.set_result(question())
-    except BaseException as error:  # noqa: BLE001 - it is raised where the answer is wanted
-        answer.set_exception(error)
 
 
 def _log_pass(report: Report, seconds: float) -> None:
