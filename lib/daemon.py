@@ -362,6 +362,8 @@ class Daemon:
 
         Also within a pass: that goes on from what it was about to do.
         """
+        if not self._reconciler.has_tunnel:  # Then there is nothing to see to meanwhile.
+            return question()
         answer = self._questions.begin(question)
         while not answer.done():
             self._attend(self._clock.monotonic() + _ATTENDING_SECONDS)

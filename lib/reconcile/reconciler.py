@@ -121,6 +121,11 @@ class Reconciler:
             coverage=self._covered.now,
         )
 
+    @property
+    def has_tunnel(self) -> bool:
+        """Whether the gateway has a tunnel, which may be lost at any moment, or had one."""
+        return self._tunnels.is_any
+
     def reroute(self, scope: Scope) -> Report:
         """Look where the gateway sends what, and lead what stands by that; ask the engine nothing.
 

@@ -120,6 +120,11 @@ class Tunnels:
         except NetnsError as error:
             log.debug("watch.failed", netns=place.path, reason=error.reason)
 
+    @property
+    def is_any(self) -> bool:
+        """Whether the gateway sends anything into a tunnel, or did."""
+        return bool(self._through)
+
     def begin(self) -> None:
         """Begin a pass over all clients: who asks for what is to be learnt anew."""
         if len(self._known) > _MOST:

@@ -205,3 +205,22 @@ def test_who_asks_for_a_container_whose_command_failed_is_no_danger(site: Site) 
 
     assert seen[0][0][-1] == SHUT
     assert [entry for entry in logged if entry["log_level"] == "error"] == []
+
+
+def test_where_no_tunnel_can_be_lost_nobody_else_asks(site: Site) -> None:
+    """To hand a question over takes a fifth of what it takes to be answered."""
+    askers: list[threading.Thread] = []
+    site.kernel.close_tunnel(GATEWAY_PATH, DST)
+
+    class Noting(Engine):
+        def inspect(self, reference: str) -> Container:
+            def question() -> Container:
+                askers.append(threading.current_thread())
+                return super(Noting, self).inspect(reference)
+
+            found: Container = site.ask(question)
+            return found
+
+    site.engine = Noting(site.clock, GATEWAY, CLIENT)
+    site.run()
+    assert {*askers} == {threading.current_thread()}
