@@ -109,7 +109,7 @@ class Option:
 OPTIONS = (
     Option(
         "network",
-        "Docker network to serve",
+        "Docker network to serve, or several with commas",
         shown_default=f"the sidecar's label, then {DEFAULT_NETWORK}",
     ),
     Option(

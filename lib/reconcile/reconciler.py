@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from lib.logs.progress import with_progress
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from lib.engine.client import Engine
     from lib.kernel.access import Kernel
     from lib.kernel.namespaces import NamespaceId
-    from lib.model import Container, Desired, EarlyClient, Event, Gateway, Sidecar
+    from lib.model import Container, Coverage, Desired, EarlyClient, Event, Gateway, Sidecar
     from lib.reconcile.clients import Located
     from lib.reconcile.ledger import Given
     from lib.settings import Settings
@@ -53,17 +54,30 @@ class Reconciler:
         moved: Callable[[], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         time_of_day: Callable[[], float] = time.time,
+        place: Sidecar | None = None,
     ) -> None:
         """Wait `delay(tries)` seconds after failed tries; `announce` tells of the gateway.
 
         `news` is called, in a thread, when a reroute is due, `moved` when a full pass is, as the
-        gateway may be another one.
+        gateway may be another one. Without a `place`, that is found out.
         """
+        self._another = partial(
+            Reconciler,
+            kernel,
+            settings,
+            delay,
+            news=news,
+            moved=moved,
+            clock=clock,
+            time_of_day=time_of_day,
+        )
         self._kernel = kernel
         self._clock = clock
         self._announce = announce
         self._announced: tuple[Gateway | None, Path | None] = (None, None)
-        self._gateway = GatewayTracker(settings, clock, self._lead, time_of_day, moved)
+        self._gateway = GatewayTracker(
+            settings, clock, self._lead, time_of_day, moved=moved, place=place
+        )
         self._tunnels = Tunnels(kernel, settings, time_of_day, tell=news)
         self._covered = Covered(kernel, settings, clock)
         self._guard = Guard(kernel) if settings.gateway_guard == "on" else None
@@ -73,10 +87,26 @@ class Reconciler:
         self._complete: set[str] = set()
         """Ids of containers that were given all their routes early, and have not started yet."""
 
+    def beside(
+        self, place: Sidecar, announce: Callable[[Gateway | None, Path | None], None]
+    ) -> Reconciler:
+        """Return one for another network of the same gateway."""
+        return self._another(announce=announce, place=place)
+
+    @property
+    def place(self) -> Sidecar | None:
+        """Our place, with the gateway as it was when that was found out; None until then."""
+        return self._gateway.place
+
     @property
     def sidecar(self) -> Sidecar | None:
         """Our place, with the gateway as it was last found; None until it is known."""
         return self._gateway.sidecar
+
+    @property
+    def coverage(self) -> Coverage:
+        """What the gateway's tunnels cover."""
+        return self._covered.now
 
     def run(self, engine: Engine, scope: Scope) -> Report:
         """Do a pass; raise EngineError if the engine does not answer."""
@@ -89,7 +119,7 @@ class Reconciler:
             state = self._gateway.update(engine)
             scope = replace(scope, is_full=True)
         if isinstance(state, Unknown):
-            return Report(scope, state, unfinished=self._ledger.unfinished)
+            return Report(scope, state, unfinished=self._ledger.unfinished, is_done=False)
         listed = self._list(engine, scope)
         chosen = self._choose(listed, scope, is_news=state != before)
         served: list[Desired] = []
@@ -116,7 +146,6 @@ class Reconciler:
             listed=listed,
             mtus=self._tunnels.mtus,
             lost=self._tunnels.lost,
-            coverage=self._covered.now,
         )
 
     def reroute(self, scope: Scope) -> Report:
@@ -126,8 +155,9 @@ class Reconciler:
         """
         gateway, directory = self._announced
         if not gateway or not gateway.addresses:
-            left, covered = self._ledger.unfinished, self._covered.now
-            return Report(scope, self._gateway.state, unfinished=left, coverage=covered)
+            state = self._gateway.state
+            is_done = not isinstance(state, Unknown)
+            return Report(scope, state, unfinished=self._ledger.unfinished, is_done=is_done)
         lost, mtus, covered = self._tunnels.lost, self._tunnels.mtus, self._covered.now
         self._lead(gateway, directory)
         resized = {dst for dst, _ in mtus.items() ^ self._tunnels.mtus.items()}
@@ -144,7 +174,6 @@ class Reconciler:
             unfinished=self._ledger.unfinished,
             mtus=self._tunnels.mtus,
             lost=self._tunnels.lost,
-            coverage=self._covered.now,
             is_rerouted=bool(resized) or is_other or lost != self._tunnels.lost,
         )
 
@@ -193,13 +222,17 @@ class Reconciler:
             return True
         return not ends or event.container_id in self._clients.sharing
 
+    def depends_on(self, event: Event) -> bool:
+        """Tell whether an event is about the gateway, or about another sidecar."""
+        return event.container_id in self._gateway.ids
+
     def is_urgent(self, event: Event) -> bool:
         """Tell whether an event cannot wait for more of its kind.
 
         Events of networks can: mostly, the container is starting. So can the start of a container
         that has its routes already.
         """
-        if event.container_id in self._gateway.ids:
+        if self.depends_on(event):
             return True
         is_attaching = event.action in {"connect", "disconnect"}
         return not is_attaching and event.container_id not in self._complete

@@ -71,6 +71,12 @@ def test_it_says_why(claims: list[Claim], reason: str) -> None:
             [replace(claim("a"), gateway="z")], [claim("a")], [claim("a")], id="one was renamed"
         ),
         pytest.param(
+            [replace(claim("a"), network="far")],
+            [replace(claim("a"), network=name) for name in ("far", "farther")],
+            [replace(claim("a"), network=name) for name in ("far", "farther")],
+            id="one sidecar on two networks",
+        ),
+        pytest.param(
             [claim("a", ended=NOW - 9)],
             [replace(claim("a", 2), sidecar_id="new")],
             [replace(claim("a", 2, absent=7), sidecar_id="new")],

@@ -128,7 +128,9 @@ class Site:
         self.runner = Runner()
         self.watch = StandInWatch()
         self.addresses: tuple[Address, ...] = (ip_address("192.0.2.7"),)
-        self.early = EarlyRoutes(self.runner, self._connect, monitor=self._enter, watch=self.watch)
+        self.early = EarlyRoutes(
+            lambda: self.runner, self._connect, monitor=self._enter, watch=self.watch
+        )
 
     def _connect(self) -> Engine:
         if self.refusals:
