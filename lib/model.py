@@ -1,12 +1,12 @@
 """The vocabulary: frozen values that the other modules hand to each other.
 
 Raw engine answers end in `lib.engine`; from there on there are only these. No behaviour beyond
-reading a value. What a pass makes for each route is a named tuple, which takes a third of the time.
+reading a value. They are named tuples: such a class is made seven times as fast as a frozen
+dataclass, which each start would wait for, and a value in a third of the time.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from ipaddress import (
     IPv4Address,
@@ -75,8 +75,7 @@ DIRECT = "direct"
 that is."""
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(NamedTuple):
     """A container's attachment to one Docker network."""
 
     network: str
@@ -87,8 +86,7 @@ class Endpoint:
     """What it is called there beside its name; empty in a listing of some engines."""
 
 
-@dataclass(frozen=True, slots=True)
-class PublishedPort:
+class PublishedPort(NamedTuple):
     """A port that the host takes calls for."""
 
     port: str
@@ -99,8 +97,7 @@ class PublishedPort:
     """The IP version of those who call."""
 
 
-@dataclass(frozen=True, slots=True)
-class Container:
+class Container(NamedTuple):
     """What an inspection of one container told."""
 
     id: str
@@ -122,7 +119,7 @@ class Container:
     """When that of its start before ended, or its last one did; likewise."""
     arguments: tuple[str, ...] = ()
     """What its program is given; likewise."""
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = MappingProxyType({})
     """Those of its variables that are options of ours; likewise."""
 
     dns: tuple[Address, ...] = ()
@@ -152,8 +149,7 @@ class Container:
         return next((point for point, both in names if network in both), None)
 
 
-@dataclass(frozen=True, slots=True)
-class Sidecar:
+class Sidecar(NamedTuple):
     """Our place among the containers."""
 
     gateway: Container
@@ -180,7 +176,7 @@ class Sidecar:
     def on(self, networks: Sequence[str], index: int = 0) -> Sidecar:
         """Return our place on one of these networks."""
         before, after = tuple(networks[:index]), tuple(networks[index + 1 :])
-        return replace(self, network=networks[index], before=before, after=after)
+        return self._replace(network=networks[index], before=before, after=after)
 
     @property
     def each(self) -> tuple[Sidecar, ...]:
@@ -188,8 +184,7 @@ class Sidecar:
         return tuple(self.on(self.networks, index) for index in range(len(self.networks)))
 
 
-@dataclass(frozen=True, slots=True)
-class Coverage:
+class Coverage(NamedTuple):
     """What a gateway sends into its tunnels, as it was last seen: what `auto` stands for."""
 
     networks: frozenset[Network] | None = None
@@ -201,8 +196,7 @@ class Coverage:
 NOT_SEEN = Coverage()
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
+class Published(NamedTuple):
     """What a daemon tells the commands beside it."""
 
     chosen: Mapping[str, str]
@@ -212,16 +206,15 @@ class Published:
     sidecar: Sidecar | None = None
     """Whom it serves and follows; of its containers only id and name, and labels of the gateway's
     by which its successor is known. None until it has found out."""
-    lost: Mapping[Network, float] = field(default_factory=dict)
+    lost: Mapping[Network, float] = MappingProxyType({})
     """Destinations that the gateway should send into a tunnel, and does not, and since when
     (seconds of Unix time)."""
-    coverage: Mapping[str, Coverage] = field(default_factory=dict)
+    coverage: Mapping[str, Coverage] = MappingProxyType({})
     """What the gateway sends into tunnels of what comes from a network, by the name of that; not of
     one where the daemon has never seen any of it."""
 
 
-@dataclass(frozen=True, slots=True)
-class DockerNetwork:
+class DockerNetwork(NamedTuple):
     """A network of the engine."""
 
     id: str
@@ -229,12 +222,12 @@ class DockerNetwork:
     subnets: tuple[Network, ...]
     interfaces: Mapping[str, tuple[Interface, ...]]
     """Addresses by container id."""
-    attaching: Mapping[str, tuple[Interface, ...]] = field(default_factory=dict)
+    attaching: Mapping[str, tuple[Interface, ...]] = MappingProxyType({})
     """Addresses by name, of containers that are just being attached: from Docker 28 on the engine
     tells the id only when that is done (`sbJoin` in libnetwork/endpoint.go)."""
     driver: str = "bridge"
     internal: bool = False
-    options: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = MappingProxyType({})
     """What its driver was told."""
     nodes: tuple[str, ...] = ()
     """Addresses of the machines on which it is, of a swarm's."""
@@ -251,8 +244,7 @@ class Task(NamedTuple):
     """Address of its machine, by which the others reach it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """That a sidecar serves the clients of a network through a gateway, as the engine tells it."""
 
     gateway: str
@@ -286,8 +278,7 @@ class Standing(IntEnum):
     LOST = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(NamedTuple):
     """A gateway with a sidecar of its own."""
 
     gateway: str
@@ -309,8 +300,7 @@ class First(NamedTuple):
     """All three as in `Claim`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Gateways:
+class Gateways(NamedTuple):
     """Those that have a sidecar each, ours among them."""
 
     ours: str
@@ -326,8 +316,7 @@ class Gateways:
     """Names of networks on which ours has another sidecar, which comes before our own."""
 
 
-@dataclass(frozen=True, slots=True)
-class Gateway:
+class Gateway(NamedTuple):
     """The container that leads to the far networks, as seen on the network that is served."""
 
     container: str
@@ -503,14 +492,13 @@ class Inside(NamedTuple):
     """IP versions in which the kernel knows rules, as far as was looked."""
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """One change to one namespace."""
 
     verb: Literal["replace", "add", "del"]
     """A route is replaced, a rule is added, which the kernel refuses if an equal one is there."""
     thing: Thing
-    reason: str = field(default="", compare=False)
+    reason: str = ""
     """Why it is deleted."""
     exact: bool = False
     """Whether to delete none but that of its `mtu`: another differs from it in nothing else."""
@@ -525,8 +513,7 @@ class Refusal(NamedTuple):
     served: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Client:
+class Client(NamedTuple):
     """A container that asked for routes, and the namespace in which it gets them."""
 
     container: str
@@ -552,8 +539,7 @@ class Client:
         return any(one.place == thing.place for one in self.direct)
 
 
-@dataclass(frozen=True, slots=True)
-class EarlyClient:
+class EarlyClient(NamedTuple):
     """A client that got routes before it ran."""
 
     client: Client
@@ -564,8 +550,7 @@ class EarlyClient:
     """What was set beside the routes: guards and rules."""
 
 
-@dataclass(frozen=True, slots=True)
-class Skipped:
+class Skipped(NamedTuple):
     """A labelled container that is not served at all, and why."""
 
     container: str
@@ -580,16 +565,14 @@ class Skipped:
     """With the places that other gateways have in its namespace, if all is theirs."""
 
 
-@dataclass(frozen=True, slots=True)
-class Desired:
+class Desired(NamedTuple):
     """What the labels ask for."""
 
     clients: tuple[Client, ...]
     skipped: tuple[Skipped, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """What the engine said: labelled containers, each with the owner of its network namespace."""
 
     clients: tuple[tuple[Container, Container], ...]
@@ -598,8 +581,7 @@ class Snapshot:
     """Those that have none in which anything can be done for them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """A hint from the engine that something changed; never data to act on."""
 
     action: str
@@ -607,14 +589,13 @@ class Event:
     """The container concerned, also for network events."""
     container: str = ""
     network_id: str = ""
-    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+    labels: Mapping[str, str] = MappingProxyType({})
     """The container's, among other attributes of the event; empty for network events."""
-    moment: float = field(default=0.0, compare=False)
+    moment: float = 0.0
     """When that was (Unix seconds, by the engine's clock); 0 if it is not told."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """What one check saw, and what to do about it: lines to paste or to put into a file."""
 
     level: Literal["ok", "warn", "fail", "skip"]

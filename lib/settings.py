@@ -7,8 +7,7 @@ sidecar's label (which `lib.engine.sidecar` reads), default.
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,8 +24,7 @@ _MAX_INTERVAL = 86_400.0
 _MIN_MTU, _MAX_MTU = 576, 65_535
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """What the user chose; None where the choice is left to us."""
 
     command: str = "run"
@@ -80,8 +78,7 @@ def _one_of(*choices: str) -> Callable[[str], str]:
     return convert
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
+class Option(NamedTuple):
     """One option, which is also a variable: `--log-level` and `WGROUTEMGR_LOG_LEVEL`."""
 
     name: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import TYPE_CHECKING
 
@@ -72,7 +72,7 @@ class StandInEngine:
 
     def networks(self) -> tuple[DockerNetwork, ...]:
         self.calls.append("networks")
-        return tuple(replace(network, interfaces={}, attaching={}) for network in self.on)
+        return tuple(network._replace(interfaces={}, attaching={}) for network in self.on)
 
     def find(self, *, container_id: str = "", name: str = "") -> Container | None:
         self.calls.append(f"find {container_id or name}")
@@ -104,7 +104,7 @@ class StandInEngine:
 
 def _listed(container: Container) -> Container:
     """Return a container without what only an inspection tells."""
-    return replace(container, sandbox_key="", upper_dir="", dns=(), published=(), runtime="")
+    return container._replace(sandbox_key="", upper_dir="", dns=(), published=(), runtime="")
 
 
 def _carries(container: Container, label: str) -> bool:

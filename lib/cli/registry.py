@@ -7,8 +7,7 @@ what the others need.
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from lib.named import RUN
 
@@ -18,8 +17,7 @@ if TYPE_CHECKING:
     from lib.settings import Settings
 
 
-@dataclass(frozen=True, slots=True)
-class Argument:
+class Argument(NamedTuple):
     """What one command takes beside the options that all of them take; it may be left out."""
 
     name: str
@@ -28,8 +26,7 @@ class Argument:
     is_flag: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(NamedTuple):
     """One subcommand."""
 
     name: str

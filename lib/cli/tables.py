@@ -6,8 +6,7 @@ Pure: it looks at nothing itself.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from lib.cli.output import printable
 from lib.model import MAIN, Route, Rule
@@ -34,8 +33,7 @@ _COLOURS = {"ok": _GREEN, "refused": _YELLOW, "skipped": _DIM}
 _ASTRAY = "the gateway sends it into no tunnel"
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One destination of one client, or a container that has none; empty is what there is not."""
 
     container: str
@@ -144,7 +142,7 @@ def document(found: Sequence[Row], networks: Sequence[Findings]) -> str:
         "service": gateway.service,
         "node": gateway.node,
         "networks": [_network(one) for one in networks],
-        "routes": [asdict(row) for row in found],
+        "routes": [row._asdict() for row in found],
     }
     return json.dumps(content, indent=2)
 
@@ -206,9 +204,9 @@ def _left(client: Client, findings: Findings) -> Iterator[Row]:
     """Yield the rows of who has left the network, if what keeps its packets there stands."""
     space = next((space for space in findings.namespaces if space.path == client.netns), None)
     held = tuple(guard for guard in client.routes if space and guard in space.wanted)
-    for row in _client(replace(client, routes=held), findings) if held else ():
+    for row in _client(client._replace(routes=held), findings) if held else ():
         is_held = row.state == "ok" and not row.direct
-        yield replace(row, state="unreachable") if is_held else row
+        yield row._replace(state="unreachable") if is_held else row
 
 
 def _direct(

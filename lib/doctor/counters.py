@@ -6,7 +6,7 @@ Pure. Each kind of tunnel counts, as every device does.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 _COLUMNS = re.compile(r"\s*(\S+):\s*\d+\s+(\d+)\s+(\d+)(?:\s+\d+){6}\s+(\d+)\s+(\d+)\s")
 """A device's line: bytes, packets, errors and five more of what came in, then of what went out."""
@@ -15,8 +15,7 @@ DEVICES = "/proc/net/dev"
 """`proc_pid_net(5)`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Counters:
+class Counters(NamedTuple):
     """Packets since a device was made."""
 
     received: int

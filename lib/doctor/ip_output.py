@@ -6,10 +6,9 @@ Pure. What cannot be read is left out: a failure is told by the command's exit c
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from lib.model import IPV6
 
@@ -21,8 +20,7 @@ _REJECTING = {"unreachable", "blackhole", "prohibit", "throw"}
 _KERNELS_RULES = {0, 32766, 32767}
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(NamedTuple):
     """A network interface of one namespace."""
 
     name: str
@@ -33,8 +31,7 @@ class Link:
     is_up: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(NamedTuple):
     """A policy rule that is none of the kernel's own three."""
 
     preference: int
@@ -44,8 +41,7 @@ class Rule:
     """As it was printed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Lookup:
+class Lookup(NamedTuple):
     """The kernel's answer to where it would send a packet."""
 
     device: str = ""

@@ -9,8 +9,7 @@ from __future__ import annotations
 import shlex
 import time
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Generic, NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, NoReturn, Protocol, TypeVar
 
 from lib.doctor import counters, ip_output
 from lib.doctor.ip_output import Lookup
@@ -105,8 +104,7 @@ class Fact(Generic[T]):
         return self._found[0]
 
 
-@dataclass(frozen=True, slots=True)
-class AttachedClient:
+class AttachedClient(NamedTuple):
     """A client, and what it is attached to."""
 
     client: Client
@@ -159,8 +157,7 @@ class AttachedClient:
         return tuple(name for name in names if name != self.served)
 
 
-@dataclass(frozen=True, slots=True)
-class Asking:
+class Asking(NamedTuple):
     """What became of the containers that ask for routes."""
 
     clients: tuple[AttachedClient, ...]
@@ -228,7 +225,7 @@ class Site:
 
     def _find_gateway(self) -> Gateway:
         place = self.sidecar()
-        return replace(self._reach_gateway(place), before=place.before, after=place.after)
+        return self._reach_gateway(place)._replace(before=place.before, after=place.after)
 
     def _reach_gateway(self, place: Sidecar) -> Gateway:
         if place.addresses:
@@ -242,7 +239,7 @@ class Site:
         addresses = tuple(interface.ip for interface in endpoint.interfaces)
         found = Gateway(container.name, container.id, network.name, network.id, addresses)
         may_tunnel = container.may_tunnel or self.sidecar().gateway.may_tunnel
-        return replace(found, may_tunnel=may_tunnel)
+        return found._replace(may_tunnel=may_tunnel)
 
     def _find_gateway_link(self) -> Link:
         links = self.gateway_links(self.gateway().addresses)
@@ -267,7 +264,7 @@ class Site:
         else:
             snapshot = _all_clients(engine)
         among = self.judgement().among
-        wanted = desired.compute(snapshot, replace(self._applied(gateway), among=among))
+        wanted = desired.compute(snapshot, self._applied(gateway)._replace(among=among))
         pairs = {container.id: (container, owner) for container, owner in snapshot.clients}
         clients = (
             _attached(client, *pairs[client.container_id], gateway) for client in wanted.clients
@@ -417,7 +414,7 @@ class Site:
             return None
         outcome = self.run(self.gateway_netns, "cat", counters.ipv6_file(device))
         sent = found.sent - counters.parse_multicast(outcome.output)
-        return replace(found, sent=max(0, sent))
+        return found._replace(sent=max(0, sent))
 
     def links_by_engine(self) -> set[str]:
         """Return the gateway's interfaces that the engine made."""

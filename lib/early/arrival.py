@@ -7,7 +7,7 @@ client gets its routes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from ipaddress import ip_interface
 from typing import TYPE_CHECKING
@@ -97,7 +97,7 @@ class Grant:
         `leaves_out` if it asks for others beside; `lacks_networks` if whether it gets these too
         depends on what other networks it is to be on.
         """
-        self._client = replace(client, routes=())
+        self._client = client._replace(routes=())
         self._asked = client.routes
         self._leaves_out = leaves_out
         self.lacks_networks = lacks_networks
@@ -143,7 +143,7 @@ class Grant:
         self._waiting = [one for one in self._waiting if one not in new]
         self._things = (*self._things, *new)
         routes = tuple(one for one in self._things if isinstance(one, Route) and one in self._asked)
-        self._client = replace(self._client, routes=routes)
+        self._client = self._client._replace(routes=routes)
         refused = (one for thing, one in ended.items() if thing not in new)
         self._refusal = next(refused, self._refusal)
         due = [thing for thing in self._waiting if self._is_due(thing)]
@@ -299,7 +299,7 @@ def grant(arrival: Arrival, known: Answers) -> Grant | None:
     if lacks_networks and not early:
         return None
     return Grant(
-        replace(wanted, routes=early),
+        wanted._replace(routes=early),
         sources,
         leaves_out=len(early) < len(wanted.routes) or DIRECT_LABEL in description.client.labels,
         lacks_networks=lacks_networks,
@@ -320,9 +320,9 @@ def _wanted(
     gateway = known.gateway
     point = Endpoint(gateway.network, gateway.network_id, known.addresses_of(owner))
     others = Endpoint("", "", tuple(ip_interface(str(subnet)) for subnet in subnets))
-    names = (replace(one, interfaces=()) for one in container.endpoints)
+    names = (one._replace(interfaces=()) for one in container.endpoints)
     endpoints = (point, others, *names)
-    as_if = replace(container, running=True, sandbox_key=netns, endpoints=endpoints)
+    as_if = container._replace(running=True, sandbox_key=netns, endpoints=endpoints)
     found = desired.compute(Snapshot(((as_if, as_if),)), gateway)
     nothing = Client(container.name, container.id, netns, ())
     return found.clients[0] if found.clients else nothing

@@ -9,7 +9,6 @@ said to run. What an event did not tell is asked for; what it told too late cost
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lib.model import Container
@@ -81,7 +80,7 @@ class KnownContainers:
             running = {container.id: container for container in containers}
             for known in tuple(self._containers.values()):
                 if known.running and known.id not in running:
-                    self._keep(replace(known, running=False))
+                    self._keep(known._replace(running=False))
             for container in running.values():
                 self._keep(container)
 
@@ -114,8 +113,8 @@ class KnownContainers:
         if sum(len(key) + len(text) for key, text in labels.items()) > MOST_CHARACTERS:
             self._is_listed = False  # Not everything is known any more.
             return
-        self._containers[container.id] = replace(
-            container, labels=labels, sandbox_key="", endpoints=(), upper_dir=""
+        self._containers[container.id] = container._replace(
+            labels=labels, sandbox_key="", endpoints=(), upper_dir=""
         )
         self._names[container.name] = container.id
         if asks(labels) and not container.running:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
@@ -52,8 +52,7 @@ class Reference(NamedTuple):
     """As while it attaches it; else it is the id."""
 
 
-@dataclass(frozen=True)
-class Description:
+class Description(NamedTuple):
     """What is known of a container."""
 
     asked: float
@@ -73,8 +72,7 @@ class Description:
 NO_NETWORK = DockerNetwork("", "", (), {})
 
 
-@dataclass(frozen=True)
-class Answers:
+class Answers(NamedTuple):
     """What the engine answered in one lookup.
 
     Names and addresses are given again: what was asked before a namespace appeared tells nothing of
@@ -91,7 +89,7 @@ class Answers:
     """When (monotonic seconds) it was asked for its networks."""
     subnets: tuple[Network, ...] | None = None
     """Of all others; None if it does not list them, as behind a proxy."""
-    described: Mapping[Reference, Description] = field(default_factory=dict)
+    described: Mapping[Reference, Description] = MappingProxyType({})
 
     def attached(self) -> Iterable[tuple[Reference, tuple[Interface, ...]]]:
         """Yield who is on the gateway's network with which addresses."""
@@ -151,15 +149,14 @@ class Need(NamedTuple):
     """Also those of the other networks that it is to be on."""
 
 
-@dataclass(frozen=True)
-class Questions:
+class Questions(NamedTuple):
     """What has to be asked."""
 
     addresses: bool = False
     """Who has which address, until that is enough."""
     subnets_since: float = 0.0
     """For all networks, if that was not done since."""
-    containers: Mapping[Reference, Need] = field(default_factory=dict)
+    containers: Mapping[Reference, Need] = MappingProxyType({})
     """Who they are."""
 
 
@@ -221,7 +218,7 @@ class Lookup:
         """Ask at once: a namespace appeared at that time (monotonic seconds)."""
         with self._changed:
             self._expected_since = now
-            self._questions = replace(self._questions, addresses=True, subnets_since=now)
+            self._questions = self._questions._replace(addresses=True, subnets_since=now)
             self._changed.notify_all()
 
     def ask(self, questions: Questions) -> None:
@@ -313,7 +310,7 @@ class Lookup:
         if who.is_name and not need.subnets:
             remembered = known.named(who.text)
             if remembered and _is_named(engine, remembered):
-                return Description(asked, replace(remembered, running=False))
+                return Description(asked, remembered._replace(running=False))
         found = engine.find(name=who.text) if who.is_name else engine.find(container_id=who.text)
         if not found:
             return Description(asked, None)
@@ -337,7 +334,7 @@ class Lookup:
 
     def _take(self, **values: Any) -> None:  # noqa: ANN401 - fields of an Answers
         with self._changed:
-            self._answers = replace(self._answers, **values)
+            self._answers = self._answers._replace(**values)
         self._tell()
 
 

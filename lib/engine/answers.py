@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from dataclasses import replace
 from datetime import datetime
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -170,10 +169,10 @@ def parse_event(line: str | bytes) -> Event | None:
 def with_network_ids(container: Container, ids: Mapping[str, str]) -> Container:
     """Return the container with the ids of its networks where their names were told for ids."""
     points = (
-        replace(point, network_id=ids.get(point.network, "")) if has_name_for_id(point) else point
+        point._replace(network_id=ids.get(point.network, "")) if has_name_for_id(point) else point
         for point in container.endpoints
     )
-    return replace(container, endpoints=tuple(points))
+    return container._replace(endpoints=tuple(points))
 
 
 def has_name_for_id(endpoint: Endpoint) -> bool:

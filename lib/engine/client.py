@@ -9,7 +9,6 @@ import errno
 import os
 import re
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -158,7 +157,7 @@ class Engine:
         with sdk.our_errors():
             listed = answers.parse_networks(self._client.networks())
         # Podman tells who is attached in a listing, too.
-        return tuple(replace(network, interfaces={}) for network in listed)
+        return tuple(network._replace(interfaces={}) for network in listed)
 
     def firewall(self) -> str:
         """Return what the engine makes its firewall rules with: `iptables`, `nftables` or such.

@@ -7,7 +7,6 @@ by. No sidecar talks to another.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import structlog
@@ -79,7 +78,7 @@ def _claim(engine: Engine, peer: Container, network: str, networks: Sequence[str
         log.debug("answer.skipped", kind="container", reason=error.reason)
         network = _other(network or DEFAULT_NETWORK, networks)
         claim = Claim(peer.name, peer.id, peer.id, peer.started_at, absent, network=network)
-        return replace(claim, untold=peer.name)
+        return claim._replace(untold=peer.name)
     if isinstance(found, Gateway):
         network, found = found.network, outside.standing_for(found)
     network = _other(network or DEFAULT_NETWORK, networks)
@@ -104,7 +103,7 @@ def again(engine: Engine, claim: Claim, networks: Sequence[str]) -> Claim:
         chain = namespace_chain(engine, engine.inspect(claim.gateway_id))
     except (CallError, GoneError, NotReadyError) as error:
         log.debug("answer.skipped", kind="container", reason=error.reason)
-        return replace(claim, up_since=None)
+        return claim._replace(up_since=None)
     return described(claim, chain, networks)
 
 
@@ -119,12 +118,11 @@ def described(claim: Claim, gateway: Sequence[Container], networks: Sequence[str
     aliases = [alias for point in points for alias in point.aliases]
     services = [one.labels.get(key, "") for one in gateway for key in gateways.SERVICE_LABELS]
     if claim.network and points:
-        claim = replace(claim, network=points[0].network)
+        claim = claim._replace(network=points[0].network)
     names = {*aliases, *services, *(one.name for one in gateway)}
     is_there = all(one.running for one in gateway) and any(one.interfaces for one in points)
     since = max(one.started_at for one in gateway) if is_there else None
-    return replace(
-        claim,
+    return claim._replace(
         names=frozenset(names - {claim.gateway, ""}),
         up_since=since,
         addresses=frozenset(face.ip for one in points for face in one.interfaces),

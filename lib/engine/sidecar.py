@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,12 +45,12 @@ def find(engine: Engine, settings: Settings) -> Sidecar:
     """Return our place with the gateway as it is, or raise NotReadyError with what is missing."""
     found = locate(engine, settings)
     if found.addresses:
-        return replace(found, gateway=outside.standing_for(_held(engine, found)))
+        return found._replace(gateway=outside.standing_for(_held(engine, found)))
     if found.service:
         return found
     gateway = gateways.follow(engine, found.gateway)
     gateways.check(gateway)
-    return replace(found, gateway=gateway)
+    return found._replace(gateway=gateway)
 
 
 def locate(engine: Engine, settings: Settings) -> Sidecar:
@@ -74,10 +73,10 @@ def locate(engine: Engine, settings: Settings) -> Sidecar:
         return _outside(engine, found.on(names(text) or ("",)), by, there)
     found = found.on(names(text) or (DEFAULT_NETWORK,))
     if service:
-        return replace(found, named_by=by, service=service)
+        return found._replace(named_by=by, service=service)
     if reference:
-        return replace(found, named_by=by, gateway=gateways.named(engine, reference, by, own))
-    return replace(found, gateway=_unnamed(owner, own))
+        return found._replace(named_by=by, gateway=gateways.named(engine, reference, by, own))
+    return found._replace(gateway=_unnamed(owner, own))
 
 
 def _outside(engine: Engine, found: Sidecar, by: str, addresses: tuple[Address, ...]) -> Sidecar:
@@ -86,8 +85,8 @@ def _outside(engine: Engine, found: Sidecar, by: str, addresses: tuple[Address, 
     Of several networks it is on one, and the others wait.
     """
     network = outside.network_of(engine, addresses, found.network)
-    found = replace(found, network=network, named_by=by, service="", addresses=addresses)
-    return replace(found, gateway=outside.standing_for(_held(engine, found)))
+    found = found._replace(network=network, named_by=by, service="", addresses=addresses)
+    return found._replace(gateway=outside.standing_for(_held(engine, found)))
 
 
 def _held(engine: Engine, found: Sidecar) -> Gateway:
@@ -130,7 +129,7 @@ def _beside(engine: Engine, settings: Settings, daemon: Sidecar) -> Sidecar:
     Where that is something else than the daemon goes by, the log says so.
     """
     ids = (daemon.own.id,) if daemon.own else ()
-    found = replace(daemon, own=next(gateways.existing(engine, ids), None))
+    found = daemon._replace(own=next(gateways.existing(engine, ids), None))
     chosen = names(settings.network or "")
     if named := _named(settings, {}):
         found = _followed(engine, found.on(chosen or daemon.networks), *named)
@@ -146,12 +145,12 @@ def _beside(engine: Engine, settings: Settings, daemon: Sidecar) -> Sidecar:
 def _followed(engine: Engine, found: Sidecar, by: str, reference: str, service: str) -> Sidecar:
     """Return our place with another gateway, or another service."""
     if service == found.service and service:
-        return replace(found, named_by=by)
+        return found._replace(named_by=by)
     if reference and (there := outside.addresses(reference, by)):
         return _outside(engine, found, by, there)
     is_named = gateways.named(engine, reference, by, found.own) if reference else None
     gateway = is_named or gateways.standing_for(service)
-    return replace(found, gateway=gateway, named_by=by, service=service, addresses=())
+    return found._replace(gateway=gateway, named_by=by, service=service, addresses=())
 
 
 def is_stranded(engine: Engine, place: Sidecar, gateway: Container) -> bool:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from lib import advice
 from lib.errors import NetnsError, NetnsGoneError
@@ -39,8 +38,7 @@ def explained(what: str) -> Iterator[None]:
         raise NetnsError(reason) from error
 
 
-@dataclass(frozen=True, slots=True)
-class NamespaceId:
+class NamespaceId(NamedTuple):
     """A network namespace, and where it was found.
 
     An equal one found there later is the same: the engine never names two namespaces alike (the

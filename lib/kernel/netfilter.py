@@ -9,9 +9,9 @@ from __future__ import annotations
 import socket
 import sys
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from lib.kernel import netlink, xtables
 from lib.kernel.namespaces import entered
@@ -52,8 +52,7 @@ _ENGINE = "DOCKER_POSTROUTING"
 _VERDICT_DROP = -_DROP - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Chain:
+class Chain(NamedTuple):
     """A chain through which forwarded packets pass."""
 
     family: str
@@ -64,8 +63,7 @@ class Chain:
     rules: int
 
 
-@dataclass(frozen=True, slots=True)
-class SourceNat:
+class SourceNat(NamedTuple):
     """A rule that puts another source address in. What else it asks of a packet is not told."""
 
     family: str
@@ -98,7 +96,7 @@ def source_nat(path: str = "") -> tuple[SourceNat, ...]:
     with entered(path):
         legacy = (rule for family in xtables.FAMILIES for rule in _legacy_nat(family))
         found = parse_source_nat(_dump(_GET_CHAIN), _dump(_GET_RULE))
-        return (*(replace(rule, out=_named(rule.out)) for rule in found), *legacy)
+        return (*(rule._replace(out=_named(rule.out)) for rule in found), *legacy)
 
 
 def _named(out: str) -> str:

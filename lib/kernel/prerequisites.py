@@ -7,9 +7,8 @@ pure. What it finds is told by whoever asks.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from lib import advice
 from lib.advice import (
@@ -40,8 +39,7 @@ CGROUP, FIRST_CGROUP = Path("/proc/self/cgroup"), Path("/proc/1/cgroup")
 _ROOT = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
+class Mount(NamedTuple):
     """One line of mountinfo."""
 
     point: Path

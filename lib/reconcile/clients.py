@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
@@ -25,8 +24,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
+class _Known(NamedTuple):
     """What only an inspection tells of a container, and never changes while it runs."""
 
     identity: NamespaceId
@@ -35,8 +33,7 @@ class _Known:
     def complete(self, listed: Container) -> Container:
         """Return a listed container with it."""
         found = self.container
-        return replace(
-            listed,
+        return listed._replace(
             sandbox_key=self.identity.path,
             dns=found.dns,
             published=found.published,
@@ -44,8 +41,7 @@ class _Known:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Located:
+class Located(NamedTuple):
     """Labelled containers with the owners of their namespaces, and those that cannot be told."""
 
     snapshot: Snapshot

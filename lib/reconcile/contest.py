@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from lib.engine import peers
@@ -158,6 +157,6 @@ class Contest:
 
 def _as_known(claim: Claim, gateway: Gateway, ours: Sequence[Container]) -> Claim:
     """Return what our sidecar claims, with our gateway as we know it."""
-    claim = replace(claim, gateway=ours[0].name, gateway_id=ours[0].id)
+    claim = claim._replace(gateway=ours[0].name, gateway_id=ours[0].id)
     found = peers.described(claim, ours, (gateway.network, gateway.network_id))
-    return found if gateway.addresses else replace(found, up_since=None)
+    return found if gateway.addresses else found._replace(up_since=None)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lib.errors import NetnsError
@@ -89,7 +88,7 @@ class Covered:
         """Return the gateway with what it covers, cut off from what does not go there now."""
         away = {dst for dst, last in self._memory.items() if not last.is_there}
         cut_off = gateway.cut_off if self._warns else gateway.cut_off | away
-        return replace(gateway, coverage=self.now, cut_off=cut_off)
+        return gateway._replace(coverage=self.now, cut_off=cut_off)
 
 
 def once(kernel: Reader, settings: Settings, network: str) -> Covered:

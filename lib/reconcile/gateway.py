@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -101,7 +100,7 @@ class GatewayTracker:
     def sidecar(self) -> Sidecar | None:
         """Our place, with the gateway as inspected last; None until it is known."""
         if self._sidecar and self._container:
-            return replace(self._sidecar, gateway=self._container)
+            return self._sidecar._replace(gateway=self._container)
         return self._sidecar if self._sidecar and self._sidecar.service else None
 
     def update(self, engine: Engine) -> GatewayState:
@@ -177,7 +176,7 @@ class GatewayTracker:
         try:
             gateway = self._with_losses(self._search(engine, place))
             self._look_at_network(engine, gateway)
-            return Found(replace(gateway, unlisted=self._unlisted))
+            return Found(gateway._replace(unlisted=self._unlisted))
         except CallError as error:
             # The engine is well but silent about the gateway, as in a long start or stop.
             is_first = isinstance(self.state, Unknown)
@@ -212,13 +211,13 @@ class GatewayTracker:
 
     def _judged(self, engine: Engine, place: Sidecar, state: Found | Lost) -> Found | Lost:
         """Add to a state by whom clients are served, and on which other networks."""
-        gateway = replace(state.gateway, before=place.before, after=place.after)
+        gateway = state.gateway._replace(before=place.before, after=place.after)
         ours = [one for one in (self._container, self._owner) if one] or [place.gateway]
         ours = [gateways.standing_for(place.service)] if place.service else ours
         self._judgement = self._contest.judge(engine, gateway, ours, place.own)
         winner, among = self._judgement.verdict.winner, self._judgement.among
         served_by = winner.gateway * (winner.gateway != ours[0].name)
-        return replace(state, gateway=replace(gateway, among=among), served_by=served_by)
+        return state._replace(gateway=gateway._replace(among=among), served_by=served_by)
 
     @property
     def ids(self) -> frozenset[str]:
@@ -284,12 +283,12 @@ class GatewayTracker:
             raise NotReadyError(reason, advice.attach(network, owner))
         addresses = tuple(interface.ip for interface in endpoint.interfaces)
         found = Gateway(owner.name, owner.id, endpoint.network, endpoint.network_id, addresses)
-        return replace(found, may_tunnel=container.may_tunnel or owner.may_tunnel)
+        return found._replace(may_tunnel=container.may_tunnel or owner.may_tunnel)
 
     def _lost(self, engine: Engine, place: Sidecar, error: NotReadyError) -> Lost | Unknown:
         """Return the gateway without addresses, so that what it led to becomes unreachable."""
         if isinstance(self.state, Lost):
-            return replace(self.state, reason=error.reason, hint=error.hint)
+            return self.state._replace(reason=error.reason, hint=error.hint)
         gateway = self._last
         if gateway is None:
             try:
@@ -312,7 +311,7 @@ class GatewayTracker:
         if gateway.network_id != last.network_id:
             return gateway
         here = {address.version for address in gateway.addresses}
-        return replace(gateway, lost=_without_addresses(last).lost - here)
+        return gateway._replace(lost=_without_addresses(last).lost - here)
 
     def _log_contest(self, before: GatewayState, state: GatewayState) -> None:
         """Log that another gateway serves the clients now, or that ours does so again."""
@@ -345,12 +344,12 @@ def _stopped(
 def _alone(state: GatewayState) -> GatewayState:
     if isinstance(state, Unknown):
         return state
-    return replace(state, gateway=replace(state.gateway, among=None), served_by="")
+    return state._replace(gateway=state.gateway._replace(among=None), served_by="")
 
 
 def _without_addresses(gateway: Gateway) -> Gateway:
     lost = gateway.lost | {address.version for address in gateway.addresses}
-    return replace(gateway, addresses=(), lost=lost)
+    return gateway._replace(addresses=(), lost=lost)
 
 
 def _log_change(before: GatewayState, now: GatewayState) -> None:

@@ -6,7 +6,6 @@ kernel says what of it is there.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import structlog
@@ -123,7 +122,7 @@ class Leaving:
         self._left[place] = dict(there)
         due = [thing for thing in there if not is_in(thing, connected)]
         if self._withdraws:
-            steps = [replace(step, reason=_REASON) for step in plan((), actual, due)]
+            steps = [step._replace(reason=_REASON) for step in plan((), actual, due)]
             return [namespace.task(step, there[step.thing]) for step in steps]
         whose = {thing.place: client for thing, client in there.items()}
         shut = [one.plain._replace(gateway=None, kind="unreachable") for one in due if _leads(one)]

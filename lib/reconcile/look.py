@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from lib.errors import NetnsError, NotReadyError
 from lib.model import Desired, Gateway, Skipped
@@ -27,8 +26,7 @@ if TYPE_CHECKING:
     from lib.settings import Settings
 
 
-@dataclass(frozen=True, slots=True)
-class Findings:
+class Findings(NamedTuple):
     """What one look at everything found on one network."""
 
     gateway: Gateway
@@ -78,8 +76,7 @@ def _nothing(tracker: GatewayTracker, state: Unknown) -> Findings:
     return Findings(Gateway("", "", network, "", ()), state, Desired((), ()), [], [])
 
 
-@dataclass(frozen=True, slots=True)
-class _Look:
+class _Look(NamedTuple):
     """What is the same for each network."""
 
     engine: Engine
@@ -99,7 +96,7 @@ class _Look:
         gateway = covers.applied(tunnels.applied(state.gateway))
         if settings.command == "withdraw":
             # What is to be taken back was given by this gateway, whoever serves now.
-            gateway = replace(gateway, among=serving.alone(gateway.gateways))
+            gateway = gateway._replace(among=serving.alone(gateway.gateways))
         wanted = desired.compute(self.located.snapshot, gateway)
         tunnels.learn(route.dst for client in wanted.clients for route in client.routes)
         failed = list(self.located.failures) if is_first else []
@@ -110,7 +107,7 @@ class _Look:
             namespace.mtus, namespace.unsized = tunnels.mtus, tunnels.unsized
         seen = self._read(namespaces, found)
         limited = (_limited(one, seen, gateway.network) for one in wanted.clients)
-        return replace(found, desired=replace(wanted, clients=tuple(limited)))
+        return found._replace(desired=wanted._replace(clients=tuple(limited)))
 
     def _read(self, namespaces: Iterable[Namespace], found: Findings) -> dict[str, Inside]:
         """Read what is there into these, add it to what was found, and return it by path."""

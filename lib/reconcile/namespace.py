@@ -7,8 +7,8 @@ ran is remembered and logged before anything else can fail.
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
@@ -47,8 +47,7 @@ _DONE = {
 VANISHED = {Route: "route.vanished", Rule: "rule.vanished"}
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(NamedTuple):
     """A step, for whom it is done, and the line that does it."""
 
     step: Step
@@ -220,7 +219,7 @@ class Namespace:
         steps = plan((), self.actual, dict.fromkeys(due))
         return [
             self.task(
-                replace(step, reason=""), whose.get(step.thing.plain) or self._whose(step.thing)
+                step._replace(reason=""), whose.get(step.thing.plain) or self._whose(step.thing)
             )
             for step in steps
         ]

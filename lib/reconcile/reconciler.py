@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -117,7 +116,7 @@ class Reconciler:
         state = before
         if scope.is_full or self._concerns_all(scope):
             state = self._gateway.update(engine)
-            scope = replace(scope, is_full=True)
+            scope = scope._replace(is_full=True)
         if isinstance(state, Unknown):
             return Report(scope, state, unfinished=self._ledger.unfinished, is_done=False)
         listed = self._list(engine, scope)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import ChainMap
-from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,8 +22,7 @@ GATEWAY = "gateway"
 """Why a pass runs: the gateway may be another task of its service."""
 
 
-@dataclass(frozen=True, slots=True)
-class Scope:
+class Scope(NamedTuple):
     """Which containers a pass is for, and why it runs."""
 
     trigger: str
@@ -33,7 +32,7 @@ class Scope:
     """Containers that have just changed, or whose unfinished work is due."""
     is_full: bool = False
     """Whether it is for all containers."""
-    ended: Mapping[str, float] = field(default_factory=dict, hash=False)
+    ended: Mapping[str, float] = MappingProxyType({})
     """When those of them ended that did (Unix seconds), though they may run again."""
 
     @property
@@ -42,8 +41,7 @@ class Scope:
         return self.trigger == TUNNEL and not self.is_full
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """The gateway has an address on the network, though maybe not in each IP version."""
 
     gateway: Gateway
@@ -51,8 +49,7 @@ class Found:
     """Name of another gateway, if clients that name none are served by that one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Lost:
+class Lost(NamedTuple):
     """The gateway is gone, stopped or off the network: what led to it is unreachable."""
 
     gateway: Gateway
@@ -65,8 +62,7 @@ class Lost:
     """As in `Found`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Unknown:
+class Unknown(NamedTuple):
     """It cannot be told yet who the gateway is; no client is touched."""
 
     reason: str
@@ -90,8 +86,7 @@ class Why(Enum):
     on its way."""
 
 
-@dataclass(frozen=True, slots=True)
-class Unfinished:
+class Unfinished(NamedTuple):
     """Work that one container still needs, and when it is due."""
 
     container_id: str
@@ -104,8 +99,7 @@ class Unfinished:
     """How often it has failed in a row."""
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(NamedTuple):
     """Something that did not work for one container."""
 
     event: str
@@ -120,8 +114,7 @@ class Failure:
     """What the log says beside that: `hint` where there is one, `netns` where it was reached."""
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(NamedTuple):
     """What one pass found and did, and what is left to do."""
 
     scope: Scope
@@ -136,9 +129,9 @@ class Report:
     """When the gateway is to be looked at again although nothing happens (monotonic seconds)."""
     listed: tuple[Container, ...] = ()
     """The containers with the label that ran when it listed them: all, if it was a full pass."""
-    mtus: Mapping[Network, int] = field(default_factory=dict)
+    mtus: Mapping[Network, int] = MappingProxyType({})
     """How large packets to a destination may be behind the gateway (bytes), if smaller there."""
-    lost: Mapping[Network, float] = field(default_factory=dict)
+    lost: Mapping[Network, float] = MappingProxyType({})
     """What should go into the gateway's tunnel and does not, and since when (Unix time)."""
     is_rerouted: bool = False
     """Whether a full pass is to verify what was done about a tunnel."""

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
@@ -31,8 +30,7 @@ _CALM_SECONDS, _EAGER_SECONDS = 1.0, 0.5
 """Between two questions: while a task is named, and while none is."""
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(NamedTuple):
     """What is asked of the name server, and what was last made of its answer."""
 
     service: str
@@ -41,7 +39,7 @@ class Question:
 
     def ask(self) -> Told:
         """Return what the name server says now."""
-        return heard(self.service, self.own_id, replace(self.last, tasks=None))
+        return heard(self.service, self.own_id, self.last._replace(tasks=None))
 
     def is_news(self, told: Told) -> bool:
         """Tell whether that asks for another look."""
@@ -53,10 +51,10 @@ def heard(service: str, own_id: str, told: Told) -> Told:
 
     For us it is asked only where it names no task: that may be since it does not live.
     """
-    found = replace(told, named=names.ask(names.of_tasks(service)).known, own=None)
+    found = told._replace(named=names.ask(names.of_tasks(service)).known, own=None)
     if found.inside:
         return found
-    return replace(found, own=names.ask(names.of_container(own_id)).known)
+    return found._replace(own=names.ask(names.of_container(own_id)).known)
 
 
 class Watch:
@@ -163,14 +161,14 @@ class ServiceGateway:
         if not inside or (is_kept and len(inside) == 1):
             return told, ""
         if is_kept and inside == self._listing[0]:
-            return replace(told, tasks=self._listing[1]), ""
+            return told._replace(tasks=self._listing[1]), ""
         try:
             tasks = engine.tasks(network.id).get(service, ())
         except (CallError, GoneError) as error:
             return told, error.reason
         if inside <= {task.address for task in tasks}:
             self._listing = inside, tasks
-        return replace(told, tasks=tasks), ""
+        return told._replace(tasks=tasks), ""
 
     def _remember(self, place: Sidecar, own: Container, told: Told, choice: Choice) -> None:
         if choice.kind in {Kind.FOUND, Kind.LOST}:

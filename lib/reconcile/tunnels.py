@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import structlog
@@ -188,7 +187,7 @@ class Tunnels:
 
     def applied(self, gateway: Gateway) -> Gateway:
         """Return the gateway with what is to be unreachable through it."""
-        return replace(gateway, cut_off=frozenset() if self._warns else frozenset(self._lost))
+        return gateway._replace(cut_off=frozenset() if self._warns else frozenset(self._lost))
 
     @property
     def mtus(self) -> Mapping[Network, int]:

@@ -10,8 +10,7 @@ and again never takes anything from another.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,8 +22,7 @@ HOLD_SECONDS = 10.0
 delay (moby, `ShouldRestart` in restartmanager/restartmanager.go)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """Who serves, and for how long that is sure."""
 
     winner: Claim
@@ -70,9 +68,9 @@ def remembered(known: Iterable[Claim], found: Iterable[Claim], now: float) -> tu
         place = old.gateway, old.network
         new, ended = claims.get(place), old.ended or now
         if new and (old.untold or not new.untold):
-            claims[place] = replace(new, absent=min(new.absent, _absence(old, new)))
+            claims[place] = new._replace(absent=min(new.absent, _absence(old, new)))
         elif old.sidecar_id not in there and now - ended < HOLD_SECONDS:
-            claims[place] = replace(old, ended=ended)
+            claims[place] = old._replace(ended=ended)
     return tuple(claims.values())
 
 

@@ -6,7 +6,6 @@ cut a client off or reach a namespace that is not its own.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from ipaddress import ip_network
 from typing import TYPE_CHECKING
 
@@ -77,15 +76,15 @@ def _client(container: Container, owner: Container, gateway: Gateway) -> Client 
     if not point and not there:
         hint = advice.attach(gateway.network, owner)
         skipped = skip(f"is not attached to {gateway.network}", hint, expected=True)
-        return replace(skipped, left=_left(container, owner, gateway, portion))
+        return skipped._replace(left=_left(container, owner, gateway, portion))
     if not owner.sandbox_key:
         return skip("has no network namespace yet", expected=True)
-    client = replace(_served(container, owner, gateway, versions, portion), auto=auto)
+    client = _served(container, owner, gateway, versions, portion)._replace(auto=auto)
     if client.routes or client.refusals or not (others := _others(portion, gateway)):
         return client
     hint = "" if there else f"ask the sidecar of {others} about it"
     reason = f"is for the network {there}" if there else f"is served by the gateway {others}"
-    return replace(skip(reason, hint, expected=True), elsewhere=client)
+    return skip(reason, hint, expected=True)._replace(elsewhere=client)
 
 
 def _is_at(point: Endpoint | None, gateway: Gateway) -> bool:

@@ -6,7 +6,6 @@ the entry is refused, once and by name, until it is.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lib.model import TABLE, Refusal
@@ -43,7 +42,7 @@ def limited(client: Client, here: Inside, network: str) -> Client:
     """Return a client with the routes that it can have, and remarks on the others."""
     found = refusals(client.routes, here, network)
     routes = tuple(one for one in client.routes if one not in found or found[one].served)
-    return replace(client, routes=routes, refusals=(*client.refusals, *found.values()))
+    return client._replace(routes=routes, refusals=(*client.refusals, *found.values()))
 
 
 def _unruled(route: Route, here: Inside) -> Refusal | None:

@@ -7,9 +7,8 @@ its own log. So the name server says that something changed, and the engine whet
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -32,8 +31,7 @@ class Kind(Enum):
     """We are on another network, where every service looks like one that is gone."""
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
+class Told(NamedTuple):
     """What a node tells at one moment."""
 
     subnets: tuple[Network, ...]
@@ -53,8 +51,7 @@ class Told:
         return _inside(self.named or (), self.subnets)
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(NamedTuple):
     """What is to be believed of the gateway."""
 
     kind: Kind

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from ipaddress import ip_network
 from typing import TYPE_CHECKING
 
@@ -138,7 +137,7 @@ def test_networks_are_listed_without_who_is_attached(
     network = asked.network(asked.inspect(labelled.name).endpoints[0].network)
 
     (listed,) = (other for other in asked.networks() if other.id == network.id)
-    assert listed == replace(network, interfaces={})
+    assert listed == network._replace(interfaces={})
 
 
 def test_networks_of_a_container_are_known_by_their_ids(

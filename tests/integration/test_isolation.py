@@ -6,7 +6,6 @@ import errno
 import os
 import time
 from contextlib import ExitStack
-from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import TYPE_CHECKING, cast
 
@@ -165,7 +164,7 @@ def test_namespace_file_that_is_none_fails_only_its_container(
 ) -> None:
     (tmp_path / "plain").touch()
     gateway, first, *others = engine.known
-    engine.known = (gateway, replace(first, sandbox_key=str(tmp_path / "plain")), *others)
+    engine.known = (gateway, first._replace(sandbox_key=str(tmp_path / "plain")), *others)
 
     with structlog.testing.capture_logs() as logged:
         assert run(reconciler, engine) == 1
@@ -212,7 +211,7 @@ def test_failed_container_is_tried_again_also_while_the_gateway_is_lost(
     sick.write_text(str(spaces[0].path))
     assert run(reconciler, engine) == 1
     gateway, *clients = engine.known
-    engine.known = (replace(gateway, running=False), *clients)
+    engine.known = (gateway._replace(running=False), *clients)
 
     assert run(reconciler, engine, frozenset({gateway.id})) == 1
     assert reconciler.unfinished == {clients[0].id}
@@ -239,14 +238,14 @@ def test_container_in_anothers_namespace_that_ended_loses_its_routes_though_stil
     reconciler: Passes, engine: StandInEngine, spaces: list[Namespace]
 ) -> None:
     """As of Docker 20.10, which tells of the end a moment before its listing shows it."""
-    lodger = replace(engine.known[1], id="d" * 64, name="d", network_mode="container:a")
-    host = replace(engine.known[1], labels={})
+    lodger = engine.known[1]._replace(id="d" * 64, name="d", network_mode="container:a")
+    host = engine.known[1]._replace(labels={})
     engine.known = (engine.known[0], host, lodger)
     assert run(reconciler, engine) == 0
     assert served(spaces)[0]
 
     engine.listing = engine.known
-    engine.known = (engine.known[0], host, replace(lodger, running=False))
+    engine.known = (engine.known[0], host, lodger._replace(running=False))
     assert run(reconciler, engine, frozenset({lodger.id})) == 0
 
     assert not served(spaces)[0]
@@ -260,7 +259,7 @@ def test_route_that_was_gone_when_it_was_to_be_taken_back_is_not_ours_any_more(
     spaces[0].ip(f"route del {DST}")
     gateway, left, *others = engine.known
     elsewhere = Endpoint("other", "o" * 64, left.endpoints[0].interfaces)
-    engine.known = (gateway, replace(left, endpoints=(elsewhere,)), *others)
+    engine.known = (gateway, left._replace(endpoints=(elsewhere,)), *others)
     assert run(reconciler, engine) == 0
 
     spaces[0].ip(f"route add {DST} via 192.0.2.129")
@@ -275,7 +274,7 @@ def test_unreachable_that_was_there_already_is_looked_at_once_more(
     """Another sidecar may take it back, whose network the container has just left."""
     gateway, client, *_ = engine.known
     assert run(reconciler, engine) == 0
-    engine.known = (replace(gateway, running=False), client)
+    engine.known = (gateway._replace(running=False), client)
     spaces[0].ip(f"route replace unreachable {DST}")
 
     assert run(reconciler, engine) == 0

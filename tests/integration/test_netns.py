@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -176,7 +175,7 @@ def test_namespace_at_a_process_is_accepted_until_that_ends(folder: Path) -> Non
             assert identity
             namespaces.confirm(identity)
             with pytest.raises(NetnsGoneError):  # Another process has that number.
-                namespaces.confirm(replace(identity, born="0"))
+                namespaces.confirm(identity._replace(born="0"))
             assert namespaces.is_at_process(path)
             assert not namespaces.is_at_process(str(space.path))
 

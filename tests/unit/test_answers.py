@@ -143,9 +143,14 @@ def event_of(answer: object) -> Event | None:
     return parse_event(json.dumps(answer))
 
 
+def untimed(answer: object) -> Event | None:
+    event = event_of(answer)
+    return event and event._replace(moment=0.0)
+
+
 def test_events_are_the_same_from_every_version(answers: Answers, *, is_modern: bool) -> None:
     network, container = answers["network"]["Id"], answers["inspect"]["Id"]
-    found = [event_of(event) for event in answers["events"]]
+    found = [untimed(event) for event in answers["events"]]
 
     assert any("status" in event for event in answers["events"]) != is_modern
     labels = {"wgroutemgr.networks": "10.9.0.0/16,2001:db8:51::/48"}
@@ -173,7 +178,7 @@ def test_an_event_tells_the_labels(answers: Answers) -> None:
     container = answers["inspect"]
     labels = container["Config"]["Labels"]
 
-    assert event_of(start | {"Action": "create"}) == Event(
+    assert untimed(start | {"Action": "create"}) == Event(
         "create", container["Id"], "client", labels=labels
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import TYPE_CHECKING, Any, cast
 
@@ -77,7 +76,7 @@ def completed(
 ) -> tuple[list[str], list[Refusal]]:
     """Return what is asked for, and the remarks."""
     portion = portion or Portion((), (), {}, tells=True, is_auto=True)
-    gateway = replace(GATE, coverage=Coverage(frozenset(networks(*covered))))
+    gateway = GATE._replace(coverage=Coverage(frozenset(networks(*covered))))
     found, _ = coverage.completed(portion, gateway, NEAR, versions)
     return [str(dst) for dst in found.destinations], list(found.refusals)
 
@@ -160,7 +159,7 @@ YET = "is nothing yet: wireguard was not seen to send anything into a tunnel"
 )
 def test_what_stands_for_nothing_is_refused(known: Coverage, reason: str, hint: str) -> None:
     portion = Portion((), (), {}, tells=True, is_auto=True)
-    found, _ = coverage.completed(portion, replace(GATE, coverage=known), NEAR, (4,))
+    found, _ = coverage.completed(portion, GATE._replace(coverage=known), NEAR, (4,))
 
     assert found.refusals == (Refusal("auto", reason, hint),)
 
@@ -328,7 +327,7 @@ def test_who_comes_first_while_it_is_away_is_cut_off_too(logged: list[dict[str, 
 
 def test_so_it_is_with_a_gateway_that_is_lost() -> None:
     site = with_tunnel(CLIENT)
-    lost = replace(GATEWAY, running=False)
+    lost = GATEWAY._replace(running=False)
     site.change(lost)
     site.on("die", lost)
     site.drive(300)
@@ -354,7 +353,7 @@ def test_who_is_only_to_be_warned_keeps_it() -> None:
 
 
 def test_before_a_tunnel_was_seen_it_is_refused_by_name(logged: list[dict[str, Any]]) -> None:
-    asks = replace(CLIENT, labels={NETWORKS_LABEL: f"auto, {Z}"})
+    asks = CLIENT._replace(labels={NETWORKS_LABEL: f"auto, {Z}"})
     site = with_tunnel(asks, to="")
     assert site.routes(asks) == [f"{Z} {VIA}"]
     assert remarks(logged) == [("auto", YET)]
@@ -383,7 +382,7 @@ def test_a_namespace_that_cannot_be_read(logged: list[dict[str, Any]]) -> None:
 
 
 def test_everything_beside_it_is_served() -> None:
-    asks = replace(CLIENT, labels={NETWORKS_LABEL: "auto, 0.0.0.0/0"})
+    asks = CLIENT._replace(labels={NETWORKS_LABEL: "auto, 0.0.0.0/0"})
     site = with_tunnel(asks, to=f"{X},0.0.0.0/0,::/0")
 
     led = [line for line in site.routes(asks) if SHUT not in line]
@@ -391,7 +390,7 @@ def test_everything_beside_it_is_served() -> None:
 
 
 def test_what_contains_an_attached_network_goes_into_our_own_table() -> None:
-    on_both = replace(CLIENT, endpoints=(*CLIENT.endpoints, FRONT))
+    on_both = CLIENT._replace(endpoints=(*CLIENT.endpoints, FRONT))
     site = with_tunnel(on_both, to=f"{X},{Z}")
     there = {str(one.dst): one.table for one in site.kernel.routes(on_both.sandbox_key)}
     assert (there[X], there[Z]) == (TABLE, 254)
@@ -405,8 +404,8 @@ def test_what_contains_an_attached_network_goes_into_our_own_table() -> None:
 
 def test_a_sidecar_that_starts_while_the_tunnel_is_away_leaves_our_table_as_it_is() -> None:
     """It does not know what was in it; of one there is only the guard, as its link had gone."""
-    asks = replace(CLIENT, labels={NETWORKS_LABEL: f"auto, {Z}"})
-    asks = replace(asks, endpoints=(*asks.endpoints, FRONT))
+    asks = CLIENT._replace(labels={NETWORKS_LABEL: f"auto, {Z}"})
+    asks = asks._replace(endpoints=(*asks.endpoints, FRONT))
     here, shut = asks.sandbox_key, Route(DST, None, 0, "unreachable", TABLE)
     site = Site(asks)
     for wide in tunnels.EVERYTHING:
@@ -457,7 +456,7 @@ def test_what_was_missing_when_the_gateway_was_lost_is_not_let_go_as_soon_as_it_
     site = with_tunnel(CLIENT, to=X)
     site.kernel.unroute(HERE, X)
     changed(site)
-    lost = replace(GATEWAY, running=False)
+    lost = GATEWAY._replace(running=False)
     site.change(lost)
     site.on("die", lost)
     site.drive(60)
@@ -474,8 +473,8 @@ def test_without_a_namespace_ours_is_not_taken_for_the_gateways() -> None:
     found = Covered(site.kernel, Settings(), lambda: 0.0)
     for gateway, where in (
         (GATE, "in no namespace yet"),
-        (replace(GATE, container_id="", service="vpn"), "on another node"),
-        (replace(GATE, is_outside=True), "no container of this engine"),
+        (GATE._replace(container_id="", service="vpn"), "on another node"),
+        (GATE._replace(is_outside=True), "no container of this engine"),
     ):
         found.look(gateway, "")
         assert found.now == Coverage(None, f"wireguard is {where}")
@@ -487,19 +486,19 @@ def test_another_gateway_by_name_starts_from_nothing() -> None:
     found.look(GATE, HERE)
     assert found.now.networks == frozenset({DST})
     site.kernel.close_tunnel(HERE, X)
-    found.look(replace(GATE, container_id="its successor"), HERE)
+    found.look(GATE._replace(container_id="its successor"), HERE)
     assert found.now.networks == frozenset({DST})
-    found.look(replace(GATE, container="other"), HERE)
+    found.look(GATE._replace(container="other"), HERE)
     assert found.now.networks is None
 
 
 def test_who_starts_gets_early_what_it_covered_at_the_last_look() -> None:
     known = Knowledge(
-        described={BY_ID: description(replace(CREATED, labels={NETWORKS_LABEL: "auto"}))}
+        described={BY_ID: description(CREATED._replace(labels={NETWORKS_LABEL: "auto"}))}
     ).answers()
     covered = Coverage(frozenset(networks(X, "10.9.0.0/16", "0.0.0.0/0")))
-    gateway = replace(known.gateway, coverage=covered, cut_off=frozenset(networks("10.9.0.0/16")))
-    given = grant(arrival("192.0.2.7"), replace(known, gateway=gateway))
+    gateway = known.gateway._replace(coverage=covered, cut_off=frozenset(networks("10.9.0.0/16")))
+    given = grant(arrival("192.0.2.7"), known._replace(gateway=gateway))
 
     assert given
     assert [line.partition(" ip ")[2] for line in given.commands.values()] == [
@@ -613,7 +612,7 @@ def test_of_two_that_cover_the_same_it_is_the_firsts_until_that_is_lost(
 
 def test_neither_takes_what_the_other_has_in_our_table() -> None:
     client = asking(**{A: "auto", B: "auto"})
-    client = replace(client, endpoints=(*client.endpoints, FRONT))
+    client = client._replace(endpoints=(*client.endpoints, FRONT))
     site = Two(client, **{A: X, B: "10.0.0.0/8"})
     there = [one for one in site.kernel.routes(client.sandbox_key) if one.table == TABLE]
 
@@ -650,7 +649,7 @@ def test_one_that_nobody_answers_to_is_refused_and_nothing_is_taken_from_our_tab
 
 
 AB = (Candidate("a", frozenset({"vpn"})), Candidate("b", frozenset({"vpn"})))
-LOST_AB = (replace(AB[0], standing=Standing.LOST), AB[1])
+LOST_AB = (AB[0]._replace(standing=Standing.LOST), AB[1])
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pytest
 
@@ -68,24 +67,24 @@ def test_it_says_why(claims: list[Claim], reason: str) -> None:
         pytest.param([claim("a", ended=NOW - 9)], [], [claim("a", ended=NOW - 9)], id="still"),
         pytest.param([claim("a", ended=NOW - 10)], [], [], id="no more"),
         pytest.param(
-            [replace(claim("a"), gateway="z")], [claim("a")], [claim("a")], id="one was renamed"
+            [claim("a")._replace(gateway="z")], [claim("a")], [claim("a")], id="one was renamed"
         ),
         pytest.param(
-            [replace(claim("a"), network="far")],
-            [replace(claim("a"), network=name) for name in ("far", "farther")],
-            [replace(claim("a"), network=name) for name in ("far", "farther")],
+            [claim("a")._replace(network="far")],
+            [claim("a")._replace(network=name) for name in ("far", "farther")],
+            [claim("a")._replace(network=name) for name in ("far", "farther")],
             id="one sidecar on two networks",
         ),
         pytest.param(
             [claim("a", ended=NOW - 9)],
-            [replace(claim("a", 2), sidecar_id="new")],
-            [replace(claim("a", 2, absent=7), sidecar_id="new")],
+            [claim("a", 2)._replace(sidecar_id="new")],
+            [claim("a", 2, absent=7)._replace(sidecar_id="new")],
             id="a sidecar made anew takes the place of the old one",
         ),
         pytest.param(
-            [replace(claim("a"), since=NOW - 50)],
-            [replace(claim("a", 2), sidecar_id="new")],
-            [replace(claim("a", 2, absent=0), sidecar_id="new")],
+            [claim("a")._replace(since=NOW - 50)],
+            [claim("a", 2)._replace(sidecar_id="new")],
+            [claim("a", 2, absent=0)._replace(sidecar_id="new")],
             id="also if its absence was not seen",
         ),
         pytest.param(
@@ -96,7 +95,7 @@ def test_it_says_why(claims: list[Claim], reason: str) -> None:
         ),
         pytest.param(
             [],
-            [replace(claim("a", 1), sidecar_id="new"), claim("a")],
+            [claim("a", 1)._replace(sidecar_id="new"), claim("a")],
             [claim("a")],
             id="of two beside one gateway the one that is there for longer",
         ),
@@ -118,7 +117,7 @@ class Sidecar:
         self.ended, self.known = now, ()
 
     def start(self, now: float) -> None:
-        self.claim = replace(self.claim, since=now, absent=now - self.ended)
+        self.claim = self.claim._replace(since=now, absent=now - self.ended)
         self.ended = 0.0
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import TYPE_CHECKING, NoReturn, cast
 
@@ -429,7 +429,7 @@ def test_early_routes_learn_how_large_packets_may_be(site: Site) -> None:
 def test_a_tunnel_that_goes_is_looked_at_at_once_and_verified_a_little_later(
     site: Site, choice: str, health: str
 ) -> None:
-    site.settings = replace(site.settings, on_tunnel_loss=choice)
+    site.settings = site.settings._replace(on_tunnel_loss=choice)
     site.kernel.tunnel(GATEWAY_PATH, "10.8.0.0/16")
     goes = Woken(lambda: site.kernel.close_tunnel(GATEWAY_PATH, "10.8.0.0/16"))
     site.engine.scripts = [[(5.0, goes)]]
@@ -537,7 +537,7 @@ def test_a_missing_gateway_is_told_once_and_looked_for(site: Site) -> None:
 
 
 def test_a_lost_gateway_is_unhealthy_and_a_lost_version_is_not(site: Site) -> None:
-    site.engine.known = (replace(GATEWAY, running=False), CLIENT)
+    site.engine.known = (GATEWAY._replace(running=False), CLIENT)
     site.run()
 
     assert verdict(site.file) == "the gateway wireguard is lost, see gateway.lost in the log"
@@ -569,7 +569,7 @@ def test_an_end_does_with_all_routes_what_is_chosen(
     site: Site, on_stop: str, expected: list[str]
 ) -> None:
     """Also with those that were given early, just before it."""
-    site.settings = replace(site.settings, on_stop=on_stop)
+    site.settings = site.settings._replace(on_stop=on_stop)
     daemon = site.daemon()
     site.run(daemon=daemon)
     early = Route(ip_network("10.9.0.0/16"), ip_address("192.0.2.1"), 0)
@@ -586,7 +586,7 @@ def test_an_end_does_with_all_routes_what_is_chosen(
 
 
 def test_nobody_is_given_a_route_early_after_the_others_were_taken_back(site: Site) -> None:
-    site.settings = replace(site.settings, on_stop="withdraw")
+    site.settings = site.settings._replace(on_stop="withdraw")
     daemon = site.daemon()
     site.run(daemon=daemon)
     seen: list[bool] = []
@@ -598,7 +598,7 @@ def test_nobody_is_given_a_route_early_after_the_others_were_taken_back(site: Si
 
 # --- a swarm's service as the gateway -----------------------------------------------------------
 
-AGENT = replace(CLIENT, id="0123456789abcdef" * 4, name="wg_wgroutemgr.n1.t1", labels={})
+AGENT = CLIENT._replace(id="0123456789abcdef" * 4, name="wg_wgroutemgr.n1.t1", labels={})
 TASK = Task("wg_wireguard.1.a", ip_address("192.0.2.1"), "10.77.0.1")
 
 
@@ -624,10 +624,10 @@ def test_in_a_swarm_only_what_a_restart_mends_makes_it_unhealthy(
 ) -> None:
     Swarm(site, monkeypatch, tmp_path)
     site.lacking = "NET_ADMIN not in effect"
-    site.settings = replace(site.settings, gateway=None, gateway_service="wg_wireguard")
+    site.settings = site.settings._replace(gateway=None, gateway_service="wg_wireguard")
     if by_label:
-        site.settings = replace(site.settings, gateway_service=None)
-        labelled = replace(AGENT, labels={SERVICE_LABEL: "wg_wireguard"})
+        site.settings = site.settings._replace(gateway_service=None)
+        labelled = AGENT._replace(labels={SERVICE_LABEL: "wg_wireguard"})
         site.engine.known = (labelled, CLIENT)
     logged = site.run()
 
@@ -636,7 +636,7 @@ def test_in_a_swarm_only_what_a_restart_mends_makes_it_unhealthy(
 
 
 def test_in_a_swarm_an_engine_that_is_away_makes_it_unhealthy(site: Site) -> None:
-    site.settings = replace(site.settings, gateway=None, gateway_service="wg_wireguard")
+    site.settings = site.settings._replace(gateway=None, gateway_service="wg_wireguard")
     away_for(site, 5)
 
     assert verdict(site.file).startswith("no engine answers")
@@ -646,7 +646,7 @@ def test_a_gateway_that_moves_is_followed_at_once(
     site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     swarm = Swarm(site, monkeypatch, tmp_path)
-    site.settings = replace(site.settings, gateway=None, gateway_service="wg_wireguard")
+    site.settings = site.settings._replace(gateway=None, gateway_service="wg_wireguard")
     watches: list[Watch] = []
     begin = Watch.begin
 
@@ -675,8 +675,7 @@ def test_a_gateway_that_moves_is_followed_at_once(
 # --- several networks ---------------------------------------------------------------------------
 
 LAB_NET = DockerNetwork("n7", "lab-net", (ip_network("10.7.0.0/24"),), {})
-LAB_CLIENT = replace(
-    CLIENT,
+LAB_CLIENT = CLIENT._replace(
     id="c2",
     name="postfix",
     sandbox_key="/run/docker/netns/cccc",
@@ -688,12 +687,12 @@ LAB_CLIENT = replace(
 def two(site: Site) -> Site:
     """Return a site with a client on another network, which the gateway serves too."""
     point = Endpoint("lab-net", "n7", (ip_interface("10.7.0.1/24"),))
-    both = replace(GATEWAY, endpoints=(*GATEWAY.endpoints, point))
+    both = GATEWAY._replace(endpoints=(*GATEWAY.endpoints, point))
     site.kernel.attach(GATEWAY_PATH, "10.7.0.1/24")
     site.kernel.add(LAB_CLIENT.sandbox_key, addresses=["10.7.0.8/24"])
     site.engine.known = (both, CLIENT, LAB_CLIENT)
     site.engine.on = (WG_NET, LAB_NET)
-    site.settings = replace(site.settings, network="wg-net, lab-net")
+    site.settings = site.settings._replace(network="wg-net, lab-net")
     return site
 
 
@@ -716,7 +715,7 @@ def test_one_pass_serves_all_networks_on_one_stream(two: Site) -> None:
 
 def test_a_network_that_is_not_there_is_looked_for_while_the_other_is_served(two: Site) -> None:
     two.engine.on = (WG_NET,)
-    two.settings = replace(two.settings, network="lab-net, wg-net")
+    two.settings = two.settings._replace(network="lab-net, wg-net")
     two.engine.known = (GATEWAY, CLIENT)
     logged = two.run()
 

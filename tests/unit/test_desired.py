@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 
 import pytest
@@ -37,7 +36,7 @@ GATEWAY = Gateway(
     network_id=WG_NET,
     addresses=(ip_address("192.0.2.129"), ip_address("2001:db8::129")),
 )
-IPV4_GATEWAY = replace(GATEWAY, addresses=(ip_address("192.0.2.129"),))
+IPV4_GATEWAY = GATEWAY._replace(addresses=(ip_address("192.0.2.129"),))
 
 
 def endpoint(*addresses: str, network: str = "wg-net", network_id: str = WG_NET) -> Endpoint:
@@ -77,7 +76,7 @@ def asking(label: str, *endpoints: Endpoint, gateway: Gateway = GATEWAY) -> Clie
     """Return what a client with that label, attached like that, gets."""
     labels = {"wgroutemgr.networks": label}
     wanted = compute(
-        replace(CLIENT, labels=labels, endpoints=endpoints or (ON_WG_NET,)), gateway=gateway
+        CLIENT._replace(labels=labels, endpoints=endpoints or (ON_WG_NET,)), gateway=gateway
     )
     assert wanted.skipped == ()
     (client,) = wanted.clients
@@ -95,7 +94,7 @@ def test_each_family_leads_to_the_gateway_address_of_that_family() -> None:
 
 
 def test_clients_come_in_the_order_of_their_names() -> None:
-    b, a = replace(CLIENT, id="1", name="b"), replace(CLIENT, id="2", name="a")
+    b, a = CLIENT._replace(id="1", name="b"), CLIENT._replace(id="2", name="a")
 
     assert [client.container for client in compute(b, a).clients] == ["a", "b"]
 
@@ -104,14 +103,14 @@ def test_clients_come_in_the_order_of_their_names() -> None:
     ("container", "expected"),
     [
         pytest.param(
-            replace(CLIENT, running=False),
+            CLIENT._replace(running=False),
             Skipped(
                 "dovecot", "c1", "dovecot is not running", "docker start dovecot", expected=True
             ),
             id="stopped",
         ),
         pytest.param(
-            replace(CLIENT, network_mode="host", sandbox_key="/var/run/docker/netns/default"),
+            CLIENT._replace(network_mode="host", sandbox_key="/var/run/docker/netns/default"),
             Skipped(
                 "dovecot",
                 "c1",
@@ -121,7 +120,7 @@ def test_clients_come_in_the_order_of_their_names() -> None:
             id="on the host's network",
         ),
         pytest.param(
-            replace(CLIENT, id="gw"),
+            CLIENT._replace(id="gw"),
             Skipped(
                 "dovecot",
                 "gw",
@@ -131,13 +130,13 @@ def test_clients_come_in_the_order_of_their_names() -> None:
             id="the gateway itself",
         ),
         pytest.param(
-            replace(CLIENT, endpoints=(endpoint("192.0.2.10/24", network_id="net-other"),)),
-            replace(NOT_ATTACHED, hint="docker restart dovecot"),
+            CLIENT._replace(endpoints=(endpoint("192.0.2.10/24", network_id="net-other"),)),
+            NOT_ATTACHED._replace(hint="docker restart dovecot"),
             id="on another network of the same name",
         ),
-        pytest.param(replace(CLIENT, endpoints=()), NOT_ATTACHED, id="on no network"),
+        pytest.param(CLIENT._replace(endpoints=()), NOT_ATTACHED, id="on no network"),
         pytest.param(
-            replace(CLIENT, sandbox_key=""),
+            CLIENT._replace(sandbox_key=""),
             Skipped("dovecot", "c1", "has no network namespace yet", expected=True),
             id="not yet started",
         ),
@@ -151,7 +150,7 @@ def test_who_is_not_on_the_network_may_have_left_it() -> None:
     """What of everything and wide networks stands in its namespace holds on."""
     elsewhere = (endpoint("10.5.0.9/24", network="other", network_id="net-other"),)
     label = "0.0.0.0/0,198.51.100.0/24,192.0.0.0/16,10.0.0.0/8,2001:db8::/32"
-    one = replace(CLIENT, endpoints=elsewhere, labels={"wgroutemgr.networks": label})
+    one = CLIENT._replace(endpoints=elsewhere, labels={"wgroutemgr.networks": label})
 
     (skipped,) = compute(one).skipped
     assert skipped.left
@@ -159,28 +158,28 @@ def test_who_is_not_on_the_network_may_have_left_it() -> None:
         "198.51.100.0/24"
     }
     assert all(guard.is_guard for guard in skipped.left.routes)
-    plain = replace(one, labels={"wgroutemgr.networks": "198.51.100.0/24"})
+    plain = one._replace(labels={"wgroutemgr.networks": "198.51.100.0/24"})
     assert compute(plain).skipped[0].left is None
-    assert compute(replace(one, sandbox_key="")).skipped[0].left is None
+    assert compute(one._replace(sandbox_key="")).skipped[0].left is None
     other = Gateways("wireguard", "another", (Candidate("another"), Candidate("wireguard")))
-    served = compute(one, gateway=replace(GATEWAY, among=other))
+    served = compute(one, gateway=GATEWAY._replace(among=other))
     assert served.skipped[0].left is None
 
 
 def test_a_container_that_is_left_out_costs_the_others_nothing() -> None:
-    wanted = compute(replace(CLIENT, id="c0", name="a", running=False), CLIENT)
+    wanted = compute(CLIENT._replace(id="c0", name="a", running=False), CLIENT)
 
     assert [client.container for client in wanted.clients] == ["dovecot"]
     assert [skipped.container for skipped in wanted.skipped] == ["a"]
 
 
-SHARING = replace(
-    CLIENT, id="c2", name="filter", network_mode="container:c1", sandbox_key="", endpoints=()
+SHARING = CLIENT._replace(
+    id="c2", name="filter", network_mode="container:c1", sandbox_key="", endpoints=()
 )
 
 
 def test_a_container_in_the_namespace_of_another_gets_its_routes_there() -> None:
-    owner = replace(CLIENT, labels={})
+    owner = CLIENT._replace(labels={})
 
     assert compute(SHARING, owner=owner) == Desired(
         (Client("filter", "c2", "/var/run/docker/netns/c1", (V4,), shared_with="dovecot"),), ()
@@ -188,7 +187,7 @@ def test_a_container_in_the_namespace_of_another_gets_its_routes_there() -> None
 
 
 def test_who_shared_a_namespace_and_ended_is_left_out() -> None:
-    ended = replace(SHARING, running=False)
+    ended = SHARING._replace(running=False)
 
     (skipped,) = compute(ended, owner=CLIENT).skipped
 
@@ -196,7 +195,7 @@ def test_who_shared_a_namespace_and_ended_is_left_out() -> None:
 
 
 def test_who_shares_a_namespace_cannot_hide_a_network_that_its_owner_is_attached_to() -> None:
-    sharing = replace(SHARING, labels={"wgroutemgr.networks": "192.0.2.0/25"})
+    sharing = SHARING._replace(labels={"wgroutemgr.networks": "192.0.2.0/25"})
 
     (client,) = compute(sharing, owner=CLIENT).clients
 
@@ -210,22 +209,22 @@ def test_who_shares_a_namespace_cannot_hide_a_network_that_its_owner_is_attached
     ("owner", "reason", "expected"),
     [
         pytest.param(
-            replace(CLIENT, running=False), "dovecot is not running", True, id="the owner stopped"
+            CLIENT._replace(running=False), "dovecot is not running", True, id="the owner stopped"
         ),
         pytest.param(
-            replace(CLIENT, network_mode="host"),
+            CLIENT._replace(network_mode="host"),
             "uses the host's network namespace, which is never written",
             False,
             id="the owner is on the host's network",
         ),
         pytest.param(
-            replace(CLIENT, id="gw"),
+            CLIENT._replace(id="gw"),
             "is in the gateway's own network namespace",
             False,
             id="the owner is the gateway",
         ),
         pytest.param(
-            replace(CLIENT, endpoints=()),
+            CLIENT._replace(endpoints=()),
             "is not attached to wg-net",
             True,
             id="the owner is on another network",
@@ -244,8 +243,8 @@ def test_what_holds_for_the_owner_of_a_namespace_holds_for_who_shares_it(
 
 
 def test_the_sidecars_own_label_makes_no_client_of_it() -> None:
-    sidecar = replace(SHARING, network_mode="container:gw")
-    owner = replace(CLIENT, id="gw", name="wireguard")
+    sidecar = SHARING._replace(network_mode="container:gw")
+    owner = CLIENT._replace(id="gw", name="wireguard")
 
     wanted = compute(sidecar, owner=owner)
 
@@ -311,7 +310,7 @@ def test_what_contains_an_attached_network_goes_to_our_own_table(
     entry: str, gateway: str, table: int
 ) -> None:
     other = endpoint("203.0.113.5/25", network="other", network_id="net-other")
-    served = replace(GATEWAY, unlisted=(ip_network("10.255.0.0/16"),))
+    served = GATEWAY._replace(unlisted=(ip_network("10.255.0.0/16"),))
 
     client = asking(entry, ON_WG_NET, other, gateway=served)
 
@@ -322,7 +321,7 @@ def test_what_contains_an_attached_network_goes_to_our_own_table(
 
 
 def test_what_is_inside_a_network_that_is_not_listed_is_refused() -> None:
-    gateway = replace(GATEWAY, unlisted=(ip_network("10.255.0.0/16"),))
+    gateway = GATEWAY._replace(unlisted=(ip_network("10.255.0.0/16"),))
 
     assert asking("10.255.3.0/24", gateway=gateway).routes == ()
 
@@ -344,7 +343,7 @@ def test_everything_goes_to_our_own_table() -> None:
 
 def test_everything_is_unreachable_there_while_the_gateway_is_lost() -> None:
     client = asking(
-        "0.0.0.0/0,::/0", gateway=replace(GATEWAY, addresses=(), lost=frozenset({4, 6}))
+        "0.0.0.0/0,::/0", gateway=GATEWAY._replace(addresses=(), lost=frozenset({4, 6}))
     )
 
     assert client.routes == tuple(
@@ -423,7 +422,7 @@ def test_a_neighbouring_network_is_not_attached() -> None:
         pytest.param("2001:db8:1::/48", IPV4_GATEWAY, "IPv6", id="IPv6"),
         pytest.param(
             "203.0.113.0/24",
-            replace(GATEWAY, addresses=(ip_address("2001:db8::129"),)),
+            GATEWAY._replace(addresses=(ip_address("2001:db8::129"),)),
             "IPv4",
             id="IPv4",
         ),
@@ -466,7 +465,7 @@ def test_what_led_to_a_gateway_address_that_is_lost_is_unreachable(
 ) -> None:
     left = tuple(address for address in GATEWAY.addresses if address.version not in lost)
 
-    client = asking(label, gateway=replace(GATEWAY, addresses=left, lost=frozenset(lost)))
+    client = asking(label, gateway=GATEWAY._replace(addresses=left, lost=frozenset(lost)))
 
     assert client.routes == tuple(routes)
     assert client.refusals == ()
@@ -519,7 +518,7 @@ def port(name: str, address: str = "", version: int = 4) -> PublishedPort:
 def remarks(label: str, **values: object) -> list[tuple[str, str]]:
     """Return entry and reason of what is served although it may surprise."""
     labels = {"wgroutemgr.networks": label}
-    (client,) = compute(replace(CLIENT, labels=labels, **values)).clients  # type: ignore[arg-type]
+    (client,) = compute(CLIENT._replace(labels=labels, **values)).clients  # type: ignore[arg-type]
     assert all(remark.served and remark.hint for remark in client.refusals)
     assert len(client.routes) == label.count(",") + 1
     return [(remark.entry, remark.reason) for remark in client.refusals]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 
 import pytest
@@ -50,7 +49,7 @@ def asking(
         sandbox_key="/run/docker/netns/web",
         endpoints=(ON_WG_NET, *others),
     )
-    whole = replace(one, **values)  # type: ignore[arg-type]
+    whole = one._replace(**values)  # type: ignore[arg-type]
     (client,) = desired.compute(Snapshot(((whole, whole),)), gateway).clients
     return client
 
@@ -198,7 +197,7 @@ def test_with_a_name_all_routes_are_in_our_table_else_they_are_where_they_were()
 
 
 def test_while_the_gateway_is_lost_it_is_the_same() -> None:
-    lost = replace(GATEWAY, addresses=(), lost=frozenset({4, 6}))
+    lost = GATEWAY._replace(addresses=(), lost=frozenset({4, 6}))
     label = "front,198.51.100.0/24"
 
     client = asking(ALL, label, FRONT, gateway=lost)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 from types import SimpleNamespace
@@ -109,7 +109,7 @@ def container(name: str, address: str, netns: Path, **values: object) -> Contain
         sandbox_key=str(netns),
         endpoints=(Endpoint("wg-net", "n1", (ip_interface(address),)),),
     )
-    return replace(found, **values)  # type: ignore[arg-type]
+    return found._replace(**values)  # type: ignore[arg-type]
 
 
 def link(number: int, name: str, address: str, mtu: int = 1500) -> str:
@@ -154,7 +154,7 @@ class Place:
         return cast("Engine", engine)
 
     def site(self, followed: str | None = None) -> Site:
-        settings = replace(self.settings, container=followed)
+        settings = self.settings._replace(container=followed)
         return Site(settings, self.kernel, self.connect)
 
     def gateway_says(self, command: str, output: str) -> None:
@@ -359,7 +359,7 @@ def back_out(place: Place) -> None:
 def test_a_gateway_without_a_tunnel_is_told_so(place: Place, others: str) -> None:
     """Neither a fallback device, which is down, nor an interface of the engine's is a tunnel."""
     point = Endpoint("other", "n2", (ip_interface("10.9.0.2/24"),))
-    place.gateway = replace(place.gateway, endpoints=(*place.gateway.endpoints, point))
+    place.gateway = place.gateway._replace(endpoints=(*place.gateway.endpoints, point))
     place.gateway_says("ip address show", link(1, "eth0", f"{GATEWAY}/24") + others)
     back_out(place)
     needs = "cap_add: [NET_ADMIN], devices: [/dev/net/tun]"
@@ -525,7 +525,7 @@ def test_packets_are_as_large_as_the_route_says(
 def test_the_fix_begins_with_what_the_sidecar_can_do(place: Place, choice: str) -> None:
     links = link(1, "eth0", f"{GATEWAY}/24") + link(2, "wg0", "10.255.255.1/30", mtu=1400)
     place.gateway_says("ip address show", links)
-    place.settings = replace(place.settings, mtu=choice)
+    place.settings = place.settings._replace(mtu=choice)
 
     (finding,) = path.mtu(place.site())
     firsts = [line.partition(":")[0] for line in finding.fix]
@@ -544,7 +544,7 @@ def test_an_answer_that_leaves_elsewhere(place: Place) -> None:
 
 
 def test_a_gateway_that_is_not_attached(place: Place) -> None:
-    place.gateway = replace(place.gateway, endpoints=())
+    place.gateway = place.gateway._replace(endpoints=())
 
     (finding,) = network.address(place.site())
 
@@ -568,7 +568,7 @@ def test_a_gateway_that_is_not_attached(place: Place) -> None:
 def test_a_container_whose_packet_goes_nowhere(
     place: Place, followed: str, change: dict[str, object], text: str
 ) -> None:
-    place.client = replace(place.client, **change)  # type: ignore[arg-type]
+    place.client = place.client._replace(**change)  # type: ignore[arg-type]
     out = io.StringIO()
 
     assert report.report(place.site(followed), out) == 1
@@ -583,7 +583,7 @@ def test_a_container_whose_packet_goes_nowhere(
     [("bridge", "ok"), ("macvlan", "ok"), ("overlay", "ok"), ("ipvlan", "fail"), ("weave", "warn")],
 )
 def test_the_driver_of_the_network(place: Place, driver: str, level: str) -> None:
-    place.networks = (replace(WG_NET, driver=driver),)
+    place.networks = (WG_NET._replace(driver=driver),)
 
     (finding,) = network.network(place.site())
 
@@ -609,7 +609,7 @@ def test_an_internal_network_by_what_the_engine_filters_with(
     level, end = expected
     monkeypatch.setattr(network, "BRIDGE_FILTER", Path("/"))
     monkeypatch.setattr(WithNetworks, "backend", backend)
-    place.networks = (replace(WG_NET, internal=True),)
+    place.networks = (WG_NET._replace(internal=True),)
 
     (finding,) = network.network(place.site())
 
@@ -632,7 +632,7 @@ def test_a_task_whose_service_has_the_label(
     fixes: int,
 ) -> None:
     monkeypatch.setattr(WithNetworks, "on_service", on_service)
-    place.client = replace(place.client, labels={"com.docker.swarm.service.name": "web"})
+    place.client = place.client._replace(labels={"com.docker.swarm.service.name": "web"})
 
     (finding,) = clients.container(place.site("dovecot"))
 
@@ -642,7 +642,7 @@ def test_a_task_whose_service_has_the_label(
 
 
 def test_a_gateway_that_does_not_see_its_namespace(place: Place) -> None:
-    place.gateway = replace(place.gateway, runtime="runsc")
+    place.gateway = place.gateway._replace(runtime="runsc")
 
     warned, _ = setup.gateway(place.site())
 
@@ -654,7 +654,7 @@ def test_a_gateway_that_does_not_see_its_namespace(place: Place) -> None:
 
 def test_what_may_surprise_a_client_is_a_warning(place: Place) -> None:
     published = (PublishedPort("80/tcp", None, 4), PublishedPort("80/tcp", None, 6))
-    place.client = replace(place.client, dns=(ip_address(TARGET),), published=published)
+    place.client = place.client._replace(dns=(ip_address(TARGET),), published=published)
 
     first, found = clients.container(place.site("dovecot"))
 
@@ -792,8 +792,8 @@ def said(site: Site, check: str) -> list[Finding]:
 
 
 def test_who_is_in_a_namespace_that_was_left_is_named_with_its_fix(place: Place) -> None:
-    web = replace(place.client, id="web-id", name="web", labels={}, started_at=2.0)
-    place.client = replace(place.client, network_mode="container:web", endpoints=(), started_at=1.0)
+    web = place.client._replace(id="web-id", name="web", labels={}, started_at=2.0)
+    place.client = place.client._replace(network_mode="container:web", endpoints=(), started_at=1.0)
     place.others = (web,)
     reason, fix = "dovecot runs in a namespace that web has left", ("docker restart dovecot",)
 
@@ -822,7 +822,7 @@ def test_who_is_in_a_namespace_that_was_left_is_named_with_its_fix(place: Place)
 def test_the_fix_of_a_client_that_is_not_served(
     place: Place, values: dict[str, object], seen: str, fix: str
 ) -> None:
-    place.client = replace(place.client, **values)  # type: ignore[arg-type]
+    place.client = place.client._replace(**values)  # type: ignore[arg-type]
 
     assert said(place.site("dovecot"), "container") == [Finding("fail", f"dovecot {seen}", (fix,))]
     if "running" not in values:
@@ -832,8 +832,8 @@ def test_the_fix_of_a_client_that_is_not_served(
 
 def test_a_gateway_that_serves_nobody_is_told_of_the_one_that_does(place: Place) -> None:
     labels = {ROLE_LABEL: "sidecar", NETWORK_LABEL: "wg-net", GATEWAY_LABEL: "another"}
-    another = replace(place.gateway, id="another-id", name="another")
-    sidecar = replace(place.client, id="s", name="s", labels=labels)
+    another = place.gateway._replace(id="another-id", name="another")
+    sidecar = place.client._replace(id="s", name="s", labels=labels)
     (alone,) = said(place.site(), "gateways")
     place.others = (another, sidecar)
     (found,) = said(place.site(), "gateways")
@@ -849,27 +849,27 @@ def test_a_gateway_that_serves_nobody_is_told_of_the_one_that_does(place: Place)
 
 def test_the_other_gateways_are_named(place: Place) -> None:
     labels = {ROLE_LABEL: "sidecar", NETWORK_LABEL: "wg-net", GATEWAY_LABEL: "zero"}
-    point = replace(place.gateway.endpoints[0], aliases=("home",))
-    zero = replace(place.gateway, id="zero-id", name="zero", endpoints=(point,))
-    place.others = (zero, replace(place.client, id="s", name="s", labels=labels))
+    point = place.gateway.endpoints[0]._replace(aliases=("home",))
+    zero = place.gateway._replace(id="zero-id", name="zero", endpoints=(point,))
+    place.others = (zero, place.client._replace(id="s", name="s", labels=labels))
     assert said(place.site(), "gateways")[1:] == [Finding("ok", "zero also answers to home")]
 
-    place.others = (replace(zero, running=False), *place.others[1:])
+    place.others = (zero._replace(running=False), *place.others[1:])
     assert said(place.site(), "gateways")[1:] == [
         Finding("warn", "the gateway zero is lost", ("docker start zero",))
     ]
 
 
 def test_a_gateway_in_anothers_namespace_is_told_with_it(place: Place) -> None:
-    pause = replace(place.gateway, id="pause-id", name="pause", started_at=1.0)
+    pause = place.gateway._replace(id="pause-id", name="pause", started_at=1.0)
     place.others = (pause,)
-    place.gateway = replace(
-        place.gateway, network_mode="container:pause", endpoints=(), started_at=2.0
+    place.gateway = place.gateway._replace(
+        network_mode="container:pause", endpoints=(), started_at=2.0
     )
     (found,) = said(place.site(), "gateway")
     assert found.seen == "wireguard, named by --gateway, in the network namespace of pause"
 
-    place.others = (replace(pause, started_at=3.0),)
+    place.others = (pause._replace(started_at=3.0),)
     with pytest.raises(NotReadyError, match="it runs in a namespace that pause has left"):
         said(place.site(), "gateway")
 
@@ -882,8 +882,8 @@ def asks_for_everything(place: Place, v4: str, v6: str) -> Site:
 
     Nobody is asked for the first address of all, which is the kernel's own.
     """
-    place.client = replace(place.client, labels={NETWORKS_LABEL: "0.0.0.0/0, ::/0"})
-    place.settings = replace(place.settings, on_tunnel_loss="warn")
+    place.client = place.client._replace(labels={NETWORKS_LABEL: "0.0.0.0/0, ::/0"})
+    place.settings = place.settings._replace(on_tunnel_loss="warn")
     place.client_says("ip route get 192.0.2.1", v4)
     place.client_says("ip -6 route get 2001:db8::1", v6)
     return place.site("dovecot")
@@ -919,10 +919,10 @@ def test_what_sets_everything_is_named_in_its_order(place: Place) -> None:
 def test_everything_keeps_no_network_from_being_attached(place: Place) -> None:
     other = DockerNetwork("n2", "other", (ip_network("10.9.0.0/24"),), {})
     place.networks = (WG_NET, other)
-    place.client = replace(place.client, labels={NETWORKS_LABEL: "0.0.0.0/0"})
+    place.client = place.client._replace(labels={NETWORKS_LABEL: "0.0.0.0/0"})
     assert [one.level for one in said(place.site(), "overlaps")] == ["ok"]
 
-    place.client = replace(place.client, labels={NETWORKS_LABEL: "10.0.0.0/8"})
+    place.client = place.client._replace(labels={NETWORKS_LABEL: "10.0.0.0/8"})
     assert [one.level for one in said(place.site(), "overlaps")] == ["warn"]
 
 
@@ -934,7 +934,7 @@ DNS_FIX = "dns: [10.64.0.1]   # in the service of dovecot: a server behind the t
 def whole(place: Place, asked: str = EVERYTHING, **values: object) -> Place:
     """Have the client ask for everything, and the gateway send that into its tunnel."""
     labels = {NETWORKS_LABEL: asked, **cast("dict[str, str]", values.pop("labels", {}))}
-    place.client = replace(place.client, labels=labels, **values)  # type: ignore[arg-type]
+    place.client = place.client._replace(labels=labels, **values)  # type: ignore[arg-type]
     for words in (f"{ANY} from {CLIENT} iif eth0", ANY):
         place.gateway_says(f"ip route get {words}", f"{ANY} dev wg0")
     place.gateway_says(f"ip -6 route get {ANY6}", "!RTNETLINK answers: Network unreachable")
@@ -984,7 +984,7 @@ def test_whom_it_asks_for_names(
 
 
 def test_on_an_internal_network_nobody_is_asked_past_the_gateway(place: Place) -> None:
-    place.networks = (replace(WG_NET, internal=True),)
+    place.networks = (WG_NET._replace(internal=True),)
 
     (found,) = said(whole(place).site(), "dns")
 
@@ -1106,7 +1106,7 @@ DUAL = (ip_interface("192.0.2.7/24"), ip_interface("fd00:67::7/64"))
 )
 def test_an_ip_version_that_is_left_out(place: Place, asked: str, left_out: list[int]) -> None:
     gateway = (*place.gateway.endpoints[0].interfaces, ip_interface("fd00:67::129/64"))
-    place.gateway = replace(place.gateway, endpoints=(Endpoint("wg-net", "n1", gateway),))
+    place.gateway = place.gateway._replace(endpoints=(Endpoint("wg-net", "n1", gateway),))
     whole(place, asked, endpoints=(Endpoint("wg-net", "n1", DUAL),))
 
     found = said(place.site(), "ipv6")
@@ -1229,7 +1229,7 @@ def test_what_may_pass_an_internal_network_by_its_bridge(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(network, "BRIDGE_FILTER", Path("/"))
-    place.networks = (replace(WG_NET, internal=True),)
+    place.networks = (WG_NET._replace(internal=True),)
 
     (found,) = network.network(place.site())
 
@@ -1261,13 +1261,13 @@ LAB_NET = DockerNetwork("n7", "lab-net", (ip_network("10.7.0.0/24"),), {})
 def two(place: Place, tmp_path: Path) -> Place:
     """Return one whose gateway serves another network too, with a client on each."""
     point = Endpoint("lab-net", "n7", (ip_interface(f"{IN_LAB}/24"),))
-    place.gateway = replace(place.gateway, endpoints=(*place.gateway.endpoints, point))
+    place.gateway = place.gateway._replace(endpoints=(*place.gateway.endpoints, point))
     labels = {NETWORKS_LABEL: DST}
-    point = replace(point, interfaces=(ip_interface(f"{LAB_CLIENT}/24"),))
+    point = point._replace(interfaces=(ip_interface(f"{LAB_CLIENT}/24"),))
     there = container("other", "10.7.0.8/24", tmp_path / "other", labels=labels, endpoints=(point,))
     place.others = (there,)
     place.networks = (WG_NET, LAB_NET)
-    place.settings = replace(place.settings, network="wg-net,lab-net")
+    place.settings = place.settings._replace(network="wg-net,lab-net")
     links = (
         link(1, "eth0", f"{GATEWAY}/24")
         + link(2, "wg0", "10.255.255.1/30")
@@ -1324,7 +1324,7 @@ def test_one_client_is_followed_by_its_network(
 
 
 def test_a_network_that_is_not_there_is_one_finding_among_the_others(two: Place) -> None:
-    two.settings = replace(two.settings, network="wg-net,nowhere")
+    two.settings = two.settings._replace(network="wg-net,nowhere")
     found = [*report.examine(two.site())]
 
     assert [(one.level, one.seen) for name, one in found if name == "network"] == [

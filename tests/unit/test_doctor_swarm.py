@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from ipaddress import ip_address, ip_interface
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -39,12 +38,12 @@ class Node:
         monkeypatch.setattr(sidecar, "CGROUP", tmp_path / "cgroup")
         monkeypatch.setattr("lib.kernel.names.ask", self.ask)
         self.place = place
-        self.agent = replace(place.client, id=OWN_ID, name="agent", labels={})
+        self.agent = place.client._replace(id=OWN_ID, name="agent", labels={})
         self.names = {OWN_ID[:12]: Reply(0, (ip_address(CLIENT),))}
         self.services: dict[str, tuple[Task, ...]] = {}
         interfaces = {place.gateway.id: (ip_interface(f"{GATEWAY}/24"),)}
         nodes = ("10.77.0.1", "10.77.0.2")
-        self.network = replace(WG_NET, driver="overlay", interfaces=interfaces, nodes=nodes)
+        self.network = WG_NET._replace(driver="overlay", interfaces=interfaces, nodes=nodes)
 
     def ask(self, name: str) -> Reply:
         return self.names.get(name, Reply(2))
@@ -58,7 +57,7 @@ class Node:
         self.place.kernel.asked.clear()
         known = (self.place.gateway, self.place.client, self.agent)
         engine = WithNetworks(known, on=(self.network,), services=self.services)
-        settings = replace(self.place.settings, gateway=None, gateway_service=SERVICE)
+        settings = self.place.settings._replace(gateway=None, gateway_service=SERVICE)
         return Site(settings, self.place.kernel, lambda: cast("Engine", engine))
 
     def say(self, check: str) -> list[Finding]:
@@ -169,7 +168,7 @@ def test_what_is_seen_of_an_overlay(
 ) -> None:
     monkeypatch.setattr(network, "BRIDGE_FILTER", Path("/"))
     node.run(THERE)
-    node.network = replace(node.network, **change)  # type: ignore[arg-type]
+    node.network = node.network._replace(**change)  # type: ignore[arg-type]
 
     (found,) = network.network(node.site())
 

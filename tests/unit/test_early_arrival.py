@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from ipaddress import ip_address, ip_network
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 import structlog
@@ -46,8 +46,8 @@ if TYPE_CHECKING:
 PATH = "/run/docker/netns/0a1b2c3d4e5f"
 BEFORE, APPEARED, ASKED, NOW = 9.0, 10.0, 11.0, 12.0
 BY_ID, BY_NAME = Reference("c1"), Reference("dovecot", is_name=True)
-ATTACHING = replace(WG_NET, interfaces={}, attaching={"dovecot": FACES})
-TWO_NETWORKS = replace(CREATED, endpoints=(*CREATED.endpoints, Endpoint("other", "", ())))
+ATTACHING = WG_NET._replace(interfaces={}, attaching={"dovecot": FACES})
+TWO_NETWORKS = CREATED._replace(endpoints=(*CREATED.endpoints, Endpoint("other", "", ())))
 DESTINATION = Route(ip_network("10.8.0.0/16"), GATEWAY.addresses[0], 0)
 INSIDE_OTHER = {NETWORKS_LABEL: "10.8.1.0/25,fd00:8::/64"}
 OVERLAPPING = {NETWORKS_LABEL: "10.8.0.0/16"}
@@ -70,16 +70,13 @@ def description(container: Container | None = CREATED, asked: float = ASKED) -> 
     return Description(asked, container, OTHER.subnets if len(points) > 1 else ())
 
 
-@dataclass
-class Knowledge:
+class Knowledge(NamedTuple):
     """What the engine said; by default, all that there is to know."""
 
     network: DockerNetwork = WG_NET
     asked: float = ASKED
     subnets_asked: float = ASKED
-    described: Mapping[Reference, Description] = field(
-        default_factory=lambda: {BY_ID: description()}
-    )
+    described: Mapping[Reference, Description] = MappingProxyType({BY_ID: description()})
     remembered: Container | None = None
     subnets: tuple[Network, ...] | None = OTHER.subnets
     nobody_may_start: bool = False
@@ -93,7 +90,7 @@ class Knowledge:
             known.learn_idle([])
             known.note(Event("start", "c9", "other"))
         return Answers(
-            replace(GATEWAY, cut_off=self.lost),
+            GATEWAY._replace(cut_off=self.lost),
             known,
             self.asked,
             self.network,
@@ -112,7 +109,7 @@ CLIENT, STRANGER, ELSEWHERE = ("192.0.2.7",), ("192.0.2.8",), ("127.0.0.1", "10.
 UNDESCRIBED = Knowledge(described={})
 LISTED = Description(ASKED, CREATED)
 """Of which it was not asked on which networks it is."""
-RUNS, IDLE = replace(CREATED, running=True), replace(CREATED, labels={})
+RUNS, IDLE = CREATED._replace(running=True), CREATED._replace(labels={})
 
 
 @pytest.mark.parametrize(
@@ -156,21 +153,21 @@ RUNS, IDLE = replace(CREATED, running=True), replace(CREATED, labels={})
         ),
         pytest.param(
             arrival(*CLIENT),
-            replace(UNDESCRIBED, remembered=CREATED, subnets=()),
+            UNDESCRIBED._replace(remembered=CREATED, subnets=()),
             NOW,
             State.READY,
             id="its labels are remembered",
         ),
         pytest.param(
             arrival(*CLIENT),
-            replace(UNDESCRIBED, remembered=RUNS),
+            UNDESCRIBED._replace(remembered=RUNS),
             NOW,
             State.HELD,
             id="it is remembered to run: asked again",
         ),
         pytest.param(
             arrival(*CLIENT),
-            replace(UNDESCRIBED, remembered=IDLE),
+            UNDESCRIBED._replace(remembered=IDLE),
             NOW,
             State.FOREIGN,
             id="it is remembered to ask for nothing",
@@ -228,7 +225,7 @@ RUNS, IDLE = replace(CREATED, running=True), replace(CREATED, labels={})
             arrival(*CLIENT),
             Knowledge(
                 ATTACHING,
-                described={BY_NAME: Description(ASKED, replace(CREATED, labels=OVERLAPPING))},
+                described={BY_NAME: Description(ASKED, CREATED._replace(labels=OVERLAPPING))},
             ),
             NOW,
             State.HELD,
@@ -310,13 +307,13 @@ def destinations(found: Grant) -> list[str]:
     [
         pytest.param(Knowledge(), ["10.8.0.0/16", "fd00:8::/64"], True, id="all"),
         pytest.param(
-            Knowledge(replace(WG_NET, interfaces={"c1": FACES[:1]})),
+            Knowledge(WG_NET._replace(interfaces={"c1": FACES[:1]})),
             ["10.8.0.0/16"],
             False,
             id="no address of the IP version",
         ),
         pytest.param(
-            Knowledge(described={BY_ID: description(replace(TWO_NETWORKS, labels=INSIDE_OTHER))}),
+            Knowledge(described={BY_ID: description(TWO_NETWORKS._replace(labels=INSIDE_OTHER))}),
             ["fd00:8::/64"],
             True,
             id="inside a network still to come",
@@ -324,7 +321,7 @@ def destinations(found: Grant) -> list[str]:
         pytest.param(
             Knowledge(
                 described={
-                    BY_ID: description(replace(CREATED, labels={NETWORKS_LABEL: "10.9.0.0/33"}))
+                    BY_ID: description(CREATED._replace(labels={NETWORKS_LABEL: "10.9.0.0/33"}))
                 }
             ),
             [],
@@ -344,12 +341,12 @@ def test_complete_is_who_has_all_that_it_asks_for(
 
 def test_only_what_is_ours_of_several_gateways_is_given() -> None:
     labels = {NETWORKS_LABEL: "10.8.0.0/16", f"{NETWORKS_LABEL}.another": "10.9.0.0/16"}
-    known = Knowledge(described={BY_ID: description(replace(CREATED, labels=labels))}).answers()
+    known = Knowledge(described={BY_ID: description(CREATED._replace(labels=labels))}).answers()
     others = (Candidate("another"), Candidate(GATEWAY.container))
     given = {}
     for unnamed in ("another", GATEWAY.container):
         among = Gateways(GATEWAY.container, unnamed, others)
-        answers = replace(known, gateway=replace(GATEWAY, among=among))
+        answers = known._replace(gateway=GATEWAY._replace(among=among))
         found = grant(arrival(*CLIENT), answers)
         assert found
         given[unnamed] = [str(thing.dst) for thing in found.commands if isinstance(thing, Route)]
@@ -368,7 +365,7 @@ def test_who_lacks_a_route_is_not_complete() -> None:
 
 def test_long_list_does_not_keep_others_waiting() -> None:
     many = [f"10.200.{number}.0/24" for number in range(MOST_ROUTES + 1)]
-    container = replace(CREATED, labels={NETWORKS_LABEL: ",".join(many)})
+    container = CREATED._replace(labels={NETWORKS_LABEL: ",".join(many)})
 
     found = given(Knowledge(described={BY_ID: description(container)}))
 
@@ -380,7 +377,7 @@ def test_long_list_does_not_keep_others_waiting() -> None:
     "known",
     [
         pytest.param(
-            replace(UNDESCRIBED, remembered=replace(CREATED, labels=OVERLAPPING)),
+            UNDESCRIBED._replace(remembered=CREATED._replace(labels=OVERLAPPING)),
             id="a destination overlaps a network, and whether it is to be on that is not known",
         ),
         pytest.param(
@@ -395,7 +392,7 @@ def test_who_may_come_to_an_overlapping_network_has_to_wait(known: Knowledge) ->
 
 def test_what_overlaps_no_network_does_not_wait_for_what_does() -> None:
     labels = {NETWORKS_LABEL: MIXED}
-    known = replace(UNDESCRIBED, remembered=replace(CREATED, labels=labels))
+    known = UNDESCRIBED._replace(remembered=CREATED._replace(labels=labels))
     first = given(known)
 
     assert destinations(first) == ["fd00:8::/64", "0.0.0.0/0"]
@@ -407,7 +404,7 @@ def test_what_overlaps_no_network_does_not_wait_for_what_does() -> None:
     rounds(first)
     assert next_state(one, known.answers(), NOW) is State.HELD
 
-    both = description(replace(TWO_NETWORKS, labels=labels))
+    both = description(TWO_NETWORKS._replace(labels=labels))
     wider = given(Knowledge(described={BY_ID: both}))
     wider.follow(first)
 
@@ -438,8 +435,8 @@ def test_nothing_is_known_of_a_namespace_without_an_address() -> None:
 
 
 def test_the_gateway_itself_gets_nothing() -> None:
-    gateway = replace(CREATED, id=GATEWAY.container_id)
-    network = replace(WG_NET, interfaces={gateway.id: FACES})
+    gateway = CREATED._replace(id=GATEWAY.container_id)
+    network = WG_NET._replace(interfaces={gateway.id: FACES})
 
     assert (
         destinations(given(Knowledge(network, described={Reference("gw"): description(gateway)})))
@@ -479,9 +476,9 @@ INSIDE = f"nsenter --net={PATH} ip"
 
 def asking(label: str, known: Knowledge | None = None, **values: object) -> Grant:
     """Return what a client with a label gets."""
-    one = replace(CREATED, labels={NETWORKS_LABEL: label})
-    whole = replace(known or Knowledge(), described={BY_ID: description(one)})
-    return given(replace(whole, **values))  # type: ignore[arg-type]
+    one = CREATED._replace(labels={NETWORKS_LABEL: label})
+    whole = (known or Knowledge())._replace(described={BY_ID: description(one)})
+    return given(whole._replace(**values))  # type: ignore[arg-type]
 
 
 def rounds(found: Grant, *refused: str) -> list[list[str]]:
@@ -621,11 +618,11 @@ def test_a_rule_that_is_there_already_is_no_refusal() -> None:
 
 
 def test_what_the_gateway_cannot_carry_is_unreachable_once_anything_proves_the_namespace() -> None:
-    one = replace(CREATED, labels={NETWORKS_LABEL: "::/0,10.9.0.0/16"})
+    one = CREATED._replace(labels={NETWORKS_LABEL: "::/0,10.9.0.0/16"})
     known = Knowledge(described={BY_ID: description(one)}).answers()
     known.known.mtus = {ip_network("::/0"): 1280, ip_network("10.9.0.0/16"): 1280}
-    v4 = replace(GATEWAY, addresses=GATEWAY.addresses[:1])
-    found = grant(arrival(*CLIENT), replace(known, gateway=v4))
+    v4 = GATEWAY._replace(addresses=GATEWAY.addresses[:1])
+    found = grant(arrival(*CLIENT), known._replace(gateway=v4))
     assert found
 
     assert rounds(found) == [
@@ -646,20 +643,20 @@ BLOCKED = [
     f"{INSIDE} route replace unreachable default metric 4000 table 671",
     f"{INSIDE} rule add pref 670 lookup main suppress_prefixlength 0",
 ]
-LOST = replace(GATEWAY, addresses=(), lost=frozenset({4, 6}))
+LOST = GATEWAY._replace(addresses=(), lost=frozenset({4, 6}))
 
 
 def starting(label: str, gateway: Gateway, **values: object) -> Grant:
     """Return what a client with a label gets that starts with the gateway like that."""
-    one = replace(CREATED, labels={NETWORKS_LABEL: label})
-    known = replace(Knowledge(**values), described={BY_ID: description(one)})  # type: ignore[arg-type]
-    found = grant(arrival("fd::7", *CLIENT), replace(known.answers(), gateway=gateway))
+    one = CREATED._replace(labels={NETWORKS_LABEL: label})
+    known = Knowledge(**values)._replace(described={BY_ID: description(one)})  # type: ignore[arg-type]
+    found = grant(arrival("fd::7", *CLIENT), known.answers()._replace(gateway=gateway))
     assert found
     return found
 
 
 def test_what_the_gateway_cannot_carry_has_a_proof_of_its_own() -> None:
-    v4 = replace(GATEWAY, addresses=GATEWAY.addresses[:1])
+    v4 = GATEWAY._replace(addresses=GATEWAY.addresses[:1])
 
     assert rounds(starting("::/0", v4)) == [
         [f"{INSIDE} {PROOF}"],
@@ -685,7 +682,7 @@ def test_while_the_gateway_is_lost_what_is_asked_for_is_unreachable_after_a_proo
 
 
 def test_by_whatever_address_there_is() -> None:
-    network = replace(WG_NET, interfaces={"c1": FACES[1:]})
+    network = WG_NET._replace(interfaces={"c1": FACES[1:]})
 
     assert rounds(starting("0.0.0.0/0", LOST, network=network))[:2] == [
         [f"{INSIDE} {PROOF6}"],
@@ -701,7 +698,7 @@ def test_nothing_follows_a_proof_that_is_refused() -> None:
 
 
 def test_one_ip_version_that_is_lost_needs_no_proof_of_its_own() -> None:
-    half = replace(GATEWAY, addresses=GATEWAY.addresses[:1], lost=frozenset({6}))
+    half = GATEWAY._replace(addresses=GATEWAY.addresses[:1], lost=frozenset({6}))
 
     assert rounds(starting("10.9.0.0/16,fd00:8::/64", half)) == [
         [f"{INSIDE} route replace 10.9.0.0/16 via 192.0.2.1 src 192.0.2.7"],
@@ -710,9 +707,9 @@ def test_one_ip_version_that_is_lost_needs_no_proof_of_its_own() -> None:
 
 
 def test_what_is_unreachable_is_in_the_way_of_a_network_still_to_come_too() -> None:
-    both = replace(TWO_NETWORKS, labels=INSIDE_OTHER)
+    both = TWO_NETWORKS._replace(labels=INSIDE_OTHER)
     known = Knowledge(described={BY_ID: description(both)}).answers()
-    found = grant(arrival(*CLIENT), replace(known, gateway=LOST))
+    found = grant(arrival(*CLIENT), known._replace(gateway=LOST))
     assert found
 
     assert rounds(found) == [
@@ -732,8 +729,8 @@ def test_a_gateway_that_is_found_meanwhile_is_led_to() -> None:
 
 
 def test_everything_may_be_early_whatever_networks_are_still_to_come() -> None:
-    everything = replace(CREATED, labels={NETWORKS_LABEL: "0.0.0.0/0"})
-    knowledge = replace(UNDESCRIBED, remembered=everything)
+    everything = CREATED._replace(labels={NETWORKS_LABEL: "0.0.0.0/0"})
+    knowledge = UNDESCRIBED._replace(remembered=everything)
 
     assert destinations(given(knowledge)) == ["0.0.0.0/0"]
 
@@ -784,7 +781,7 @@ def test_the_sum_is_told_when_nothing_goes_on() -> None:
 )
 def test_what_keeps_off_the_gateway_follows_the_start(label: str, where: str) -> None:
     """And what goes through it is where the pass will have it."""
-    one = replace(CREATED, labels={NETWORKS_LABEL: "10.8.0.0/16", DIRECT_LABEL: label})
+    one = CREATED._replace(labels={NETWORKS_LABEL: "10.8.0.0/16", DIRECT_LABEL: label})
     found = given(Knowledge(described={BY_ID: description(one)}))
 
     assert list(found.commands.values()) == [
@@ -811,8 +808,8 @@ def test_where_another_network_may_come_first_its_clients_networks_are_asked_for
 ) -> None:
     first = frozenset({"other"})
     among = Gateways("wireguard", "wireguard", (Candidate("wireguard"),), before=first)
-    gateway = replace(GATEWAY, among=among) if beside else replace(GATEWAY, before=("other",))
-    known = replace(Knowledge(described={BY_ID: described}).answers(), gateway=gateway)
+    gateway = GATEWAY._replace(among=among) if beside else GATEWAY._replace(before=("other",))
+    known = Knowledge(described={BY_ID: described}).answers()._replace(gateway=gateway)
     here = arrival(*CLIENT, "fd::7")
 
     assert next_state(here, known, NOW) is state
@@ -825,7 +822,7 @@ def test_where_another_network_may_come_first_its_clients_networks_are_asked_for
 
 def test_the_first_of_several_networks_asks_for_no_more_than_one() -> None:
     alone = Knowledge(described={BY_ID: LISTED}).answers()
-    first = replace(alone, gateway=replace(GATEWAY, after=("other",)))
+    first = alone._replace(gateway=GATEWAY._replace(after=("other",)))
     here = arrival(*CLIENT, "fd::7")
     given = [grant(here, known) for known in (alone, first)]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 NAMESPACE, ANOTHER = "/proc/self/ns/net", "/run/docker/netns/none"
 APPEARED, ASKED, NOW = 10.0, 11.0, 12.0
 BY_ID = Reference("c1")
-NOBODY = replace(WG_NET, interfaces={})
+NOBODY = WG_NET._replace(interfaces={})
 
 
 class StandInMonitor:
@@ -76,7 +75,7 @@ def answers(**values: object) -> Answers:
     """Return all that there is to know, but for what a test knows otherwise."""
     everything = Answers(GATEWAY, KnownContainers(), ASKED, WG_NET, ASKED, subnets=())
     described = {BY_ID: Description(ASKED, CREATED)}
-    return replace(everything, **({"described": described} | values))  # type: ignore[arg-type]
+    return everything._replace(**({"described": described} | values))  # type: ignore[arg-type]
 
 
 def outcome(code: int) -> Outcome:
@@ -177,7 +176,7 @@ def test_namespace_that_cannot_be_listened_to_is_let_go() -> None:
 def test_all_is_asked_anew_for_another_gateway() -> None:
     place = Place("192.0.2.7")
     (old,) = place.due(answers())
-    other = replace(GATEWAY, container_id="gw2", addresses=(ip_address("192.0.2.3"),))
+    other = GATEWAY._replace(container_id="gw2", addresses=(ip_address("192.0.2.3"),))
 
     place.arrivals.begin_anew()
     (new,) = place.due(answers(gateway=other))
@@ -213,7 +212,7 @@ def test_addresses_are_asked_for_until_the_one_that_comes_is_known() -> None:
     known.learn(CREATED)
 
     assert not questions(Place(), known=known).addresses
-    attaching = replace(NOBODY, attaching={"dovecot": FACES})
+    attaching = NOBODY._replace(attaching={"dovecot": FACES})
     assert not questions(Place(), network=attaching).addresses
     assert questions(Place("192.0.2.7"), network=attaching).addresses  # Who that is, is asked.
 
@@ -249,7 +248,7 @@ def test_nothing_is_asked_for_one_that_is_being_served() -> None:
 
 
 def test_who_is_attached_under_a_name_is_asked_for_at_once() -> None:
-    attaching = replace(NOBODY, attaching={"dovecot": FACES})
+    attaching = NOBODY._replace(attaching={"dovecot": FACES})
 
     asked = questions(Place(), network=attaching)
 
@@ -258,8 +257,8 @@ def test_who_is_attached_under_a_name_is_asked_for_at_once() -> None:
 
 def test_who_is_known_to_ask_for_nothing_is_not_asked_for() -> None:
     known = KnownContainers()
-    known.learn(replace(CREATED, labels={}))
-    attaching = replace(NOBODY, attaching={"dovecot": FACES})
+    known.learn(CREATED._replace(labels={}))
+    attaching = NOBODY._replace(attaching={"dovecot": FACES})
 
     assert questions(Place(), known=known, network=attaching).containers == {}
 
@@ -302,7 +301,7 @@ def test_what_depends_on_the_networks_is_asked_for_and_follows_when_they_are_kno
     assert place.due(some) == []
     assert len(place.arrivals) == 1
 
-    both = replace(CREATED, endpoints=(*CREATED.endpoints, Endpoint("other", "", ())))
+    both = CREATED._replace(endpoints=(*CREATED.endpoints, Endpoint("other", "", ())))
     known = answers(described={BY_ID: Description(ASKED, both, OTHER.subnets)}, **inside)
     (wider,) = place.due(known)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,9 +21,9 @@ def event(action: str, identifier: str = "c1", name: str = "dovecot") -> Event:
 def test_a_listing_tells_the_labels_and_nothing_that_may_change() -> None:
     known = KnownContainers()
 
-    known.learn(replace(CREATED, labels={**CREATED.labels, "other": "x"}))
+    known.learn(CREATED._replace(labels={**CREATED.labels, "other": "x"}))
 
-    assert known.get("c1") == replace(CREATED, endpoints=())
+    assert known.get("c1") == CREATED._replace(endpoints=())
     assert known.get("dovecot") is None
 
 
@@ -100,10 +99,10 @@ def test_memory_is_bounded_even_if_nothing_is_told_of_their_end() -> None:
     known = KnownContainers()
     long = {NETWORKS_LABEL: "x" * (MOST_CHARACTERS + 1)}
 
-    known.learn_idle(replace(CREATED, id=str(number)) for number in range(MOST_CONTAINERS + 10))
+    known.learn_idle(CREATED._replace(id=str(number)) for number in range(MOST_CONTAINERS + 10))
     assert len(known) == MOST_CONTAINERS
     assert known.get("9") is None
-    known.learn(replace(CREATED, id="10", labels=long))
+    known.learn(CREATED._replace(id="10", labels=long))
 
     assert known.get("10") is None
 
@@ -111,9 +110,9 @@ def test_memory_is_bounded_even_if_nothing_is_told_of_their_end() -> None:
 @pytest.mark.parametrize(
     "forgotten",
     [
-        pytest.param([replace(CREATED, labels={NETWORKS_LABEL: "x" * 5000})], id="too long"),
+        pytest.param([CREATED._replace(labels={NETWORKS_LABEL: "x" * 5000})], id="too long"),
         pytest.param(
-            [replace(CREATED, id=str(number)) for number in range(MOST_CONTAINERS + 1)],
+            [CREATED._replace(id=str(number)) for number in range(MOST_CONTAINERS + 1)],
             id="too many",
         ),
     ],
@@ -134,7 +133,7 @@ def test_who_is_not_among_those_that_run_does_not() -> None:
     known.note(event("start", "c2", "two"))
     assert not known.may_start()
 
-    known.learn_running([replace(CREATED, id="c2", running=True)])
+    known.learn_running([CREATED._replace(id="c2", running=True)])
 
     assert known.may_start()
     states = [known.get(identifier) for identifier in ("c1", "c2")]
@@ -149,8 +148,8 @@ def test_of_its_labels_those_that_are_ours_are_remembered() -> None:
         PREFER_LABEL: "work",
         DIRECT_LABEL: "front",
     }
-    known.learn(replace(CREATED, id="1", labels={**ours, "other": "text"}))
-    known.learn(replace(CREATED, id="2", labels={**ours, DIRECT_LABEL: "x" * 5000}))
+    known.learn(CREATED._replace(id="1", labels={**ours, "other": "text"}))
+    known.learn(CREATED._replace(id="2", labels={**ours, DIRECT_LABEL: "x" * 5000}))
 
     found = known.get("1")
     assert found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -145,7 +145,7 @@ def test_each_is_asked_for_once_and_again_when_it_is_to_be_told_anew() -> None:
         assert site.engine.asked.count("container c1") == 1
 
         now = time.monotonic()
-        lookup.ask(replace(WHO, containers={BY_ID: Need(now), BY_NAME: Need(now, subnets=True)}))
+        lookup.ask(WHO._replace(containers={BY_ID: Need(now), BY_NAME: Need(now, subnets=True)}))
         found = site.await_answer(lookup, lambda answers: len(answers.described) == 2)
         found = site.await_answer(
             lookup, lambda answers: answers.described[BY_ID] != first.described[BY_ID]
@@ -166,9 +166,9 @@ def described(answers: Answers) -> object:
     ("remembered", "there", "asked"),
     [
         pytest.param(CREATED, CREATED, ["name dovecot"], id="it is"),
-        pytest.param(replace(CREATED, running=True), CREATED, ["name dovecot"], id="it ran before"),
+        pytest.param(CREATED._replace(running=True), CREATED, ["name dovecot"], id="it ran before"),
         pytest.param(
-            replace(CREATED, id="c0"),
+            CREATED._replace(id="c0"),
             CREATED,
             ["name dovecot", "container dovecot"],
             id="it was removed and made again, and nothing told of it",
@@ -192,8 +192,8 @@ def test_whose_a_remembered_name_is_is_asked_for(
 
 def test_name_that_was_given_to_another_is_not_believed() -> None:
     """No event told of it: the one that is remembered is another by now."""
-    renamed = replace(CREATED, name="dovecot-old")
-    other = replace(CREATED, id="c2", labels={})
+    renamed = CREATED._replace(name="dovecot-old")
+    other = CREATED._replace(id="c2", labels={})
     site = Site(Counting((renamed, other), on=(WG_NET,)))
     site.known.learn(CREATED)
     with site.looking(NAMED) as lookup:
@@ -277,9 +277,9 @@ def test_networks_of_a_client_are_asked_for_where_their_list_is_refused() -> Non
             reason = "the engine refused: forbidden"
             raise CallError(reason)
 
-    both = replace(CREATED, endpoints=(*CREATED.endpoints, Endpoint("other", "", ())))
+    both = CREATED._replace(endpoints=(*CREATED.endpoints, Endpoint("other", "", ())))
     site = Site(Refusing((both,), on=(WG_NET, OTHER)))
-    who = replace(WHO, containers={BY_ID: Need(0.1, subnets=True)})
+    who = WHO._replace(containers={BY_ID: Need(0.1, subnets=True)})
     with structlog.testing.capture_logs() as logged, site.looking(who) as lookup:
         answers = site.await_answer(lookup, everything)
 
@@ -289,10 +289,10 @@ def test_networks_of_a_client_are_asked_for_where_their_list_is_refused() -> Non
 
 
 def test_the_network_that_no_container_lists_counts_among_those_of_who_is_on_an_overlay() -> None:
-    both = replace(CREATED, endpoints=(*CREATED.endpoints, Endpoint("other", "", ())))
-    overlay = replace(OTHER, driver="overlay")
+    both = CREATED._replace(endpoints=(*CREATED.endpoints, Endpoint("other", "", ())))
+    overlay = OTHER._replace(driver="overlay")
     site = Site(Counting((both,), on=(WG_NET, overlay, GWBRIDGE)))
-    who = replace(WHO, containers={BY_ID: Need(0.1, subnets=True)})
+    who = WHO._replace(containers={BY_ID: Need(0.1, subnets=True)})
     with site.looking(who) as lookup:
         answers = site.await_answer(lookup, everything)
 

@@ -7,7 +7,7 @@ import select
 import threading
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from lib.model import Address, EarlyClient, Gateway
 
 SECONDS = 5.0
-OTHER_GATEWAY = replace(GATEWAY, container_id="gw2", addresses=(ip_address("192.0.2.3"),))
-CLIENT = replace(CREATED, labels={NETWORKS_LABEL: "10.8.0.0/16"})
+OTHER_GATEWAY = GATEWAY._replace(container_id="gw2", addresses=(ip_address("192.0.2.3"),))
+CLIENT = CREATED._replace(labels={NETWORKS_LABEL: "10.8.0.0/16"})
 NAMESPACE = "/proc/self/ns/net"
 WATCHED = "tests/unit"
 """A directory that is there, in which a test's namespaces appear."""
@@ -178,7 +178,7 @@ def test_a_client_gets_its_routes_once(tmp_path: Path) -> None:
 
 def test_everything_goes_on_at_once_until_our_table_is_asked(tmp_path: Path) -> None:
     site = Site()
-    site.engine.known = (replace(CLIENT, labels={NETWORKS_LABEL: "0.0.0.0/0"}),)
+    site.engine.known = (CLIENT._replace(labels={NETWORKS_LABEL: "0.0.0.0/0"}),)
     site.early.size({ip_network("0.0.0.0/0"): 1280})
     site.early.lead_to(GATEWAY, tmp_path)
 
@@ -241,7 +241,7 @@ def test_a_directory_that_becomes_known_later_is_followed_and_another_after_it(
 def test_while_the_gateway_is_lost_all_that_led_to_it_is_unreachable(tmp_path: Path) -> None:
     site = Site()
     site.early.lead_to(GATEWAY, tmp_path)
-    site.early.lead_to(replace(GATEWAY, addresses=(), lost=frozenset({4, 6})), tmp_path)
+    site.early.lead_to(GATEWAY._replace(addresses=(), lost=frozenset({4, 6})), tmp_path)
     site.watch.appear()
 
     found = site.taken()
@@ -253,7 +253,7 @@ def test_while_the_gateway_is_lost_all_that_led_to_it_is_unreachable(tmp_path: P
     ]
 
 
-@pytest.mark.parametrize("gateway", [None, replace(GATEWAY, addresses=())])
+@pytest.mark.parametrize("gateway", [None, GATEWAY._replace(addresses=())])
 def test_nobody_is_led_to_a_gateway_that_is_not_known(
     gateway: Gateway | None, tmp_path: Path
 ) -> None:
@@ -304,7 +304,7 @@ def test_nothing_is_set_towards_the_old_gateway_after_the_new_one_was_told(
     monkeypatch.setattr("lib.early.service.HAND_OVER_SECONDS", SECONDS)
     site = Site()
     many = ",".join(f"10.8.{number}.0/24" for number in range(20))
-    site.engine.known = (replace(CREATED, labels={NETWORKS_LABEL: many}),)
+    site.engine.known = (CREATED._replace(labels={NETWORKS_LABEL: many}),)
     site.runner.held.clear()
     site.runner.exit_codes = [2] * 20
     site.early.lead_to(GATEWAY, tmp_path)
@@ -406,7 +406,7 @@ def test_who_was_not_taken_in_is_told_of_again(tmp_path: Path) -> None:
 def test_who_is_known_from_an_event_or_a_listing_is_not_asked_for(tmp_path: Path) -> None:
     from_event, from_listing = Site(), Site()
     from_event.early.note(Event("create", "c1", "dovecot", labels=CLIENT.labels))
-    from_listing.early.learn([replace(CLIENT, running=True)])
+    from_listing.early.learn([CLIENT._replace(running=True)])
     from_listing.early.learn([])
     for site in (from_event, from_listing):
         site.engine.known = ()

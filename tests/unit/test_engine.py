@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import threading
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import parse_qs, urlsplit
@@ -339,7 +338,7 @@ def test_a_namespace_that_leads_back_is_an_error_which_names_them(
     ],
 )
 def test_whose_owner_is_gone_can_only_be_made_anew(labels: dict[str, str], fix: str) -> None:
-    engine = StandInEngine((replace(sharing("a", "b"), labels=labels), CREATED))
+    engine = StandInEngine((sharing("a", "b")._replace(labels=labels), CREATED))
 
     with pytest.raises(NamespaceLeftError, match="of a container that was removed") as left:
         owner(engine, "a")
@@ -365,7 +364,7 @@ def test_who_started_before_its_owner_is_in_a_namespace_that_was_left(
     starts: tuple[int, ...], reason: str, fix: str
 ) -> None:
     chain = (sharing("a", "b"), sharing("b", "c"), sharing("c", ""))
-    known = (replace(one, started_at=at) for one, at in zip(chain, starts, strict=True))
+    known = (one._replace(started_at=at) for one, at in zip(chain, starts, strict=True))
     engine = StandInEngine(tuple(known))
     if not reason:
         assert owner(engine, "a").name == "c"
@@ -377,8 +376,8 @@ def test_who_started_before_its_owner_is_in_a_namespace_that_was_left(
 
 def test_who_does_not_run_is_in_no_namespace_that_could_be_left() -> None:
     for stopped in ("a", "b"):
-        both = (replace(sharing("a", "b"), started_at=1), replace(sharing("b", ""), started_at=2))
-        known = (replace(one, running=one.name != stopped) for one in both)
+        both = (sharing("a", "b")._replace(started_at=1), sharing("b", "")._replace(started_at=2))
+        known = (one._replace(running=one.name != stopped) for one in both)
 
         assert owner(StandInEngine(tuple(known)), "a").name == "b"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from ipaddress import ip_interface
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,8 +31,8 @@ RUNNING = Container(
     sandbox_key=HERE,
     endpoints=(POINT,),
 )
-STOPPED = replace(RUNNING, running=False, sandbox_key="", endpoints=())
-LOST = replace(GATEWAY, addresses=(), lost=frozenset({4, 6}))
+STOPPED = RUNNING._replace(running=False, sandbox_key="", endpoints=())
+LOST = GATEWAY._replace(addresses=(), lost=frozenset({4, 6}))
 
 
 class Site:
@@ -148,7 +147,7 @@ def test_while_the_engine_is_silent_about_it_the_state_stays() -> None:
 
 
 def test_while_the_engine_is_silent_from_the_start_it_is_unknown() -> None:
-    site = Site(replace(RUNNING, id="wireguard-id"))
+    site = Site(RUNNING._replace(id="wireguard-id"))
     site.update()
     fresh = Site(RUNNING)
     fresh.engine.silent_about = "gw"
@@ -168,8 +167,8 @@ def test_an_address_that_did_not_come_back_stays_lost(
 ) -> None:
     site = Site(RUNNING)
     site.update()
-    point = replace(POINT, network_id=network_id, interfaces=POINT.interfaces[:1])
-    state = site.update(replace(RUNNING, endpoints=(point,)))
+    point = POINT._replace(network_id=network_id, interfaces=POINT.interfaces[:1])
+    state = site.update(RUNNING._replace(endpoints=(point,)))
 
     assert isinstance(state, Found)
     assert state.gateway.lost == lost
@@ -182,7 +181,7 @@ def test_an_address_that_did_not_come_back_stays_lost(
 def test_a_lost_version_that_comes_back_is_lost_no_more(logged: Callable[[], list[str]]) -> None:
     site = Site(RUNNING)
     site.update()
-    site.update(replace(RUNNING, endpoints=(replace(POINT, interfaces=POINT.interfaces[:1]),)))
+    site.update(RUNNING._replace(endpoints=(POINT._replace(interfaces=POINT.interfaces[:1]),)))
 
     assert site.update(RUNNING) == Found(GATEWAY)
     assert logged()[4:] == ["info gateway.ready"]
@@ -191,22 +190,22 @@ def test_a_lost_version_that_comes_back_is_lost_no_more(logged: Callable[[], lis
 def test_a_gateway_made_anew_is_followed_by_its_name(logged: Callable[[], list[str]]) -> None:
     site = Site(RUNNING)
     site.update()
-    state = site.update(replace(RUNNING, id="gw2"))
+    state = site.update(RUNNING._replace(id="gw2"))
 
-    assert state == Found(replace(GATEWAY, container_id="gw2"))
+    assert state == Found(GATEWAY._replace(container_id="gw2"))
     assert logged()[2:] == ["info gateway.found", "info gateway.ready"]
 
 
 def test_who_joined_a_gateway_that_was_made_anew_is_told_once_that_it_will_not_start_again(
     logged: Callable[[], list[str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    we = replace(RUNNING, id="0" * 64, name="we", network_mode="container:gw", sandbox_key="")
+    we = RUNNING._replace(id="0" * 64, name="we", network_mode="container:gw", sandbox_key="")
     (tmp_path / "cgroup").write_text(f"0::/docker/{we.id}\n")
     monkeypatch.setattr(sidecar, "CGROUP", tmp_path / "cgroup")
     site = Site(RUNNING, we)
     site.update()
     assert site.tracker.sidecar == Sidecar(RUNNING, we, "wg-net", "--gateway")
-    anew = replace(RUNNING, id="gw2")
+    anew = RUNNING._replace(id="gw2")
     for _ in range(2):
         site.update(anew, we)
 
@@ -217,22 +216,22 @@ def test_who_joined_a_gateway_that_was_made_anew_is_told_once_that_it_will_not_s
 def test_a_gateway_made_anew_in_the_hosts_network_makes_nothing_unreachable() -> None:
     site = Site(RUNNING)
     site.update()
-    state = site.update(replace(RUNNING, network_mode="host", endpoints=()))
+    state = site.update(RUNNING._replace(network_mode="host", endpoints=()))
 
     assert isinstance(state, Unknown)
     assert state.reason.endswith("clients reach its tunnels by their default route")
 
 
-PAUSE = replace(RUNNING, id="pause", name="pause", started_at=10.0)
-TUNNEL = replace(
-    RUNNING, network_mode="container:pause", sandbox_key="", endpoints=(), started_at=20.0
+PAUSE = RUNNING._replace(id="pause", name="pause", started_at=10.0)
+TUNNEL = RUNNING._replace(
+    network_mode="container:pause", sandbox_key="", endpoints=(), started_at=20.0
 )
 
 
 def test_a_gateway_in_anothers_namespace_has_the_addresses_of_that() -> None:
     site = Site(TUNNEL, PAUSE)
 
-    assert site.update() == Found(replace(GATEWAY, container="pause", container_id="pause"))
+    assert site.update() == Found(GATEWAY._replace(container="pause", container_id="pause"))
     assert site.announced[-1][1] == Path(HERE).parent
     assert site.tracker.ids == {"gw", "pause"}
 
@@ -242,20 +241,20 @@ def test_a_gateway_in_anothers_namespace_has_the_addresses_of_that() -> None:
     [
         pytest.param(
             TUNNEL,
-            replace(PAUSE, started_at=30.0),
+            PAUSE._replace(started_at=30.0),
             "the gateway wireguard cannot be reached: it runs in a namespace that pause has left",
             "docker restart wireguard",
             id="left",
         ),
         pytest.param(
             TUNNEL,
-            replace(PAUSE, running=False),
+            PAUSE._replace(running=False),
             "pause, whose network the gateway wireguard uses, does not run",
             "docker start pause && docker restart wireguard",
             id="the owner stopped",
         ),
         pytest.param(
-            replace(TUNNEL, running=False),
+            TUNNEL._replace(running=False),
             PAUSE,
             "the gateway wireguard is not running",
             "docker start wireguard",
@@ -263,7 +262,7 @@ def test_a_gateway_in_anothers_namespace_has_the_addresses_of_that() -> None:
         ),
         pytest.param(
             TUNNEL,
-            replace(PAUSE, endpoints=()),
+            PAUSE._replace(endpoints=()),
             "the gateway pause has no address on the network wg-net",
             "docker network connect wg-net pause",
             id="the owner is on another network",
@@ -283,7 +282,7 @@ def test_a_gateway_in_anothers_namespace_is_lost_with_it(
 
 
 def test_a_gateway_that_shares_the_hosts_network_gets_nobody_a_route() -> None:
-    state = Site(TUNNEL, replace(PAUSE, network_mode="host")).update()
+    state = Site(TUNNEL, PAUSE._replace(network_mode="host")).update()
 
     assert isinstance(state, Unknown)
     assert state.reason.startswith("the gateway pause uses the host's network")
@@ -300,10 +299,10 @@ def test_the_network_need_not_be_there_for_a_gateway_that_was_found() -> None:
 def test_a_network_without_gateways_is_told_once(logged: Callable[[], list[str]]) -> None:
     """Whose driver delivers by destination address: the engine is asked for it once."""
     site = Site(RUNNING)
-    site.engine.on = (replace(WG_NET, driver="ipvlan"),)
+    site.engine.on = (WG_NET._replace(driver="ipvlan"),)
 
     site.update()
-    site.update(replace(RUNNING, running=False))
+    site.update(RUNNING._replace(running=False))
     site.update(RUNNING)
 
     assert logged().count("warning network.warned") == 1
@@ -323,12 +322,12 @@ def test_what_the_engine_attaches_to_without_a_word(
     driver: str, networks: list[DockerNetwork], unlisted: tuple[Network, ...], *, internal: bool
 ) -> None:
     site = Site(RUNNING)
-    site.engine.on = (replace(WG_NET, driver=driver, internal=internal), *networks)
+    site.engine.on = (WG_NET._replace(driver=driver, internal=internal), *networks)
 
-    assert site.update() == Found(replace(GATEWAY, unlisted=unlisted))
-    assert site.announced[-1][0] == replace(GATEWAY, unlisted=unlisted)
+    assert site.update() == Found(GATEWAY._replace(unlisted=unlisted))
+    assert site.announced[-1][0] == GATEWAY._replace(unlisted=unlisted)
     del site.engine.calls[:]
-    assert site.update() == Found(replace(GATEWAY, unlisted=unlisted))
+    assert site.update() == Found(GATEWAY._replace(unlisted=unlisted))
     assert not [call for call in site.engine.calls if call.startswith("network")]
 
 
@@ -339,7 +338,7 @@ def test_a_network_that_cannot_be_asked_about_is_asked_about_again(
     site.engine.on = ()
     site.update()
     assert site.tracker.state == Found(GATEWAY)
-    site.engine.on = (replace(WG_NET, driver="ipvlan"),)
+    site.engine.on = (WG_NET._replace(driver="ipvlan"),)
     site.update()
 
     assert logged()[-3:] == [

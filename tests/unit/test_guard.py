@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +79,7 @@ def test_without_the_option_there_is_none() -> None:
 def test_a_gateway_that_restarts_gets_it_again() -> None:
     site = guarded(CLIENT)
     site.kernel.remove(HERE)
-    again = replace(GATEWAY, sandbox_key=f"{ROOT}/again")
+    again = GATEWAY._replace(sandbox_key=f"{ROOT}/again")
     site.change(again)
     site.add(again)
     site.on("start", again)
@@ -133,7 +132,7 @@ def test_plan_prints_it() -> None:
 
 OPENS = Route(ip_network("0.0.0.0/0"), ip_address("10.9.9.9"), 0)
 LEADS = Route(ip_network("0.0.0.0/0"), None, 0, "connected")
-GUEST = replace(GATEWAY, network_mode="container:vpn-id", sandbox_key="", endpoints=())
+GUEST = GATEWAY._replace(network_mode="container:vpn-id", sandbox_key="", endpoints=())
 
 
 @pytest.mark.parametrize("default", [OPENS, LEADS])
@@ -221,7 +220,7 @@ def test_what_fails_is_told_once_and_tried_again() -> None:
 
 def test_a_gateway_that_is_lost_or_serves_nobody_gets_none() -> None:
     site = made(CLIENT)
-    site.change(replace(GATEWAY, running=False))
+    site.change(GATEWAY._replace(running=False))
     site.run()
 
     assert rules(site) == set()
@@ -230,7 +229,7 @@ def test_a_gateway_that_is_lost_or_serves_nobody_gets_none() -> None:
 
 def test_it_reads_in_no_clients_table() -> None:
     """What clients have is what they had without it."""
-    everything = replace(CLIENT, labels={NETWORKS_LABEL: "0.0.0.0/0"})
+    everything = CLIENT._replace(labels={NETWORKS_LABEL: "0.0.0.0/0"})
     plain = made(everything, choice="off")
     plain.run()
     site = guarded(everything)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
 
@@ -46,7 +45,7 @@ from tests.unit.test_reconciler import RESYNC, ROOT, STARTUP, container, peer
 LAB_NET = DockerNetwork("n7", "lab-net", (ip_network("10.7.0.0/24"),), {})
 X, ALL = "10.8.0.0/16", "0.0.0.0/0"
 IN_LAB = Endpoint("lab-net", "n7", (ip_interface("10.7.0.1/24"),))
-GATEWAY = replace(ON_WG_NET, endpoints=(*ON_WG_NET.endpoints, IN_LAB))
+GATEWAY = ON_WG_NET._replace(endpoints=(*ON_WG_NET.endpoints, IN_LAB))
 VIA_WG, VIA_LAB, NOWHERE = f"{X} 192.0.2.1", f"{X} 10.7.0.1", f"{X} unreachable"
 
 
@@ -54,12 +53,12 @@ def client(name: str, *faces: str, asks: str = X, **labels: str) -> Container:
     """Return one with that address on wg-net, on lab-net, or both."""
     made = container(name, labels={NETWORKS_LABEL: asks} | labels)
     points = (
-        replace(IN_LAB, interfaces=(ip_interface(face),))
+        IN_LAB._replace(interfaces=(ip_interface(face),))
         if face.startswith("10.7.")
-        else replace(ON_WG_NET.endpoints[0], interfaces=(ip_interface(face),))
+        else ON_WG_NET.endpoints[0]._replace(interfaces=(ip_interface(face),))
         for face in faces
     )
-    return replace(made, endpoints=tuple(points))
+    return made._replace(endpoints=tuple(points))
 
 
 ONE, OTHER = client("one", "192.0.2.7/24"), client("other", "10.7.0.8/24")
@@ -133,7 +132,7 @@ class Site:
 
     def connect(self, one: Container, point: Endpoint) -> Container:
         self.attach(one, point)
-        self.change(now := replace(one, endpoints=(*one.endpoints, point)))
+        self.change(now := one._replace(endpoints=(*one.endpoints, point)))
         self.on("connect", now)
         return now
 
@@ -143,7 +142,7 @@ class Site:
         assert point
         self.kernel.disconnect(one.sandbox_key, *map(str, point.interfaces))
         points = tuple(each for each in one.endpoints if each != point)
-        self.change(now := replace(one, endpoints=points))
+        self.change(now := one._replace(endpoints=points))
         self.on("disconnect", now)
         return now
 
@@ -179,7 +178,7 @@ A, B, C = (Sidecar(GATEWAY, None, "").on(("a", "b", "c"), index) for index in ra
 )
 def test_one_network_serves_a_client(on: str, serves: str) -> None:
     points = (Endpoint(name, f"{name}-id", (ip_interface("192.0.2.7/24"),)) for name in on)
-    asking = replace(ONE, endpoints=tuple(points))
+    asking = ONE._replace(endpoints=tuple(points))
     found = {place.network: verdict(place, asking) for place in (A, B, C)}
 
     own = found.pop(serves)
@@ -221,7 +220,7 @@ def test_all_that_the_tunnel_covers_is_left_to_the_other_network_too() -> None:
     """Also in our own table, where what nobody wants is taken back: as here, by `direct`."""
     asking = client("other", "10.7.0.8/24", asks="auto", **{DIRECT_LABEL: "front"})
     front = Endpoint("front", "n9", (ip_interface("10.5.0.8/24"),))
-    asking = replace(asking, endpoints=(*asking.endpoints, front))
+    asking = asking._replace(endpoints=(*asking.endpoints, front))
     site = Site(asking)
     site.kernel.tunnel(GATEWAY.sandbox_key, X)
     site.run()
@@ -331,7 +330,7 @@ def test_a_gateway_that_leaves_one_network_is_lost_there_alone(
 
 def test_a_gateway_that_ends_is_lost_on_both() -> None:
     site = Site(ONE, OTHER)
-    site.change(replace(GATEWAY, running=False, started_at=0.0))
+    site.change(GATEWAY._replace(running=False, started_at=0.0))
     site.engine.silent_about = GATEWAY.id
     site.run(Scope("die", frozenset({GATEWAY.id}), ended={GATEWAY.id: 1.0}))
 
@@ -353,7 +352,7 @@ def test_a_network_that_is_not_there_keeps_nobody_else_waiting(names: str) -> No
     assert [one["reason"] for one in logged if one["event"] == "gateway.missing"] == [
         "there is no network nowhere"
     ]
-    site.engine.on = (*site.engine.on, replace(LAB_NET, id="n9", name="nowhere"))
+    site.engine.on = (*site.engine.on, LAB_NET._replace(id="n9", name="nowhere"))
     site.run()
     assert site.state == "Lost on nowhere"
     assert site.routes(ONE) == [VIA_WG]
@@ -367,7 +366,7 @@ def test_a_network_that_the_gateway_is_not_on_is_lost_and_the_others_are_served(
 
 
 def test_without_a_gateway_it_is_not_known_which_networks_there_are() -> None:
-    site = Site(ONE, gateway=replace(GATEWAY, name="vpn"))
+    site = Site(ONE, gateway=GATEWAY._replace(name="vpn"))
     assert (site.networks.sidecar, site.networks.coverage) == (None, {})
     assert isinstance(site.report.gateway, Unknown)
     assert not site.report.is_done
@@ -401,7 +400,7 @@ def test_each_link_of_the_gateway_has_its_guard() -> None:
     assert rules(site) == links
     assert site.run().changed == 0
     assert open_at == []
-    site.connect(replace(GATEWAY, endpoints=GATEWAY.endpoints[:1]), IN_LAB)
+    site.connect(GATEWAY._replace(endpoints=GATEWAY.endpoints[:1]), IN_LAB)
     assert rules(site) == both
     site.networks.leave(withdraws=True)
     assert rules(site) == set()
@@ -429,7 +428,7 @@ def test_a_link_that_is_still_to_come_leaves_the_others_guarded() -> None:
 
 
 def test_a_tunnel_that_is_lost_is_lost_on_both() -> None:
-    clients = (replace(ONE, labels={NETWORKS_LABEL: ALL}), replace(OTHER, labels=WHOLE.labels))
+    clients = (ONE._replace(labels={NETWORKS_LABEL: ALL}), OTHER._replace(labels=WHOLE.labels))
     site = Site(*clients)
     site.kernel.close_tunnel(GATEWAY.sandbox_key, ALL)
     report = site.networks.reroute(Scope("tunnel"))
@@ -460,7 +459,7 @@ def test_each_has_early_routes_of_its_own_and_they_learn_from_one_listing() -> N
     ]
     assert site.early.listings == [(ONE.id, OTHER.id)]
     assert other.listings == []
-    early = replace(OTHER, id="new-id", name="new", sandbox_key=f"{ROOT}/new")
+    early = OTHER._replace(id="new-id", name="new", sandbox_key=f"{ROOT}/new")
     site.kernel.add(early.sandbox_key, addresses=["10.7.0.8/24"])
     route = Route(ip_network(X), ip_address("10.7.0.1"), 0)
     site.kernel.give(early.sandbox_key, route)
@@ -480,7 +479,7 @@ def test_each_has_early_routes_of_its_own_and_they_learn_from_one_listing() -> N
 
 def on_networks(name: str, gateway: str, networks: str) -> Container:
     made = peer(name, gateway)
-    return replace(made, labels={**made.labels, NETWORK_LABEL: networks})
+    return made._replace(labels={**made.labels, NETWORK_LABEL: networks})
 
 
 @pytest.mark.parametrize(
@@ -506,8 +505,8 @@ OTHER_GATEWAY = container("another", "192.0.2.2/24", "fd::2/64", started_at=100.
 
 def test_another_gateway_on_one_of_them_serves_its_own_there() -> None:
     site = Site(ONE, OTHER, BOTH, client("its", "192.0.2.10/24"))
-    in_lab = replace(IN_LAB, interfaces=(ip_interface("10.7.0.2/24"),))
-    site.change(replace(OTHER_GATEWAY, endpoints=(*OTHER_GATEWAY.endpoints, in_lab)))
+    in_lab = IN_LAB._replace(interfaces=(ip_interface("10.7.0.2/24"),))
+    site.change(OTHER_GATEWAY._replace(endpoints=(*OTHER_GATEWAY.endpoints, in_lab)))
     site.change(on_networks("its-sidecar", "another", "lab-net, far-net"))
     named = client(
         "named", "192.0.2.11/24", "10.7.0.11/24", asks="", **{f"{NETWORKS_LABEL}.another": X}
@@ -545,7 +544,7 @@ def rows(found: list[Findings]) -> list[tuple[str, ...]]:
 
 
 AWAY = client("away")
-HOST = replace(client("host"), network_mode="host")
+HOST = client("host")._replace(network_mode="host")
 
 
 def test_each_client_has_its_row_by_the_network_that_serves_it() -> None:
@@ -589,7 +588,7 @@ def test_a_network_that_is_not_there_is_told_of_beside_the_others() -> None:
 
 def test_what_a_plan_prints_it_prints_once() -> None:
     site = Site(gateway_guard="on")
-    clients = (ONE, OTHER, BOTH, replace(ONE, id="sick-id", name="sick", sandbox_key=""))
+    clients = (ONE, OTHER, BOTH, ONE._replace(id="sick-id", name="sick", sandbox_key=""))
     for one in clients[:3]:
         site.change(one)
         site.kernel.add(one.sandbox_key)
@@ -620,7 +619,7 @@ def test_withdraw_takes_back_what_each_network_gave() -> None:
 
 
 def test_a_command_knows_what_the_daemon_knows_of_each_network() -> None:
-    asking = [replace(one, labels={NETWORKS_LABEL: "auto"}) for one in (ONE, OTHER)]
+    asking = [one._replace(labels={NETWORKS_LABEL: "auto"}) for one in (ONE, OTHER)]
     site = Site(*asking)
     place = site.networks.sidecar
     covered = {"lab-net": Coverage(frozenset({ip_network(X)}))}
@@ -645,7 +644,7 @@ FOUND, LOST, NOT_KNOWN = Found(HERE), Lost(HERE, "it is gone", "", 0.0), Unknown
         ((FOUND,), FOUND),
         ((FOUND, LOST), LOST),
         ((NOT_KNOWN, LOST), NOT_KNOWN),
-        ((LOST, replace(LOST, reason="another")), LOST),
+        ((LOST, LOST._replace(reason="another")), LOST),
     ],
 )
 def test_the_gateway_of_a_joined_report_is_the_worst(

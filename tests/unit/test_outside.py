@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import TYPE_CHECKING, Any, cast
 
@@ -115,7 +114,7 @@ def test_which_network_it_is_on(
     [
         ([OTHER], f"no network of this engine holds the gateway {ROUTER}"),
         (
-            [LAN, replace(LAN, id="n4", name="also")],
+            [LAN, LAN._replace(id="n4", name="also")],
             f"several networks hold the gateway {ROUTER}: also, lan",
         ),
     ],
@@ -185,7 +184,7 @@ def test_the_sidecar_knows_it(
     nowhere: str, labels: dict[str, str], settings: dict[str, str], by: str, expected: str
 ) -> None:
     own = client_of("sidecar", id=nowhere, labels=labels, network_mode="none", endpoints=())
-    lan6 = replace(WG_NET, id="n6", name="lan6")
+    lan6 = WG_NET._replace(id="n6", name="lan6")
     there = engine(WG_NET, lan6, OTHER, known=(own,))
     for found in (
         sidecar.find(there, Settings(**settings)),  # type: ignore[arg-type]
@@ -291,7 +290,7 @@ def test_clients_are_led_there(logged: list[dict[str, Any]]) -> None:
 
 @pytest.mark.usefixtures("nowhere")
 def test_everything_goes_there_without_a_look_at_a_tunnel() -> None:
-    world = World(replace(HERE, labels={NETWORKS_LABEL: "0.0.0.0/0, ::/0"}))
+    world = World(HERE._replace(labels={NETWORKS_LABEL: "0.0.0.0/0, ::/0"}))
     report = world.run()
 
     assert {f"0.0.0.0/0 {ROUTER}", f"::/0 {ROUTER6}"} <= {*world.routes(HERE)}
@@ -308,7 +307,7 @@ def test_a_size_that_is_chosen_is_set() -> None:
 
 @pytest.mark.usefixtures("nowhere")
 def test_what_takes_a_look_at_it_is_refused_with_that_reason(logged: list[dict[str, Any]]) -> None:
-    world = World(replace(HERE, labels={NETWORKS_LABEL: "auto, 10.8.0.0/16"}), gateway_guard="on")
+    world = World(HERE._replace(labels={NETWORKS_LABEL: "auto, 10.8.0.0/16"}), gateway_guard="on")
     world.run()
     world.run()
 
@@ -372,7 +371,7 @@ def test_until_its_network_is_known_nothing_is_done() -> None:
 @pytest.mark.usefixtures("nowhere")
 def test_an_ipvlan_is_a_network_like_any_other(logged: list[dict[str, Any]]) -> None:
     world = World(HERE)
-    world.engine.on = (replace(WG_NET, driver="ipvlan"),)
+    world.engine.on = (WG_NET._replace(driver="ipvlan"),)
     world.run()
 
     assert "network.warned" not in [one["event"] for one in logged]
@@ -396,7 +395,7 @@ PEER = peer("its-sidecar", BOTH, network_mode="none")
 
 
 def claims(*on: DockerNetwork, known: Sequence[Claim] = (), **values: Any) -> list[Claim]:  # noqa: ANN401
-    one = replace(PEER, **values)
+    one = PEER._replace(**values)
     there = engine(*on, known=(one,))
     return [*peers.claims(there, (one,), ("wg-net", "n1"), known)]
 
@@ -411,7 +410,7 @@ def test_another_sidecar_knows_that_it_is_there() -> None:
 
 
 def test_and_on_which_network() -> None:
-    lan = replace(WG_NET, id="n6", name="lan")
+    lan = WG_NET._replace(id="n6", name="lan")
     (found,) = claims(lan, labels={**PEER.labels, NETWORK_LABEL: ""})
 
     assert found.network == "lan"
@@ -421,7 +420,7 @@ def test_and_on_which_network() -> None:
 
 @pytest.mark.usefixtures("nowhere")
 def test_a_client_names_it_by_its_address() -> None:
-    named = replace(HERE, labels={f"{NETWORKS_LABEL}.{ROUTER}": "10.8.0.0/16"})
+    named = HERE._replace(labels={f"{NETWORKS_LABEL}.{ROUTER}": "10.8.0.0/16"})
     gateway = client_of("another", "192.0.2.2/24")
     world = World(named, gateway, peer("a-sidecar", "another"), PEER)
     world.run()
@@ -507,7 +506,7 @@ def test_two_that_answer_for_it(router: Place, tmp_path: Path) -> None:
 
 
 def test_what_it_covers_nobody_knows(router: Place) -> None:
-    router.client = replace(router.client, labels={NETWORKS_LABEL: f"auto, {DST}"})
+    router.client = router.client._replace(labels={NETWORKS_LABEL: f"auto, {DST}"})
     remarks = [one.seen for one in findings(router)["clients"] if one.level == "warn"]
 
     assert remarks == [
@@ -517,7 +516,7 @@ def test_what_it_covers_nobody_knows(router: Place) -> None:
 
 def test_a_container_is_better_named(router: Place) -> None:
     faces = {router.gateway.id: (ip_interface(f"{ROUTER}/24"),)}
-    router.networks = (replace(router.networks[0], interfaces=faces),)
+    router.networks = (router.networks[0]._replace(interfaces=faces),)
     (found,) = setup.gateway(router.site())
 
     assert found == Finding(
@@ -528,7 +527,7 @@ def test_a_container_is_better_named(router: Place) -> None:
 
 
 def test_it_may_be_on_an_ipvlan(router: Place) -> None:
-    router.networks = (replace(router.networks[0], driver="ipvlan"),)
+    router.networks = (router.networks[0]._replace(driver="ipvlan"),)
     (found,) = network.network(router.site())
 
     assert found.level == "warn"

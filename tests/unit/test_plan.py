@@ -23,6 +23,10 @@ CONNECTED = route("198.51.100.0/24", None, 0, "connected")
 V6 = route("2001:db8:1::/48", "2001:db8::1", 1024)
 
 
+def other_way(there: Route, *, exact: bool = False) -> Step:
+    return Step("del", there, "another way to the same destination", exact)
+
+
 @pytest.mark.parametrize(
     ("wanted", "actual", "expected"),
     [
@@ -47,13 +51,13 @@ V6 = route("2001:db8:1::/48", "2001:db8::1", 1024)
         pytest.param(
             [WANTED],
             [route("192.0.2.0/24", "198.51.100.9", 50)],
-            [Step("replace", WANTED), Step("del", route("192.0.2.0/24", "198.51.100.9", 50))],
+            [Step("replace", WANTED), other_way(route("192.0.2.0/24", "198.51.100.9", 50))],
             id="of another metric: ours first, then away with the other",
         ),
         pytest.param(
             [WANTED],
             [route("192.0.2.0/24", "198.51.100.1", 50)],
-            [Step("replace", WANTED), Step("del", route("192.0.2.0/24", "198.51.100.1", 50))],
+            [Step("replace", WANTED), other_way(route("192.0.2.0/24", "198.51.100.1", 50))],
             id="our gateway under another metric",
         ),
         pytest.param(
@@ -65,31 +69,31 @@ V6 = route("2001:db8:1::/48", "2001:db8::1", 1024)
         pytest.param(
             [WANTED._replace(mtu=1280)],
             [route("192.0.2.0/24", "198.51.100.9"), WANTED],
-            [Step("replace", WANTED._replace(mtu=1280)), Step("del", WANTED, exact=True)],
+            [Step("replace", WANTED._replace(mtu=1280)), other_way(WANTED, exact=True)],
             id="and another way before that one",
         ),
         pytest.param(
             [WANTED._replace(mtu=1280)],
             [WANTED, WANTED._replace(mtu=1280)],
-            [Step("del", WANTED, exact=True)],
+            [other_way(WANTED, exact=True)],
             id="one of another size before ours",
         ),
         pytest.param(
             [WANTED],
             [WANTED, route("192.0.2.0/24", "198.51.100.9", 50)],
-            [Step("del", route("192.0.2.0/24", "198.51.100.9", 50))],
+            [other_way(route("192.0.2.0/24", "198.51.100.9", 50))],
             id="there, beside one of another metric",
         ),
         pytest.param(
             [V6],
             [route("2001:db8:1::/48", "2001:db8::9", 5), V6],
-            [Step("del", route("2001:db8:1::/48", "2001:db8::9", 5))],
+            [other_way(route("2001:db8:1::/48", "2001:db8::9", 5))],
             id="IPv6 one that wins over ours",
         ),
         pytest.param(
             [V6],
             [V6, route("2001:db8:1::/48", "2001:db8::9", 1024)],
-            [Step("del", route("2001:db8:1::/48", "2001:db8::9", 1024))],
+            [other_way(route("2001:db8:1::/48", "2001:db8::9", 1024))],
             id="IPv6 one of the same metric beside ours",
         ),
         pytest.param(
@@ -143,7 +147,7 @@ def test_what_was_given_and_is_wanted_no_more_is_deleted_if_it_is_still_there() 
 
     steps = plan([WANTED], [DEFAULT, gone, theirs], given=[WANTED, gone, changed])
 
-    assert steps == (Step("replace", WANTED), Step("del", gone))
+    assert steps == (Step("replace", WANTED), Step("del", gone, "nobody asks for it any more"))
 
 
 def test_what_was_given_and_is_wanted_still_is_replaced_not_deleted() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import TYPE_CHECKING, Any, cast
 
@@ -53,7 +52,7 @@ def container(name: str, *faces: str, label: str = "", **values: Any) -> Contain
     points = (Endpoint("wg-net", "n1", tuple(map(ip_interface, faces))),)
     labels = {NETWORKS_LABEL: label} if label else {}
     whole = Container(f"{name}-id", name, True, labels, "wg-net", f"{ROOT}/{name}", points)  # noqa: FBT003
-    return replace(whole, **values)
+    return whole._replace(**values)
 
 
 GATEWAY = container("wireguard", "192.0.2.1/24", "fd::1/64")
@@ -223,7 +222,7 @@ def test_what_only_an_inspection_tells_is_known_in_later_passes(
     """A listing tells neither name servers nor ports nor the runtime: no remark may come and go."""
     published = (PublishedPort("80/tcp", None, 4),)
     site = Site(
-        replace(CLIENT, dns=(ip_address("10.8.0.53"),), published=published, runtime="runsc")
+        CLIENT._replace(dns=(ip_address("10.8.0.53"),), published=published, runtime="runsc")
     )
     site.run()
     warned = [entry["reason"] for entry in logged if entry["event"] == "entry.warned"]
@@ -276,7 +275,7 @@ def test_routes_that_went_with_a_link_are_set_again() -> None:
 
 def test_client_routed_counts_the_routes_that_are_there(logged: list[dict[str, Any]]) -> None:
     """Of three one is refused by the kernel, and one was there."""
-    one = replace(CLIENT, labels={NETWORKS_LABEL: "10.8.0.0/16,10.9.0.0/16,10.7.0.0/16"})
+    one = CLIENT._replace(labels={NETWORKS_LABEL: "10.8.0.0/16,10.9.0.0/16,10.7.0.0/16"})
     site = Site(one)
     site.kernel.put(one, "192.0.2.1")
     site.kernel.fail(one.sandbox_key, DENIED, only="10.9.0.0/16")
@@ -299,7 +298,7 @@ def test_what_fails_in_one_namespace_keeps_no_other_from_its_routes(width: int) 
 
 def test_who_shares_a_namespace_is_served_in_that_of_its_owner() -> None:
     owner = container("web", "192.0.2.8/24")
-    sharing = replace(CLIENT, network_mode="container:web-id", sandbox_key="", endpoints=())
+    sharing = CLIENT._replace(network_mode="container:web-id", sandbox_key="", endpoints=())
     site = Site(owner, sharing)
     site.run()
 
@@ -309,7 +308,7 @@ def test_who_shares_a_namespace_is_served_in_that_of_its_owner() -> None:
 
 def sharing(owner: Container, started_at: float) -> Container:
     mode = f"container:{owner.name}"
-    return replace(CLIENT, network_mode=mode, sandbox_key="", endpoints=(), started_at=started_at)
+    return CLIENT._replace(network_mode=mode, sandbox_key="", endpoints=(), started_at=started_at)
 
 
 def test_who_is_in_a_namespace_that_was_left_is_named_once_and_gets_nothing(
@@ -321,7 +320,7 @@ def test_who_is_in_a_namespace_that_was_left_is_named_once_and_gets_nothing(
     site.run()
     assert site.routes(owner) == ["10.8.0.0/16 192.0.2.1"]
 
-    restarted = replace(owner, started_at=30.0)
+    restarted = owner._replace(started_at=30.0)
     site.change(restarted)
     report = site.on("start", restarted)
     site.run(Scope("resync", is_full=True))
@@ -333,7 +332,7 @@ def test_who_is_in_a_namespace_that_was_left_is_named_once_and_gets_nothing(
     assert entry["reason"] == "runs in a namespace that web has left"
     assert entry["hint"] == "docker restart dovecot"
 
-    site.change(replace(one, started_at=40.0))
+    site.change(one._replace(started_at=40.0))
     site.on("start", one)
     assert site.routes(owner) == ["10.8.0.0/16 192.0.2.1"]
 
@@ -368,7 +367,7 @@ def test_a_route_that_leads_elsewhere_is_replaced_and_one_beside_it_deleted(
 def test_a_lost_gateway_makes_unreachable_what_it_led_to() -> None:
     site = Site(CLIENT)
     site.run()
-    site.change(replace(GATEWAY, running=False))
+    site.change(GATEWAY._replace(running=False))
     report = site.on("die", GATEWAY)
 
     assert isinstance(report.gateway, Lost)
@@ -406,7 +405,7 @@ def test_the_end_of_an_earlier_run_of_the_gateway_is_no_news(
     logged: list[dict[str, Any]],
 ) -> None:
     """The engine tells it again to who listens anew."""
-    site = Site(CLIENT, gateway=replace(GATEWAY, started_at=1000.1))
+    site = Site(CLIENT, gateway=GATEWAY._replace(started_at=1000.1))
     site.run()
     del logged[:], site.kernel.commands[:]
 
@@ -419,7 +418,7 @@ def test_the_end_of_an_earlier_run_of_the_gateway_is_no_news(
 def test_an_end_that_the_engine_confirms_is_told_once(logged: list[dict[str, Any]]) -> None:
     site = Site(CLIENT)
     site.run()
-    site.change(replace(GATEWAY, running=False))
+    site.change(GATEWAY._replace(running=False))
     report = site.on("die", GATEWAY)
 
     assert [one["event"] for one in logged].count("gateway.lost") == 1
@@ -448,7 +447,7 @@ def test_the_gateway_is_announced_before_any_route_is_set() -> None:
     report = site.on("start", GATEWAY)
 
     assert isinstance(report.gateway, Found)
-    assert announced == [replace(report.gateway.gateway, coverage=site.reconciler.coverage)]
+    assert announced == [report.gateway.gateway._replace(coverage=site.reconciler.coverage)]
     assert site.routes(CLIENT) == ["10.8.0.0/16 192.0.2.2"]
 
 
@@ -607,7 +606,7 @@ def test_a_label_that_names_nothing_any_more_ends_its_failures() -> None:
     assert site.reports[-1].failing == ("dovecot",)
 
     site.engine.silent_about = ""
-    site.change(replace(CLIENT, labels={NETWORKS_LABEL: ""}))
+    site.change(CLIENT._replace(labels={NETWORKS_LABEL: ""}))
     site.drive(1)
     assert site.reports[-1].unfinished == ()
 
@@ -621,7 +620,7 @@ NO_IPV6 = "is IPv6, and the container has no IPv6 address on wg-net"
 
 def without_ipv6(*others: Container) -> tuple[Site, Container]:
     """Return a site with a client to which the engine gave an IPv6 address that is not there."""
-    one = replace(CLIENT, labels={NETWORKS_LABEL: V6_LABEL})
+    one = CLIENT._replace(labels={NETWORKS_LABEL: V6_LABEL})
     site = Site(one, *others)
     site.kernel.disable_ipv6(one.sandbox_key)
     return site, one
@@ -675,7 +674,7 @@ def test_at_most_twenty_of_them_are_logged_one_by_one(logged: list[dict[str, Any
 
 def test_what_became_unreachable_with_the_gateway_stays_so_without_an_address() -> None:
     site, one = without_ipv6()
-    site.change(replace(GATEWAY, running=False))
+    site.change(GATEWAY._replace(running=False))
     site.run()
     site.change(GATEWAY)
     site.on("start", GATEWAY)
@@ -689,7 +688,7 @@ def test_what_became_unreachable_with_the_gateway_stays_so_without_an_address() 
 def test_what_ran_is_logged_and_remembered_although_the_engine_goes_away(
     logged: list[dict[str, Any]],
 ) -> None:
-    one = replace(CLIENT, labels={NETWORKS_LABEL: "10.8.0.0/16,10.9.0.0/16"})
+    one = CLIENT._replace(labels={NETWORKS_LABEL: "10.8.0.0/16,10.9.0.0/16"})
     site = Site(one)
     site.kernel.fail(one.sandbox_key, DENIED, only="10.9.0.0/16")
 
@@ -701,14 +700,14 @@ def test_what_ran_is_logged_and_remembered_although_the_engine_goes_away(
 
     assert names(logged)[1:] == ["route.replaced", "route.failed", "client.routed"]
     del site.engine.inspect
-    site.change(replace(one, labels={NETWORKS_LABEL: "10.9.0.0/16"}))
+    site.change(one._replace(labels={NETWORKS_LABEL: "10.9.0.0/16"}))
     site.drive(1)
     assert site.routes(one) == []
 
 
 def take_back(site: Site, one: Container) -> list[str]:
     """Let a client ask for nothing any more; return its routes after that."""
-    site.change(replace(one, labels={NETWORKS_LABEL: "10.99.0.0/16"}))
+    site.change(one._replace(labels={NETWORKS_LABEL: "10.99.0.0/16"}))
     site.run(Scope("resync", is_full=True))
     return site.routes(one)
 
@@ -747,7 +746,7 @@ def test_a_network_that_is_connected_meanwhile_is_not_deleted(
     """The engine connects the client between our read and our write; replace overwrites it."""
     site = Site(CLIENT)
     point = Endpoint("late", "n9", (ip_interface("10.8.0.7/16"),))
-    connected = replace(CLIENT, endpoints=(*CLIENT.endpoints, point))
+    connected = CLIENT._replace(endpoints=(*CLIENT.endpoints, point))
 
     def connect(_: str) -> None:
         if connected not in site.engine.known:
@@ -766,7 +765,7 @@ def test_a_network_that_is_connected_meanwhile_is_not_deleted(
     ]
 
     site.change(CLIENT)
-    site.change(replace(CLIENT, labels={NETWORKS_LABEL: "10.99.0.0/16"}))
+    site.change(CLIENT._replace(labels={NETWORKS_LABEL: "10.99.0.0/16"}))
     site.on("disconnect", CLIENT)
     assert site.routes(CLIENT) == ["10.99.0.0/16 192.0.2.1"]
 
@@ -816,7 +815,7 @@ def test_a_namespace_that_is_replaced_between_proof_and_use_is_not_written() -> 
 
 
 def test_unreachable_that_was_there_is_looked_at_again() -> None:
-    site = Site(CLIENT, gateway=replace(GATEWAY, running=False, sandbox_key=""))
+    site = Site(CLIENT, gateway=GATEWAY._replace(running=False, sandbox_key=""))
     site.kernel.put(CLIENT, None)
     report = site.run()
 
@@ -836,7 +835,7 @@ def early(site: Site, one: Container, *, complete: bool = True) -> None:
 
 
 def starting(site: Site) -> Container:
-    one = replace(CLIENT, running=False)
+    one = CLIENT._replace(running=False)
     site.change(one)
     site.add(one)
     return one
@@ -870,7 +869,7 @@ def test_early_routes_are_verified_once_the_client_runs() -> None:
     site.run()
     one = starting(site)
     early(site, one)
-    site.change(replace(CLIENT, labels={NETWORKS_LABEL: "10.9.0.0/16"}))
+    site.change(CLIENT._replace(labels={NETWORKS_LABEL: "10.9.0.0/16"}))
     site.on("start", CLIENT)
 
     assert site.routes(CLIENT) == ["10.9.0.0/16 192.0.2.1"]
@@ -913,7 +912,7 @@ def tunnelled(*clients: Container, size: int = 1280, **settings: Any) -> Site:  
 def test_a_route_into_a_smaller_tunnel_says_how_large_packets_may_be(
     logged: list[dict[str, Any]],
 ) -> None:
-    site = tunnelled(replace(CLIENT, labels={NETWORKS_LABEL: f"{BOTH},10.9.0.0/16"}))
+    site = tunnelled(CLIENT._replace(labels={NETWORKS_LABEL: f"{BOTH},10.9.0.0/16"}))
     report = site.run()
 
     assert site.kernel.commands == [
@@ -982,7 +981,7 @@ def test_while_the_tunnel_is_away_the_size_stays(scope: Scope) -> None:
 def test_but_not_that_of_another_gateway() -> None:
     site = tunnelled(CLIENT, on_tunnel_loss="warn")
     site.run()
-    moved = replace(GATEWAY, id="another-id", sandbox_key=f"{ROOT}/new")
+    moved = GATEWAY._replace(id="another-id", sandbox_key=f"{ROOT}/new")
     site.engine.known = (CLIENT, moved)
     site.add(moved)
     site.run(RESYNC)
@@ -1003,7 +1002,7 @@ def test_a_pass_for_one_container_forgets_no_size_and_a_full_one_what_nobody_ask
 
 def test_each_destination_is_asked_for_once_in_a_pass() -> None:
     others = [container(f"c{n}", f"192.0.2.{n}/24", label=BOTH) for n in range(10, 15)]
-    site = tunnelled(replace(CLIENT, labels={NETWORKS_LABEL: BOTH}), *others)
+    site = tunnelled(CLIENT._replace(labels={NETWORKS_LABEL: BOTH}), *others)
     asked: list[set[Network]] = []
     real = site.kernel.ways
 
@@ -1024,7 +1023,7 @@ def test_each_destination_is_asked_for_once_in_a_pass() -> None:
 def test_a_lost_gateway_is_asked_nothing() -> None:
     site = tunnelled(CLIENT, on_tunnel_loss="warn")
     site.run()
-    site.change(replace(GATEWAY, running=False))
+    site.change(GATEWAY._replace(running=False))
     site.kernel.remove(GATEWAY.sandbox_key)
     site.on("die", GATEWAY)
     assert site.kernel.commands[-1] == f"{DOVECOT} unreachable 10.8.0.0/16"
@@ -1040,7 +1039,7 @@ def test_a_lost_gateway_is_asked_nothing() -> None:
     [("off", "", ""), ("1000", " mtu 1000", " mtu 1280"), ("1499", " mtu 1499", " mtu 1499")],
 )
 def test_the_size_can_be_chosen(choice: str, said: str, said6: str) -> None:
-    site = tunnelled(replace(CLIENT, labels={NETWORKS_LABEL: BOTH}), mtu=choice)
+    site = tunnelled(CLIENT._replace(labels={NETWORKS_LABEL: BOTH}), mtu=choice)
     site.run()
 
     assert site.kernel.commands == [
@@ -1051,7 +1050,7 @@ def test_the_size_can_be_chosen(choice: str, said: str, said6: str) -> None:
 
 @pytest.mark.parametrize("withdraws", [True, False])
 def test_a_route_with_a_size_can_be_left_too(*, withdraws: bool) -> None:
-    site = tunnelled(replace(CLIENT, labels={NETWORKS_LABEL: BOTH}))
+    site = tunnelled(CLIENT._replace(labels={NETWORKS_LABEL: BOTH}))
     site.run()
     assert (
         names(leave(site, withdraws=withdraws))
@@ -1090,7 +1089,7 @@ def interrupt_at(site: Site, *numbers: int) -> None:
 
 
 def test_exactly_what_was_given_is_withdrawn() -> None:
-    site = Site(replace(CLIENT, labels={NETWORKS_LABEL: BOTH}))
+    site = Site(CLIENT._replace(labels={NETWORKS_LABEL: BOTH}))
     site.kernel.give(CLIENT.sandbox_key, Route(ip_network("10.5.0.0/16"), V4.ip, 0))
     site.run()
     del site.kernel.commands[:]
@@ -1124,7 +1123,7 @@ def test_exactly_what_was_given_is_withdrawn() -> None:
 
 
 def test_or_it_becomes_unreachable() -> None:
-    site = Site(replace(CLIENT, labels={NETWORKS_LABEL: BOTH}))
+    site = Site(CLIENT._replace(labels={NETWORKS_LABEL: BOTH}))
     site.kernel.give(CLIENT.sandbox_key, Route(ip_network("10.5.0.0/16"), V4.ip, 0))
     site.run()
     logged = leave(site, withdraws=False)
@@ -1147,7 +1146,7 @@ def test_what_became_unreachable_with_the_gateway_is_given_too(
 ) -> None:
     site = Site(CLIENT)
     site.run()
-    site.change(replace(GATEWAY, running=False))
+    site.change(GATEWAY._replace(running=False))
     site.on("die", GATEWAY)
     del site.kernel.commands[:]
     logged = leave(site, withdraws=withdraws)
@@ -1172,7 +1171,7 @@ def test_an_end_in_the_middle_of_a_pass_leaves_nothing(at: int, *, withdraws: bo
     """Of the commands that ran, nobody was told how they ended."""
     label = ",".join(MANY_V4[:3])
     other = container("postfix", "192.0.2.8/24", label=label)
-    site = Site(replace(CLIENT, labels={NETWORKS_LABEL: label}), other)
+    site = Site(CLIENT._replace(labels={NETWORKS_LABEL: label}), other)
     interrupt_at(site, at)
     with pytest.raises(Interrupted):
         site.run()
@@ -1186,7 +1185,7 @@ def test_an_end_in_the_middle_of_a_pass_leaves_nothing(at: int, *, withdraws: bo
 
 @pytest.mark.parametrize("at", [1, 2])
 def test_an_end_while_routes_are_led_elsewhere_leaves_none_of_both(at: int) -> None:
-    one = replace(CLIENT, labels={NETWORKS_LABEL: ",".join(MANY_V4[:2])})
+    one = CLIENT._replace(labels={NETWORKS_LABEL: ",".join(MANY_V4[:2])})
     site = Site(one)
     site.run()
     site.change(container("wireguard", "192.0.2.2/24"))
@@ -1220,7 +1219,7 @@ def test_early_routes_of_a_client_that_does_not_run_yet_are_withdrawn() -> None:
 def test_while_the_gateway_is_unknown_its_routes_are_withdrawn_too() -> None:
     site = Site(CLIENT)
     site.run()
-    site.change(replace(GATEWAY, network_mode="host"))
+    site.change(GATEWAY._replace(network_mode="host"))
     assert isinstance(site.on("start", GATEWAY).gateway, Unknown)
     (entry,) = leave(site)
 
@@ -1274,7 +1273,7 @@ def test_a_file_without_its_namespace_is_no_failure() -> None:
 
 
 def test_all_of_many_routes_are_withdrawn_a_part_at_a_time() -> None:
-    one = replace(CLIENT, labels={NETWORKS_LABEL: ",".join(MANY_V4)})
+    one = CLIENT._replace(labels={NETWORKS_LABEL: ",".join(MANY_V4)})
     site = Site(one)
     site.run()
     site.drive(1)
@@ -1285,7 +1284,7 @@ def test_all_of_many_routes_are_withdrawn_a_part_at_a_time() -> None:
 
 
 def test_a_namespace_that_is_replaced_between_two_parts_is_not_written() -> None:
-    one = replace(CLIENT, labels={NETWORKS_LABEL: ",".join(MANY_V4)})
+    one = CLIENT._replace(labels={NETWORKS_LABEL: ",".join(MANY_V4)})
     site = Site(one)
     site.run()
     site.drive(1)
@@ -1327,7 +1326,7 @@ def test_what_could_not_be_done_is_told() -> None:
 
 
 def test_a_client_that_ends_meanwhile_is_no_failure() -> None:
-    site = Site(replace(CLIENT, labels={NETWORKS_LABEL: BOTH}))
+    site = Site(CLIENT._replace(labels={NETWORKS_LABEL: BOTH}))
     site.run()
     interrupted = iter([True])
 
@@ -1363,7 +1362,7 @@ def test_the_way_to_a_network_that_was_connected_meanwhile_stays_and_is_told() -
 def test_when_it_takes_too_long_the_rest_is_told() -> None:
     label = ",".join(MANY_V4[:3])
     other = container("postfix", "192.0.2.8/24", label=label)
-    site = Site(replace(CLIENT, labels={NETWORKS_LABEL: label}), other, width=1)
+    site = Site(CLIENT._replace(labels={NETWORKS_LABEL: label}), other, width=1)
     site.run()
     interrupt_at(site, 6)
     with structlog.testing.capture_logs() as logged, pytest.raises(Interrupted):
@@ -1406,7 +1405,7 @@ def peer(name: str, gateway: str, **values: Any) -> Container:  # noqa: ANN401
     """Return a sidecar beside a gateway, as the engine tells it."""
     labels = {ROLE_LABEL: "sidecar", GATEWAY_LABEL: gateway, NETWORK_LABEL: "wg-net"}
     one = container(name, sandbox_key="", started_at=100.0, network_mode="none", endpoints=())
-    return replace(one, **{"labels": labels, **values})
+    return one._replace(**{"labels": labels, **values})
 
 
 PEER = peer("its-sidecar", "another")
@@ -1430,7 +1429,7 @@ def test_an_agent_that_follows_a_service_claims_its_clients_by_the_services_name
     logged: list[dict[str, Any]], labelled: dict[str, str], environment: dict[str, str]
 ) -> None:
     labels = {ROLE_LABEL: "sidecar", NETWORK_LABEL: "wg-net"} | labelled
-    site = contested(replace(PEER, labels=labels, environment=environment))
+    site = contested(PEER._replace(labels=labels, environment=environment))
     site.run()
 
     assert site.kernel.commands == []
@@ -1502,7 +1501,7 @@ def test_no_other_sidecar_keeps_us_from_serving(other: Container) -> None:
 )
 def test_another_sidecar_is_seen_however_it_knows_its_gateway(other: Container) -> None:
     if other.labels == {ROLE_LABEL: "sidecar"}:
-        other = replace(other, network_mode="container:another")
+        other = other._replace(network_mode="container:another")
     site = contested(other)
     site.run()
 
@@ -1523,7 +1522,7 @@ def test_it_takes_over_once_after_a_while_and_gives_back(logged: list[dict[str, 
     assert site.routes(CLIENT) == ["10.8.0.0/16 192.0.2.1"]
     assert names(logged)[2:] == ["gateway.chosen", "route.replaced", "client.routed"]
 
-    back = replace(PEER, started_at=site.now, finished_at=site.now - 60)
+    back = PEER._replace(started_at=site.now, finished_at=site.now - 60)
     site.change(back)
     assert site.reconciler.concerns(Event("start", back.id, labels=back.labels))
     assert site.on("start", back).again_at == site.now + 10
@@ -1539,7 +1538,7 @@ def test_it_takes_over_once_after_a_while_and_gives_back(logged: list[dict[str, 
 def test_a_lost_gateway_changes_nothing_for_whom_another_serves() -> None:
     site = contested(PEER)
     site.kernel.put(CLIENT, "192.0.2.2")
-    site.change(replace(GATEWAY, running=False))
+    site.change(GATEWAY._replace(running=False))
     report = site.run()
 
     assert isinstance(report.gateway, Lost)
@@ -1563,12 +1562,12 @@ def test_an_event_of_another_sidecar_is_known_by_its_label() -> None:
 
     assert site.reconciler.concerns(event)
     assert site.on("start", PEER).scope.is_full
-    assert site.reconciler.concerns(replace(event, action="die", labels={}))
+    assert site.reconciler.concerns(event._replace(action="die", labels={}))
 
 
 # --- our own table ------------------------------------------------------------------------------
 
-EVERYTHING = replace(CLIENT, labels={NETWORKS_LABEL: "0.0.0.0/0"})
+EVERYTHING = CLIENT._replace(labels={NETWORKS_LABEL: "0.0.0.0/0"})
 VIA = "default via 192.0.2.1 table 671"
 GUARD = "unreachable default metric 4000 table 671"
 MAIN_RULE, TABLE_RULE = "pref 670 lookup main suppress_prefixlength 0", "pref 671 lookup 671"
@@ -1583,7 +1582,7 @@ def ours(site: Site, one: Container = EVERYTHING) -> list[str]:
 
 
 def set_up(*clients: Container, label: str = "0.0.0.0/0") -> Site:
-    one = replace(EVERYTHING, labels={NETWORKS_LABEL: label})
+    one = EVERYTHING._replace(labels={NETWORKS_LABEL: label})
     site = Site(*(clients or (one,)))
     site.kernel.give(EVERYTHING.sandbox_key, ENGINES_DEFAULT)
     return site
@@ -1681,7 +1680,7 @@ def test_a_lost_gateway_makes_everything_unreachable_and_rules_stay() -> None:
     site = set_up()
     site.run()
     del site.kernel.commands[:]
-    site.change(replace(GATEWAY, running=False))
+    site.change(GATEWAY._replace(running=False))
     site.on("die", GATEWAY)
 
     assert ran(site) == ["route replace unreachable default table 671"]
@@ -1752,7 +1751,7 @@ def test_a_rule_that_came_meanwhile_is_an_answer(logged: list[dict[str, Any]]) -
     assert "rule.found" in [entry["event"] for entry in logged]
 
 
-NOTHING = replace(EVERYTHING, labels={NETWORKS_LABEL: ""})
+NOTHING = EVERYTHING._replace(labels={NETWORKS_LABEL: ""})
 
 
 def test_who_asks_for_nothing_any_more_gives_all_back_in_reverse(
@@ -1822,7 +1821,7 @@ def test_a_wide_network_changes_its_table_with_what_the_client_is_attached_to() 
     site.run()
     assert site.routes(one)[1:] == ["10.0.0.0/8 192.0.2.1"]
     inner = Endpoint("inner", "n9", (ip_interface("10.9.0.7/24"),))
-    site.change(replace(one, endpoints=(*one.endpoints, inner)))
+    site.change(one._replace(endpoints=(*one.endpoints, inner)))
     del site.kernel.commands[:]
     site.on("connect", one)
 
@@ -1836,15 +1835,14 @@ def test_a_wide_network_changes_its_table_with_what_the_client_is_attached_to() 
 
 
 def test_two_clients_in_one_namespace_share_what_goes_with_their_routes() -> None:
-    guest = replace(
-        EVERYTHING,
+    guest = EVERYTHING._replace(
         id="guest-id",
         name="guest",
         network_mode="container:dovecot",
         sandbox_key="",
         endpoints=(),
     )
-    site = set_up(replace(EVERYTHING, labels={NETWORKS_LABEL: "128.0.0.0/1"}), guest)
+    site = set_up(EVERYTHING._replace(labels={NETWORKS_LABEL: "128.0.0.0/1"}), guest)
     site.run()
     assert len(ran(site)) == 6
     del site.kernel.commands[:]
@@ -1942,7 +1940,7 @@ FROM = "pref 669 from 10.5.0.7 lookup main"
 
 def past_set_up(label: str = "198.51.100.0/24,front", *clients: Container) -> Site:
     labels = {NETWORKS_LABEL: "0.0.0.0/0", DIRECT_LABEL: label}
-    one = replace(EVERYTHING, labels=labels, endpoints=(*EVERYTHING.endpoints, FRONT))
+    one = EVERYTHING._replace(labels=labels, endpoints=(*EVERYTHING.endpoints, FRONT))
     site = Site(one, *clients)
     site.kernel.give(one.sandbox_key, ENGINES_DEFAULT)
     return site
@@ -2021,7 +2019,7 @@ def test_it_stays_while_the_gateway_is_lost() -> None:
     site = past_set_up()
     site.run()
     del site.kernel.commands[:]
-    site.change(replace(GATEWAY, running=False))
+    site.change(GATEWAY._replace(running=False))
     site.on("die", GATEWAY)
 
     assert ran(site) == ["route replace unreachable default table 671"]
@@ -2052,7 +2050,7 @@ def test_who_leaves_the_network_of_a_name_loses_its_rule() -> None:
     one = site.engine.known[1]
     site.run()
     del site.kernel.commands[:]
-    site.change(replace(one, endpoints=EVERYTHING.endpoints))
+    site.change(one._replace(endpoints=EVERYTHING.endpoints))
     site.on("disconnect", one)
 
     assert ran(site) == [f"rule del {FROM}"]
@@ -2082,8 +2080,7 @@ def test_what_keeps_off_the_gateway_at_the_end(*, withdraws: bool) -> None:
 def test_of_two_containers_in_one_namespace_the_gateways_wins(
     logged: list[dict[str, Any]],
 ) -> None:
-    guest = replace(
-        EVERYTHING,
+    guest = EVERYTHING._replace(
         id="guest-id",
         name="guest",
         network_mode="container:dovecot",
@@ -2115,7 +2112,7 @@ def test_no_size_is_said_of_what_keeps_off_the_gateway() -> None:
 
 # --- who has left the network -------------------------------------------------------------------
 
-LEFT = replace(EVERYTHING, endpoints=(FRONT,))
+LEFT = EVERYTHING._replace(endpoints=(FRONT,))
 
 
 def leave_network(site: Site, one: Container = LEFT) -> Report:
@@ -2169,7 +2166,7 @@ def test_who_has_left_is_known_to_a_new_daemon_too() -> None:
 
     assert ran(site) == [f"rule add {TABLE_RULE}"]
     assert ours(site) == ALL[1:]
-    site.change(replace(LEFT, labels={NETWORKS_LABEL: ""}))
+    site.change(LEFT._replace(labels={NETWORKS_LABEL: ""}))
     site.on("die", LEFT)
     assert ours(site) == []
 
@@ -2213,9 +2210,9 @@ def test_who_comes_to_another_gateway_is_left_to_that(*, withdraws: bool) -> Non
 
 def test_a_wide_network_that_held_the_one_that_was_left_is_kept_too() -> None:
     labels = {NETWORKS_LABEL: "192.0.0.0/16,10.8.0.0/16"}
-    site = set_up(replace(EVERYTHING, labels=labels))
+    site = set_up(EVERYTHING._replace(labels=labels))
     site.run()
-    leave_network(site, replace(LEFT, labels=labels))
+    leave_network(site, LEFT._replace(labels=labels))
 
     assert ran(site) == []
     assert ours(site) == [
@@ -2227,12 +2224,12 @@ def test_a_wide_network_that_held_the_one_that_was_left_is_kept_too() -> None:
 
 def test_who_has_left_while_the_gateway_is_lost_keeps_its_guard() -> None:
     labels = {NETWORKS_LABEL: "192.0.0.0/16"}
-    one = replace(EVERYTHING, labels=labels)
+    one = EVERYTHING._replace(labels=labels)
     site = set_up(one)
     site.run()
-    site.change(replace(GATEWAY, running=False))
+    site.change(GATEWAY._replace(running=False))
     site.on("die", GATEWAY)
-    leave_network(site, replace(LEFT, labels=labels))
+    leave_network(site, LEFT._replace(labels=labels))
 
     assert ours(site) == [
         "unreachable 192.0.0.0/16 metric 4000 table 671",
@@ -2244,7 +2241,7 @@ def test_who_has_left_while_the_gateway_is_lost_keeps_its_guard() -> None:
 def test_what_keeps_off_the_gateway_stays_for_who_has_left() -> None:
     site = past_set_up()
     site.run()
-    leave_network(site, replace(site.engine.known[1], endpoints=(FRONT,)))
+    leave_network(site, site.engine.known[1]._replace(endpoints=(FRONT,)))
 
     assert set(ours(site)) == {GUARD, f"{PAST} table 671", FROM, MAIN_RULE, TABLE_RULE}
 
@@ -2265,10 +2262,10 @@ def test_what_fails_for_who_has_left_is_told_once(logged: list[dict[str, Any]]) 
 def test_what_proved_the_namespace_is_taken_back_and_the_rest_is_as_it_should_be() -> None:
     site = Site()
     site.run()
-    site.change(replace(GATEWAY, running=False))
+    site.change(GATEWAY._replace(running=False))
     site.on("die", GATEWAY)
     one = starting(site)
-    everything = replace(EVERYTHING, id=one.id)
+    everything = EVERYTHING._replace(id=one.id)
     lost = Route(ip_network("0.0.0.0/0"), None, 0, "unreachable", TABLE)
     beside = (policy.proof(4), *policy.needs([lost])[1:])
     site.kernel.give(one.sandbox_key, lost, *beside)
@@ -2297,7 +2294,7 @@ def test_what_proved_the_namespace_is_taken_back_and_the_rest_is_as_it_should_be
 def test_without_ipv6_it_is_refused_once_and_nothing_fails(
     label: str, gateway: Container, commands: int, logged: list[dict[str, Any]]
 ) -> None:
-    one = replace(EVERYTHING, labels={NETWORKS_LABEL: label})
+    one = EVERYTHING._replace(labels={NETWORKS_LABEL: label})
     site = Site(one, gateway=gateway)
     site.kernel.boot_without_ipv6(one.sandbox_key)
     site.run()
@@ -2313,10 +2310,10 @@ def test_without_ipv6_it_is_refused_once_and_nothing_fails(
 
 
 def test_nor_does_what_a_lost_gateway_makes_unreachable(logged: list[dict[str, Any]]) -> None:
-    one = replace(CLIENT, labels={NETWORKS_LABEL: BOTH})
+    one = CLIENT._replace(labels={NETWORKS_LABEL: BOTH})
     site = Site(one)
     site.kernel.boot_without_ipv6(one.sandbox_key)
-    site.change(replace(GATEWAY, running=False))
+    site.change(GATEWAY._replace(running=False))
     site.run()
     site.drive(120)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from ipaddress import ip_address, ip_interface
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 
 SERVICE = "wg_wireguard"
 OWN_ID = "0123456789abcdef" * 4
-OVERLAY = replace(WG_NET, driver="overlay", interfaces={})
+OVERLAY = WG_NET._replace(driver="overlay", interfaces={})
 FACE = ip_interface("192.0.2.77/24")
 AGENT = Container(
     id=OWN_ID,
@@ -51,8 +50,7 @@ A, B = (
     Task(f"{SERVICE}.1.{key}", ip_address(f"192.0.2.{number}"), f"10.77.0.{node}")
     for key, number, node in (("a", 5, 1), ("b", 9, 2))
 )
-HERE = replace(
-    AGENT,
+HERE = AGENT._replace(
     id="gw",
     name=A.name,
     sandbox_key="/run/other/netns/aaaaaaaaaaaa",
@@ -64,7 +62,7 @@ NO_NAME, SILENCE = Reply(3), Reply(None)
 
 def gateway(task: Task, **more: Any) -> Gateway:  # noqa: ANN401
     found = Gateway(task.name, "", "wg-net", "n1", (task.address,), service=SERVICE, node=task.node)
-    return replace(found, unlisted=GWBRIDGE.subnets, **more)
+    return found._replace(unlisted=GWBRIDGE.subnets, **more)
 
 
 class Site:
@@ -138,7 +136,7 @@ def test_a_task_on_this_node_is_found_with_its_container(site: Callable[..., Sit
     here = site(A)
     here.engine.known = (AGENT, HERE)
     faces = {"gw": (ip_interface("192.0.2.5/24"),), OWN_ID: (FACE,)}
-    here.engine.on = (replace(OVERLAY, interfaces=faces), GWBRIDGE)
+    here.engine.on = (OVERLAY._replace(interfaces=faces), GWBRIDGE)
 
     assert here.update() == Found(gateway(A, container_id="gw", may_tunnel=False))
     assert (here.tracker.netns, here.tracker.owner) == (HERE.sandbox_key, HERE)
@@ -174,7 +172,7 @@ def test_a_task_that_takes_its_place_is_followed(
     here.say(B)
 
     assert lost == Lost(
-        replace(gateway(A), addresses=(), lost=frozenset({4})),
+        gateway(A)._replace(addresses=(), lost=frozenset({4})),
         "no task of the service wg_wireguard runs",
         "docker service ps wg_wireguard   # on a manager; the name in full is STACK_SERVICE",
         since=100.0,
@@ -249,7 +247,7 @@ def test_an_agent_that_is_not_attached_asks_nobody(
     site: Callable[..., Site], points: tuple[Endpoint, ...]
 ) -> None:
     here = site(A)
-    here.engine.known = (replace(AGENT, endpoints=points),)
+    here.engine.known = (AGENT._replace(endpoints=points),)
 
     assert here.update() == Unknown(
         "this container is not attached to wg-net: nothing is known of the tasks of wg_wireguard",
@@ -341,13 +339,13 @@ def test_beside_another_sidecar_it_goes_by_the_services_name_on_each_node(
     """The task's own name is another one each time, and known as a container on one node only."""
     here = site(A)
     labels = {ROLE_LABEL: SIDECAR, NETWORK_LABEL: "wg-net", GATEWAY_LABEL: f"{SERVICE}.0"}
-    rival = replace(HERE, id="rival", name=f"{SERVICE}.0")
-    peer = replace(HERE, id="peer", name="peer", labels=labels, started_at=100.0)
-    us = replace(AGENT, labels={ROLE_LABEL: SIDECAR, SERVICE_LABEL: SERVICE}, started_at=100.0)
+    rival = HERE._replace(id="rival", name=f"{SERVICE}.0")
+    peer = HERE._replace(id="peer", name="peer", labels=labels, started_at=100.0)
+    us = AGENT._replace(labels={ROLE_LABEL: SIDECAR, SERVICE_LABEL: SERVICE}, started_at=100.0)
     here.engine.known = (us, rival, peer, HERE)
     faces = {"gw": (ip_interface("192.0.2.5/24"),)}
     for interfaces in ({}, faces):
-        here.engine.on = (replace(OVERLAY, interfaces=interfaces), GWBRIDGE)
+        here.engine.on = (OVERLAY._replace(interfaces=interfaces), GWBRIDGE)
         state = here.update()
 
         assert isinstance(state, Found)
@@ -377,7 +375,7 @@ def test_each_second_it_is_told_whether_there_is_news(
 
     assert len(told) == news
     assert watch.interval == 1.0
-    watch.begin(Question(SERVICE, OWN_ID, replace(TOLD, named=())))
+    watch.begin(Question(SERVICE, OWN_ID, TOLD._replace(named=())))
     assert watch.interval == 0.5
     assert here.asked[0] == f"tasks.{SERVICE}"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -18,8 +17,8 @@ LONG = 3600.0
 
 A = Candidate("a", frozenset({"work", "vpn", "project-a"}))
 B = Candidate("b", frozenset({"home", "vpn"}))
-A_WAITS, B_WAITS = (replace(one, standing=Standing.WAITING) for one in (A, B))
-A_LOST, B_LOST = (replace(one, standing=Standing.LOST) for one in (A, B))
+A_WAITS, B_WAITS = (one._replace(standing=Standing.WAITING) for one in (A, B))
+A_LOST, B_LOST = (one._replace(standing=Standing.LOST) for one in (A, B))
 
 X, Y, ALL, ALL6 = "198.51.100.0/24", "203.0.113.0/24", "0.0.0.0/0", "::/0"
 
@@ -50,7 +49,7 @@ B_FIRST = BOTH | {"prefer": "b, a"}
         pytest.param({"networks.vpn": X}, [A, B], {X: "a"}, id="a name of both: the first"),
         pytest.param({"networks.vpn": X}, [A_LOST, B], {X: "b"}, id="a name of both: who is left"),
         pytest.param(
-            {"networks.b": X}, [replace(A, names=frozenset({"b"})), B], {X: "b"}, id="not an alias"
+            {"networks.b": X}, [A._replace(names=frozenset({"b"})), B], {X: "b"}, id="not an alias"
         ),
         pytest.param({"networks.b": X}, [A, B_LOST], {X: "b"}, id="lost, and no substitute"),
         pytest.param({"networks.b": X}, [A, B_WAITS], {X: "b"}, id="just back, and no substitute"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import TYPE_CHECKING, Any, cast
 
@@ -54,16 +53,16 @@ def asking(name: str = "dovecot", address: str = "192.0.2.7/24", **texts: str) -
 
 def on_both(client: Container) -> Container:
     """Return it on the other network, too."""
-    return replace(client, endpoints=(*client.endpoints, LAB))
+    return client._replace(endpoints=(*client.endpoints, LAB))
 
 
 class Both(Site):
     """Two sidecars on one engine, each of which does what is due as its daemon would."""
 
     def __init__(self, *clients: Container) -> None:
-        service = replace(GATEWAY, labels={"com.docker.compose.service": "home"}, started_at=100.0)
-        alias = replace(OTHER.endpoints[0], aliases=("work",))
-        other = replace(OTHER, endpoints=(alias,), started_at=100.0)
+        service = GATEWAY._replace(labels={"com.docker.compose.service": "home"}, started_at=100.0)
+        alias = OTHER.endpoints[0]._replace(aliases=("work",))
+        other = OTHER._replace(endpoints=(alias,), started_at=100.0)
         super().__init__(*clients, other, gateway=service)
         self.gateways = {A: other, B: service}
         for dst in tunnels.EVERYTHING:
@@ -108,12 +107,12 @@ class Both(Site):
             self.run_side(name, Scope(action, frozenset({one.id}), ended=ended))
 
     def lose(self, name: str) -> None:
-        self.gateways[name] = replace(self.gateways[name], running=False)
+        self.gateways[name] = self.gateways[name]._replace(running=False)
         self.change(self.gateways[name])
         self.heard("die", self.gateways[name])
 
     def come_back(self, name: str) -> None:
-        self.gateways[name] = replace(self.gateways[name], running=True, started_at=self.now)
+        self.gateways[name] = self.gateways[name]._replace(running=True, started_at=self.now)
         self.change(self.gateways[name])
         self.heard("start", self.gateways[name])
 
@@ -207,7 +206,7 @@ def test_two_defaults_are_refused_by_name(logged: list[dict[str, Any]]) -> None:
 def test_our_table_belongs_to_both() -> None:
     wide = "10.0.0.0/8"
     client = asking(**{A: "0.0.0.0/0", B: wide})
-    client = replace(client, endpoints=(*client.endpoints, FRONT))
+    client = client._replace(endpoints=(*client.endpoints, FRONT))
     site = Both(client)
     site.both(RESYNC)
     there = [one for one in site.kernel.routes(client.sandbox_key) if one.table == TABLE]
@@ -226,7 +225,7 @@ def test_our_table_belongs_to_both() -> None:
 def test_who_stops_takes_back_its_own() -> None:
     wide = "10.0.0.0/8"
     client = asking(**{A: "0.0.0.0/0", B: wide})
-    client = replace(client, endpoints=(*client.endpoints, FRONT))
+    client = client._replace(endpoints=(*client.endpoints, FRONT))
     site = Both(client)
     site.both(RESYNC)
     site.sides[A].leave(withdraws=True)
@@ -238,7 +237,7 @@ def test_who_stops_takes_back_its_own() -> None:
 
 def test_what_keeps_off_the_gateway_is_set_by_that_which_is_around_it() -> None:
     client = asking(**{A: "0.0.0.0/0", B: "10.0.0.0/8", "direct": "10.7.0.0/16, 198.51.100.0/24"})
-    client = replace(client, endpoints=(*client.endpoints, FRONT))
+    client = client._replace(endpoints=(*client.endpoints, FRONT))
     site = Both(client)
     default = Route(ip_network("0.0.0.0/0"), ip_address("192.0.2.254"), 0)
     site.kernel.give(client.sandbox_key, default)
@@ -255,7 +254,7 @@ def test_what_keeps_off_the_gateway_is_set_by_that_which_is_around_it() -> None:
 
 def test_a_network_that_keeps_off_is_so_for_both() -> None:
     client = asking(**{A: X, B: Y, "direct": "front"})
-    client = replace(client, endpoints=(*client.endpoints, FRONT))
+    client = client._replace(endpoints=(*client.endpoints, FRONT))
     site = Both(client)
     past = policy.past(ip_address("10.5.0.7"))
 
@@ -296,7 +295,7 @@ def test_a_substitute_takes_over_and_gives_back_after_a_while(
 def test_one_that_hears_of_a_loss_too_late_is_corrected() -> None:
     client = asking(**{A: X, B: X})
     site = Both(client)
-    lost = replace(site.gateways[A], running=False)
+    lost = site.gateways[A]._replace(running=False)
     site.change(lost)
     event, start = (
         Scope(what, frozenset({one.id})) for what, one in (("die", lost), ("start", client))
@@ -393,7 +392,7 @@ class Joined(Both):
         old = self.gateways[name]
         self.remove(old)
         self.heard("destroy", old)
-        self.gateways[name] = replace(old, id=f"{name}-new-id", started_at=self.now)
+        self.gateways[name] = old._replace(id=f"{name}-new-id", started_at=self.now)
         self.change(self.gateways[name])
         self.both(RESYNC)
 
@@ -453,7 +452,7 @@ def test_sidecars_whose_gateways_were_all_made_anew_are_not_at_odds(
 def test_two_in_one_namespace_that_ask_different_gateways_for_the_same() -> None:
     first = asking("dovecot", **{A: X})
     second = asking("postfix", **{B: f"{X}, {Y}"})
-    second = replace(second, network_mode="container:dovecot-id", endpoints=(), sandbox_key="")
+    second = second._replace(network_mode="container:dovecot-id", endpoints=(), sandbox_key="")
     site = Both(first, second)
     site.both(RESYNC)
 
@@ -465,9 +464,9 @@ def test_two_in_one_namespace_that_ask_different_gateways_for_the_same() -> None
 
 @pytest.mark.parametrize("dst", [X, "10.0.0.0/8"])
 def test_one_that_asks_nobody_keeps_nothing_from_who_shares_its_namespace(dst: str) -> None:
-    first = replace(asking("dovecot", nobody=dst), endpoints=(*asking().endpoints, FRONT))
+    first = asking("dovecot", nobody=dst)._replace(endpoints=(*asking().endpoints, FRONT))
     second = asking("postfix", **{B: dst})
-    second = replace(second, network_mode="container:dovecot-id", endpoints=(), sandbox_key="")
+    second = second._replace(network_mode="container:dovecot-id", endpoints=(), sandbox_key="")
     site = Both(first, second)
     site.both(RESYNC)
 
@@ -482,8 +481,8 @@ class Apart(Both):
 
     def __init__(self, *clients: Container) -> None:
         super().__init__()
-        point = replace(LAB, interfaces=(ip_interface("10.7.0.2/24"),))
-        self.gateways[A] = replace(OTHER, endpoints=(point,), started_at=100.0)
+        point = LAB._replace(interfaces=(ip_interface("10.7.0.2/24"),))
+        self.gateways[A] = OTHER._replace(endpoints=(point,), started_at=100.0)
         sidecar = peer("a-sidecar", A, arguments=("--network", "lab"))
         self.change(self.gateways[A], sidecar, *clients)
         for one in clients:
@@ -545,9 +544,9 @@ class Twice(Both):
 
     def __init__(self, *clients: Container) -> None:
         super().__init__()
-        lab = replace(LAB, interfaces=(ip_interface("10.7.0.2/24"),))
+        lab = LAB._replace(interfaces=(ip_interface("10.7.0.2/24"),))
         gateway = self.gateways[B]
-        self.gateways[B] = replace(gateway, endpoints=(*gateway.endpoints, lab))
+        self.gateways[B] = gateway._replace(endpoints=(*gateway.endpoints, lab))
         self.remove(self.gateways.pop(A))
         sidecars = [peer("a-sidecar", B, arguments=("--network", "n7")), peer("b-sidecar", B)]
         self.change(self.gateways[B], *sidecars, *clients)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -41,7 +41,7 @@ OWNER = container(GATEWAY, "wg-net", "/proc/self/ns/net")
 
 def sharing(name: str, label: str, layer: str = "") -> Container:
     other = container(name, f"container:{GATEWAY}", "")
-    return replace(other, labels={"wgroutemgr.network": label}, upper_dir=layer)
+    return other._replace(labels={"wgroutemgr.network": label}, upper_dir=layer)
 
 
 @dataclass
@@ -104,7 +104,7 @@ def test_gateway_is_not_we_where_our_own_file_and_its_namespace_are_told_of_us_t
     place: Place,
 ) -> None:
     """As by Podman 4."""
-    we = replace(sharing(OURS, "second"), sandbox_key="/proc/self/ns/net")
+    we = sharing(OURS, "second")._replace(sandbox_key="/proc/self/ns/net")
 
     found = place.find(OWNER, we, files_of=GATEWAY, hostname_of=OURS)
 
@@ -117,7 +117,7 @@ def test_we_are_found_although_the_listing_does_not_tell_whose_namespace_is_shar
 ) -> None:
     """As by Podman 4.3."""
     both = container("client", "wg-net", "/run/netns/1"), sharing("we", "second", "/layers/2")
-    listing = tuple(replace(one, network_mode="") for one in both)
+    listing = tuple(one._replace(network_mode="") for one in both)
 
     found = place.find(OWNER, *both, files_of=GATEWAY, layer="/layers/2", listing=listing)
 
@@ -125,8 +125,8 @@ def test_we_are_found_although_the_listing_does_not_tell_whose_namespace_is_shar
 
 
 def test_we_are_found_where_we_joined_one_that_joined_the_gateway(place: Place) -> None:
-    middle = replace(container("middle", f"container:{GATEWAY}", ""), upper_dir="/layers/1")
-    we = replace(sharing("we", "second", "/layers/2"), network_mode="container:middle")
+    middle = container("middle", f"container:{GATEWAY}", "")._replace(upper_dir="/layers/1")
+    we = sharing("we", "second", "/layers/2")._replace(network_mode="container:middle")
 
     found = place.find(we, middle, OWNER, files_of=GATEWAY, layer="/layers/2")
 
@@ -165,8 +165,8 @@ def test_start_of_our_first_process_tells_us_from_others_without_a_layer(
     place: Place, began: float, others: list[float], ours: float, network: str
 ) -> None:
     """As on the containerd image store."""
-    we = replace(sharing("we", "ours"), started_at=began + ours)
-    them = [replace(sharing(f"o{at}", f"n{at}"), started_at=began + at) for at in others]
+    we = sharing("we", "ours")._replace(started_at=began + ours)
+    them = [sharing(f"o{at}", f"n{at}")._replace(started_at=began + at) for at in others]
 
     assert place.find(OWNER, *them, we, files_of=GATEWAY).network == network
 
@@ -179,7 +179,7 @@ ONE_OFF_KEY = "com.docker.compose.oneoff"
 
 def ours(**changes: object) -> Container:
     """Return our own container, in a namespace of its own."""
-    return replace(container(OURS, "none", "/proc/self/ns/net"), name="sidecar", **changes)  # type: ignore[arg-type]
+    return container(OURS, "none", "/proc/self/ns/net")._replace(name="sidecar", **changes)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_we_are_not_taken_for_the_gateway_while_the_engine_is_busy_with_our_star
 ) -> None:
     """A listing tells of a container that is being started as of one that does not run."""
     we = sharing("we", "second")
-    listing = OWNER, replace(we, running=False)
+    listing = OWNER, we._replace(running=False)
 
     found = place.find(OWNER, we, listing=listing, files_of=GATEWAY)
 
@@ -221,7 +221,7 @@ def test_the_owner_is_found_although_the_engine_is_silent_about_another(place: P
 
 def test_an_owner_with_another_layer_is_not_we_although_nobody_else_is_seen(place: Place) -> None:
     """As long as the engine does not answer for us."""
-    owner = replace(OWNER, upper_dir="/layers/1")
+    owner = OWNER._replace(upper_dir="/layers/1")
 
     found = place.find(owner, files_of=GATEWAY, layer="/layers/2")
 
@@ -234,8 +234,8 @@ def test_an_owner_with_another_layer_is_not_we_although_nobody_else_is_seen(plac
 def service(key: str, number: str, **changes: object) -> Container:
     labels = dict(zip(PLACE, ("home", "wireguard"), strict=True))
     labels |= {"com.docker.compose.container-number": number}
-    made = replace(container(key, "home_default", ""), name=f"home-{key}", labels=labels)
-    return replace(made, **changes)  # type: ignore[arg-type]
+    made = container(key, "home_default", "")._replace(name=f"home-{key}", labels=labels)
+    return made._replace(**changes)  # type: ignore[arg-type]
 
 
 def labelled(reference: str) -> Container:
@@ -254,9 +254,9 @@ FIRST, SECOND = service("g1", "1"), service("g2", "2")
         pytest.param("g2", [FIRST, SECOND], "g2", id="its id"),
         pytest.param("wireguard", [ELSEWHERE, RUN, SECOND, FIRST], "g1", id="its service"),
         pytest.param(
-            "wireguard", [replace(FIRST, running=False), SECOND], "g2", id="which of it runs"
+            "wireguard", [FIRST._replace(running=False), SECOND], "g2", id="which of it runs"
         ),
-        pytest.param("wireguard", [replace(FIRST, running=False)], "g1", id="it does not run yet"),
+        pytest.param("wireguard", [FIRST._replace(running=False)], "g1", id="it does not run yet"),
     ],
 )
 def test_our_label_names_the_gateway(
@@ -287,10 +287,10 @@ def test_an_option_wins_over_the_label_which_wins_over_the_namespace(place: Plac
     found = place.find(labelled("g1"), FIRST, SECOND, settings=Settings(gateway="g2"))
     assert (found.gateway.id, found.named_by) == ("g2", "--gateway")
 
-    we = replace(sharing("we", "second"), labels={"wgroutemgr.gateway": "g1"})
+    we = sharing("we", "second")._replace(labels={"wgroutemgr.gateway": "g1"})
     found = place.find(OWNER, we, FIRST, files_of=GATEWAY)
     assert found.gateway.id == "g1"
-    we = replace(we, labels={})
+    we = we._replace(labels={})
     assert place.find(OWNER, we, FIRST, files_of=GATEWAY).gateway.id == GATEWAY
 
 
@@ -298,7 +298,7 @@ def test_an_option_wins_over_the_label_which_wins_over_the_namespace(place: Plac
 def test_a_gateway_in_the_hosts_network_gets_nobody_a_route(
     place: Place, gateway: str | None
 ) -> None:
-    host = replace(OWNER, network_mode="host", name="wireguard")
+    host = OWNER._replace(network_mode="host", name="wireguard")
 
     with pytest.raises(NotReadyError) as refused:
         place.find(host, sharing("we", "x"), settings=Settings(gateway=gateway), files_of=GATEWAY)
@@ -325,7 +325,7 @@ def test_networks_are_named_by_label_or_option(
     place: Place, text: str, expected: tuple[str, ...]
 ) -> None:
     we = labelled("g1")
-    by_label = replace(we, labels={**we.labels, "wgroutemgr.network": text})
+    by_label = we._replace(labels={**we.labels, "wgroutemgr.network": text})
     for found in (
         place.find(by_label, FIRST),
         place.find(we, FIRST, settings=Settings(network=text)),
@@ -353,7 +353,7 @@ def test_another_choice_of_networks_beside_a_daemon_is_told_of(place: Place) -> 
 
 # --- beside a daemon ----------------------------------------------------------------------------
 
-NEW = replace(FIRST, id="new", sandbox_key="/run/netns/new")
+NEW = FIRST._replace(id="new", sandbox_key="/run/netns/new")
 
 
 def beside(own: Container) -> Published:
@@ -464,26 +464,26 @@ TASK = made("old", task("wg.1.abc"), name="wg.1.abc")
     ("last", "there", "expected"),
     [
         pytest.param(RUNS, [RUNS, made("new", name="other")], "old", id="it runs"),
-        pytest.param(RUNS, [replace(RUNS, name="before")], "old", id="it was renamed"),
+        pytest.param(RUNS, [RUNS._replace(name="before")], "old", id="it was renamed"),
         pytest.param(RUNS, [ENDED], "old", id="it ended"),
         pytest.param(RUNS, [], "", id="it is gone"),
         pytest.param(RUNS, [made("new")], "new", id="it was made anew"),
         pytest.param(RUNS, [made("wireguard", name="other")], "", id="another's id is its name"),
         pytest.param(
             RUNS,
-            [replace(RUNS, name="before"), made("new")],
+            [RUNS._replace(name="before"), made("new")],
             "old",
             id="an updater has renamed it and started the next",
         ),
         pytest.param(
             RUNS,
-            [replace(ENDED, name="before"), made("new")],
+            [ENDED._replace(name="before"), made("new")],
             "new",
             id="an updater has ended it, too",
         ),
         pytest.param(
             RUNS,
-            [replace(ENDED, name="before"), made("new", running=False)],
+            [ENDED._replace(name="before"), made("new", running=False)],
             "new",
             id="an updater is about to start the next",
         ),
@@ -515,7 +515,7 @@ TASK = made("old", task("wg.1.abc"), name="wg.1.abc")
         ),
         pytest.param(
             IN_COMPOSE,
-            [replace(IN_COMPOSE, running=False), made("new", ONE_OFF, name="run-1")],
+            [IN_COMPOSE._replace(running=False), made("new", ONE_OFF, name="run-1")],
             "old",
             id="a one-off beside it, ended",
         ),
@@ -530,7 +530,7 @@ TASK = made("old", task("wg.1.abc"), name="wg.1.abc")
         pytest.param(BY_HAND, [made("new", COMPOSE, name="x")], "", id="a one-off's service"),
         pytest.param(
             TASK,
-            [replace(TASK, running=False), made("new", task("wg.1.def"), name="wg.1.def")],
+            [TASK._replace(running=False), made("new", task("wg.1.def"), name="wg.1.def")],
             "new",
             id="the next task, beside the one that ended",
         ),
@@ -558,7 +558,7 @@ def test_a_gateway_that_runs_is_followed_by_one_question() -> None:
 
 # --- a swarm's service as the gateway -----------------------------------------------------------
 
-AGENT = replace(ours(), labels={SERVICE_LABEL: " wg_wireguard ", "wgroutemgr.network": "second"})
+AGENT = ours()._replace(labels={SERVICE_LABEL: " wg_wireguard ", "wgroutemgr.network": "second"})
 
 
 @pytest.mark.parametrize(
@@ -566,13 +566,13 @@ AGENT = replace(ours(), labels={SERVICE_LABEL: " wg_wireguard ", "wgroutemgr.net
     [
         pytest.param(AGENT, Settings(), f"the label {SERVICE_LABEL}", id="by a label"),
         pytest.param(
-            replace(AGENT, labels={SERVICE_LABEL: "x", "wgroutemgr.network": "second"}),
+            AGENT._replace(labels={SERVICE_LABEL: "x", "wgroutemgr.network": "second"}),
             Settings(gateway_service="wg_wireguard"),
             "--gateway-service",
             id="an option wins over the label",
         ),
         pytest.param(
-            replace(AGENT, labels={"wgroutemgr.network": "second"}),
+            AGENT._replace(labels={"wgroutemgr.network": "second"}),
             Settings(published=Published({"gateway-service": "wg_wireguard"}, {})),
             "--gateway-service",
             id="by the daemon's option",
@@ -599,7 +599,7 @@ def test_two_labels_that_name_a_gateway_are_one_too_many(place: Place) -> None:
     both = {SERVICE_LABEL: "wg_wireguard", "wgroutemgr.gateway": "g1"}
 
     with pytest.raises(NotReadyError) as refused:
-        place.find(replace(AGENT, labels=both), FIRST)
+        place.find(AGENT._replace(labels=both), FIRST)
     assert (refused.value.reason, refused.value.hint) == (
         "this container has both labels, wgroutemgr.gateway and wgroutemgr.gateway-service",
         "remove one of them",
@@ -608,7 +608,7 @@ def test_two_labels_that_name_a_gateway_are_one_too_many(place: Place) -> None:
 
 def test_a_task_without_either_is_told_how_to_name_a_service(place: Place) -> None:
     labels = {"com.docker.swarm.service.name": "wg_wgroutemgr"}
-    we = replace(AGENT, labels=labels, sandbox_key="/proc/self/ns/net")
+    we = AGENT._replace(labels=labels, sandbox_key="/proc/self/ns/net")
 
     with pytest.raises(NotReadyError) as refused:
         place.find(we, files_of=OURS)
@@ -630,7 +630,7 @@ def test_a_task_without_either_is_told_how_to_name_a_service(place: Place) -> No
 def test_the_service_that_the_daemon_follows_is_followed_on(
     place: Place, settings: dict[str, str], gateway: str, service: str, differs: int
 ) -> None:
-    task = replace(FIRST, id="task", name="wg_wireguard.1.a")
+    task = FIRST._replace(id="task", name="wg_wireguard.1.a")
     daemon = Sidecar(task, AGENT, "second", "--gateway-service", "wg_wireguard")
     with structlog.testing.capture_logs() as logged:
         chosen = Settings(published=Published({}, {}, daemon), **settings)  # type: ignore[arg-type]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any
 
@@ -175,7 +174,7 @@ def test_all_networks_are_read_with_what_the_tunnels_cover_of_each(file: Path) -
 
 def test_the_service_that_is_followed_is_read(file: Path) -> None:
     state.State(Settings(gateway_service="wg_wireguard"), {}, file).publish(
-        replace(PLACE, service="wg_wireguard")
+        PLACE._replace(service="wg_wireguard")
     )
     found = state.read(file)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
@@ -182,7 +181,7 @@ def test_the_document_has_all_gateways() -> None:
         Candidate("another", frozenset({"work", "home"}), Standing.LOST),
         Candidate(GATEWAY.container),
     )
-    gateway = replace(GATEWAY, among=Gateways(GATEWAY.container, "another", there))
+    gateway = GATEWAY._replace(among=Gateways(GATEWAY.container, "another", there))
     (found,) = json.loads(document([], gateway))["networks"]
 
     ours = {"gateway": GATEWAY.container, "names": [], "standing": "there", "unnamed": True}
@@ -476,7 +475,7 @@ def test_who_has_left_the_network_is_unreachable_as_long_as_that_stands() -> Non
 
 
 def test_a_task_on_another_node_is_told_with_its_service_and_node() -> None:
-    task = replace(GATEWAY, container_id="", service="wg_wireguard", node="10.77.0.1")
+    task = GATEWAY._replace(container_id="", service="wg_wireguard", node="10.77.0.1")
     told = json.loads(document([], task))
 
     assert [told[key] for key in ("gateway_id", "service", "node")] == [

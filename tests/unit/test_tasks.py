@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 
 import pytest
@@ -32,7 +32,7 @@ FOREIGN = addresses("198.51.100.1")
 def told(*named: Task, **more: object) -> Told:
     """Return that these are named, and listed, unless it is said otherwise."""
     whole = Told(SUBNETS, tuple(task.address for task in named), OWN, named)
-    return replace(whole, **more)  # type: ignore[arg-type]
+    return whole._replace(**more)  # type: ignore[arg-type]
 
 
 LOST, UNKNOWN, APART = Choice(Kind.LOST), Choice(Kind.UNKNOWN), Choice(Kind.APART)
@@ -148,7 +148,7 @@ class Node:
         is_due = self.tries and now >= self.again_at - 0.001
         if self.last and not is_due and not is_news(seen, self.last):
             return
-        self.last = replace(seen, tasks=tuple(_at(self.lists, now)))
+        self.last = seen._replace(tasks=tuple(_at(self.lists, now)))
         choice = decide(self.last, self.in_use)
         self.calls.append(now)
         self.history.append((now, choice))

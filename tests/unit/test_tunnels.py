@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Any, cast
 
@@ -56,7 +55,7 @@ def logged() -> Iterator[list[dict[str, Any]]]:
 
 
 def asks(label: str) -> Container:
-    return replace(CLIENT, labels={NETWORKS_LABEL: label})
+    return CLIENT._replace(labels={NETWORKS_LABEL: label})
 
 
 def with_tunnel(*clients: Container, to: str = PLAIN, **settings: Any) -> Site:  # noqa: ANN401
@@ -114,7 +113,7 @@ def test_which_are_lost(
 
 VIA = ip_address("192.0.2.1")
 FOUND = Gateway("wireguard", "gw", "wg-net", "n1", (VIA,))
-CUT_OFF = replace(FOUND, cut_off=frozenset({A, ALL}))
+CUT_OFF = FOUND._replace(cut_off=frozenset({A, ALL}))
 
 
 @pytest.mark.parametrize(
@@ -273,7 +272,7 @@ def test_who_can_have_no_tunnel_is_not_judged_by_everything_either(
 
 def test_a_gateway_that_can_have_no_tunnel_serves_everything() -> None:
     """Such as a proxy: it lacks the capability."""
-    site = Site(asks(DEFAULTS), gateway=replace(GATEWAY, may_tunnel=False))
+    site = Site(asks(DEFAULTS), gateway=GATEWAY._replace(may_tunnel=False))
     for dst in tunnels.EVERYTHING:
         site.kernel.close_tunnel(HERE, str(dst))
     report = site.run()
@@ -426,7 +425,7 @@ def test_another_namespace_in_the_same_place_is_not_written() -> None:
 
 def test_what_keeps_off_the_gateway_stays_where_it_leads() -> None:
     labels = {NETWORKS_LABEL: f"0.0.0.0/0,{PLAIN}", DIRECT_LABEL: "198.51.100.0/24"}
-    one = replace(CLIENT, labels=labels)
+    one = CLIENT._replace(labels=labels)
     site = Site(one)
     site.kernel.give(one.sandbox_key, Route(ip_network("0.0.0.0/0"), ip_address("192.0.2.254"), 0))
     site.kernel.tunnel(HERE, PLAIN)
@@ -450,11 +449,11 @@ def test_a_gateway_that_restarts_while_its_tunnel_is_lost(logged: list[dict[str,
     site = with_tunnel(CLIENT)
     site.kernel.close_tunnel(HERE, PLAIN)
     site.run(REROUTE)
-    site.change(replace(GATEWAY, running=False))
+    site.change(GATEWAY._replace(running=False))
     site.kernel.remove(HERE)
     site.on("die", GATEWAY)
     del logged[:]
-    again = replace(GATEWAY, id="again-id", sandbox_key=f"{ROOT}/again")
+    again = GATEWAY._replace(id="again-id", sandbox_key=f"{ROOT}/again")
     site.engine.known = (CLIENT, again)
     site.add(again)
     site.on("start", again)
@@ -470,7 +469,7 @@ def test_a_gateway_that_restarts_while_its_tunnel_is_lost(logged: list[dict[str,
 @pytest.mark.parametrize("key", [GATEWAY.id, "again-id"])
 def test_what_cannot_be_read_of_a_new_namespace_leads_nowhere(key: str) -> None:
     site = with_tunnel(asks(f"{PLAIN}, 0.0.0.0/0"))
-    again = replace(GATEWAY, id=key, sandbox_key=f"{ROOT}/again")
+    again = GATEWAY._replace(id=key, sandbox_key=f"{ROOT}/again")
     site.engine.known = (asks(f"{PLAIN}, 0.0.0.0/0"), again)
     site.add(again)
     site.kernel.fail_reading(again.sandbox_key, "Interrupted system call")
@@ -488,7 +487,7 @@ def test_it_is_listened_to_in_the_namespace_that_it_has() -> None:
     site.kernel.attach(HERE, "192.0.2.1/24")
     site.run(RESYNC)
     assert site.kernel.listeners(HERE) == 1
-    site.change(replace(GATEWAY, running=False))
+    site.change(GATEWAY._replace(running=False))
     site.on("die", GATEWAY)
 
     assert site.kernel.listeners(HERE) == 0
@@ -523,7 +522,7 @@ def test_another_gateway_by_name_is_judged_anew() -> None:
     site.run(REROUTE)
     vpn = container("vpn", "192.0.2.1/24", "fd::1/64")
     site.add(vpn)
-    guest = replace(GATEWAY, network_mode=f"container:{vpn.id}", sandbox_key="", endpoints=())
+    guest = GATEWAY._replace(network_mode=f"container:{vpn.id}", sandbox_key="", endpoints=())
     site.engine.known = (CLIENT, vpn, guest)
     site.run(RESYNC)
 
@@ -615,12 +614,12 @@ def test_of_a_gateway_elsewhere_nothing_is_lost_and_what_was_seen_here_is_rememb
     found.look(task, HERE)
     assert found.lost.keys() == {ip_network("0.0.0.0/0")}
 
-    elsewhere = replace(task, container="s.1.b", container_id="", node="10.77.0.2")
+    elsewhere = task._replace(container="s.1.b", container_id="", node="10.77.0.2")
     found.look(elsewhere, "")
     assert found.lost == {}
     assert found.applied(elsewhere).cut_off == frozenset()
     assert found.learn([ip_network("::/0")]) is False
 
     site.kernel.close_tunnel(HERE, PLAIN)
-    found.look(replace(task, container="s.1.c"), HERE)
+    found.look(task._replace(container="s.1.c"), HERE)
     assert ip_network(PLAIN) in found.lost
