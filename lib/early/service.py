@@ -97,7 +97,7 @@ class EarlyRoutes:
         """
         self._shells = shells()
         self._connections = Connections(connect)
-        self._known = known or KnownContainers()
+        self._known = KnownContainers() if known is None else known
         self._another = partial(EarlyRoutes, shells, connect, known=self._known, monitor=monitor)
         self._arrivals = Arrivals(monitor)
         self._watch = watch or NamespaceWatch()

@@ -96,10 +96,16 @@ class Networks:
         return {one.place.network: one.coverage for one in known if one.place}
 
     def run(self, engine: Engine, scope: Scope) -> Report:
-        """Do a pass on each; raise EngineError if the engine does not answer."""
+        """Do a pass on each; raise EngineError if the engine does not answer.
+
+        If the gateway ended, nobody waits for what the engine is asked for another network.
+        """
+        self.take_early()
+        shut = sum(one.reconciler.shut(scope) for one in self._each)
         reports = [one.run(engine, scope) for one in self._each]
         self._each += (others := [*self._others()])
-        return joined([*reports, *(one.run(engine, scope) for one in others)])
+        found = joined([*reports, *(one.run(engine, scope) for one in others)])
+        return found._replace(changed=found.changed + shut)
 
     def _others(self) -> Iterator[_Served]:
         """Yield what is to be done on the other networks, once it is known which there are."""

@@ -111,7 +111,7 @@ class Reconciler:
         """Do a pass; raise EngineError if the engine does not answer."""
         if scope.is_reroute:
             return self.reroute(scope)
-        shut = self._shut(scope)
+        shut = self.shut(scope)
         before = self._gateway.state
         state = before
         if scope.is_full or self._concerns_all(scope):
@@ -176,7 +176,7 @@ class Reconciler:
             is_rerouted=bool(resized) or is_other or lost != self._tunnels.lost,
         )
 
-    def _shut(self, scope: Scope) -> int:
+    def shut(self, scope: Scope) -> int:
         """Lead nobody to a gateway that ended; return how many routes changed.
 
         Until the engine tells of it, which it does not while it starts that again, packets may
@@ -348,8 +348,10 @@ class Reconciler:
         failed = {failure.container_id for failure in located.failures}
         for key in _names(batch).keys() - visited - failed:
             self._ledger.keep_failures(key, ())
+        place = self._gateway.place
+        tells = place and not place.before  # Of several networks, the first.
         for failure in located.failures:
-            if self._ledger.fail(failure):
+            if self._ledger.fail(failure) and tells:
                 failures.log_failure(failure)
 
 

@@ -141,7 +141,7 @@ class Report(NamedTuple):
     @property
     def failing(self) -> tuple[str, ...]:
         """Names of the containers for which something failed when last tried, in order."""
-        return tuple(sorted(one.container for one in self.unfinished if one.why is Why.FAILED))
+        return tuple(sorted({one.container for one in self.unfinished if one.why is Why.FAILED}))
 
 
 def joined(reports: Sequence[Report]) -> Report:

@@ -38,15 +38,20 @@ def compute(snapshot: Snapshot, gateway: Gateway) -> Desired:
     What another gateway serves is left to the sidecar of that one. While the gateway is lost, what
     it led to is unreachable: its address may go to a stranger.
     """
-    clients, skipped = [], list(snapshot.skipped)
+    clients, skipped = [], [_told(one, gateway) for one in snapshot.skipped]
     for container, owner in sorted(snapshot.clients, key=lambda pair: (pair[0].name, pair[0].id)):
         verdict = _client(container, owner, gateway)
         if isinstance(verdict, Client):
             clients.append(verdict)
         else:
-            skipped.append(verdict)
+            skipped.append(_told(verdict, gateway))
     skipped.sort(key=lambda one: (one.container, one.container_id))
     return Desired(tuple(clients), tuple(skipped))
+
+
+def _told(skipped: Skipped, gateway: Gateway) -> Skipped:
+    """Return it as nothing to mind where the first of several networks tells of it."""
+    return skipped._replace(expected=skipped.expected or bool(gateway.before))
 
 
 def _client(container: Container, owner: Container, gateway: Gateway) -> Client | Skipped:

@@ -329,12 +329,17 @@ def test_a_gateway_that_leaves_one_network_is_lost_there_alone(
 
 
 def test_a_gateway_that_ends_is_lost_on_both() -> None:
+    """And before the engine is asked, which may not answer while it starts that again."""
     site = Site(ONE, OTHER)
     site.change(GATEWAY._replace(running=False, started_at=0.0))
-    site.engine.silent_about = GATEWAY.id
-    site.run(Scope("die", frozenset({GATEWAY.id}), ended={GATEWAY.id: 1.0}))
+    asked: list[list[str]] = []
+    site.engine.calls.clear()
+    site.kernel.before_command(lambda _: asked.append([*site.engine.calls]))
+    report = site.run(Scope("die", frozenset({GATEWAY.id}), ended={GATEWAY.id: 1.0}))
 
     assert [site.routes(one) for one in (ONE, OTHER)] == [[NOWHERE], [NOWHERE]]
+    assert asked == [[], []]
+    assert report.changed == len(asked)
 
 
 @pytest.mark.parametrize("names", ["nowhere, wg-net", "wg-net, nowhere", ",wg-net ,, nowhere,"])
@@ -374,6 +379,21 @@ def test_without_a_gateway_it_is_not_known_which_networks_there_are() -> None:
     site.change(GATEWAY)
     site.run()
     assert site.routes(ONE) == [VIA_WG]
+
+
+def test_who_is_on_none_is_told_of_once() -> None:
+    host = client("host")._replace(network_mode="host")
+    silent = ONE._replace(id="silent-id", name="silent", sandbox_key=f"{ROOT}/silent")
+    with structlog.testing.capture_logs() as logged:
+        site = Site(ONE, host)
+        site.change(silent)
+        site.engine.silent_about = "silent"
+        site.run()
+        site.run()
+
+    said = [(one["event"], one["container"]) for one in logged if one["log_level"] == "warning"]
+    assert said == [("client.skipped", "host"), ("client.failed", "silent")]
+    assert site.report.failing == ("silent",)
 
 
 # --- what both have in common -------------------------------------------------------------------
