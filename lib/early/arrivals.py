@@ -97,7 +97,7 @@ class Arrivals:
                 arrival.grant = grant(arrival, known)
                 self._note_served(arrival, known)
                 is_news = True
-            elif arrival.grant and arrival.grant.lacks_networks:
+            elif arrival.grant and arrival.grant.lacks_networks and not arrival.grant.is_tried:
                 is_news |= _widen(arrival, known)
                 arrival.state = next_state(arrival, known, now)
             if arrival.grant and arrival.state is State.READY and is_news and monitor.is_up:
@@ -147,6 +147,7 @@ class Arrivals:
                 known.asked < arrival.since or known.is_on_network(arrival.addresses)
                 for arrival in unknown
             ),
+            news=max((one.last_news for one in unknown), default=0.0),
             subnets_since=max(since),
             containers=coming | dict(_undescribed(waiting, known)),
         )

@@ -40,9 +40,6 @@ _RETRY_SECONDS = 0.1
 _KEPT_SECONDS = 10.0
 """For which it is kept who a container is: longer than a namespace is looked at."""
 
-_MOST_IDLE = 4
-"""Connections that are kept for later."""
-
 
 class Reference(NamedTuple):
     """How the engine names a container on a network."""
@@ -154,6 +151,8 @@ class Questions(NamedTuple):
 
     addresses: bool = False
     """Who has which address, until that is enough."""
+    news: float = 0.0
+    """When (monotonic seconds) there was news of one that nobody is known to have."""
     subnets_since: float = 0.0
     """For all networks, if that was not done since."""
     containers: Mapping[Reference, Need] = MappingProxyType({})
@@ -161,25 +160,22 @@ class Questions(NamedTuple):
 
 
 class Connections:
-    """Connections to the engine for later lookups: to open one takes long."""
+    """Connections to the engine for lookups: for the first alone it is asked what it is."""
 
     def __init__(self, connect: Callable[[], Engine]) -> None:
         self._connect = connect
-        self._idle: list[Engine] = []
+        self._connecting = threading.Lock()
+        self._first: Engine | None = None
 
     def take(self) -> Engine:
         """Return one that nobody else uses; raise WgRouteMgrError if the engine does not answer."""
-        try:
-            return self._idle.pop()
-        except IndexError:
-            return self._connect()
+        with self._connecting:
+            self._first = self._first or self._connect()
+            return self._first.another()
 
-    def give_back(self, engine: Engine) -> None:
-        """Keep one for later."""
-        if len(self._idle) < _MOST_IDLE:
-            self._idle.append(engine)
-        else:
-            engine.close()
+    def forget(self) -> None:
+        """Ask anew: one failed, and there may be another engine by now."""
+        self._first = None
 
 
 class Lookup:
@@ -198,11 +194,12 @@ class Lookup:
         self._changed = threading.Condition()
         self._is_open = True
         self._questions = Questions()
-        self._expected_since = 0.0
+        self._expected_since = self._addresses_asked = 0.0
+        self._asked_for: set[Reference] = set()
         self._answers = Answers(gateway, known)
         for name, ask in (
-            ("addresses", self._ask_addresses),
-            ("clients", self._ask_clients),
+            *[("addresses", self._ask_addresses)] * 2,
+            *[("clients", self._ask_clients)] * 3,
             ("networks", self._ask_networks),
         ):
             threading.Thread(
@@ -234,63 +231,88 @@ class Lookup:
             self._is_open = False
             self._changed.notify_all()
 
-    def _run(self, ask: Callable[[Engine], float]) -> None:
+    def _run(self, ask: Callable[[Engine], None]) -> None:
         engine = None
         while self._is_open:
             try:
                 engine = engine or self._connections.take()
-                pause = ask(engine)
+                ask(engine)
             except WgRouteMgrError as error:
                 log.debug("lookup.failed", reason=error.reason)
+                self._connections.forget()
                 if engine:
                     engine.close()
-                engine, pause = None, _RETRY_SECONDS
-            self._wait(pause)
+                engine = None
+                self._wait_to_retry()
         if engine:
-            self._connections.give_back(engine)
+            engine.close()
 
-    def _wait(self, seconds: float) -> None:
+    def _wait_to_retry(self) -> None:
         """Wait that long, or until a namespace appears."""
         with self._changed:
             since = self._expected_since
             self._changed.wait_for(
-                lambda: not self._is_open or self._expected_since > since, seconds
+                lambda: not self._is_open or self._expected_since > since, _RETRY_SECONDS
             )
 
-    def _await(self, is_wanted: Callable[[], object]) -> None:
-        """Wait for questions; also return when this is closed."""
+    def _ask_addresses(self, engine: Engine) -> None:
+        """Ask who has which address, when that is due."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._is_open or is_wanted())
-
-    def _ask_addresses(self, engine: Engine) -> float:
-        """Ask who has which address; return how long to wait then."""
-        self._await(lambda: self._questions.addresses)
-        since = self._expected_since
+            while self._is_open and (rest := self._rest_to_addresses()) != 0.0:
+                self._changed.wait(rest)
+            asked = self._addresses_asked = time.monotonic()
         if self._is_open:
-            asked = time.monotonic()
             network = engine.network(self._answers.gateway.network_id)
-            self._take(asked=asked, network=network)
-        return max(_SHORTEST_SECONDS, _PART_OF_AGE * (time.monotonic() - since))
+            self._take_addresses(asked, network)
 
-    def _ask_clients(self, engine: Engine) -> float:
-        """Ask who one container is; return how long to wait then."""
-        self._await(self._next_unknown)
-        asked = time.monotonic()
-        if self._is_open and (unknown := self._next_unknown()):
+    def _rest_to_addresses(self) -> float | None:
+        """Return for how long not to ask for them; None if nobody wants to know."""
+        if not self._questions.addresses:
+            return None
+        news = max(self._expected_since, self._questions.news)
+        if self._addresses_asked <= news:
+            return 0.0
+        now = time.monotonic()
+        pause = max(_SHORTEST_SECONDS, _PART_OF_AGE * (now - self._expected_since))
+        return max(0.0, self._addresses_asked + pause - now)
+
+    def _take_addresses(self, asked: float, network: DockerNetwork) -> None:
+        """Take an answer, unless a later question was answered before."""
+        with self._changed:
+            if asked > self._answers.asked:
+                self._answers = self._answers._replace(asked=asked, network=network)
+        self._tell()
+
+    def _ask_clients(self, engine: Engine) -> None:
+        """Ask who one container is, when one is to be asked for."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_open or self._next_unknown())
+            if not (self._is_open and (unknown := self._next_unknown())):
+                return
             who, need = unknown
+            self._asked_for.add(who)
+        asked = time.monotonic()
+        try:
             description = self._describe(engine, who, need)
+        finally:
+            with self._changed:
+                self._asked_for.remove(who)
+        self._take_description(asked, who, description)
+
+    def _take_description(self, asked: float, who: Reference, description: Description) -> None:
+        with self._changed:
             before = self._answers.described.items()
             kept = {one: old for one, old in before if old.asked > asked - _KEPT_SECONDS}
-            self._take(described={**kept, who: description})
-        return 0.0
+            self._answers = self._answers._replace(described={**kept, who: description})
+        self._tell()
 
-    def _ask_networks(self, engine: Engine) -> float:
-        """Ask for all networks; return how long to wait then."""
-        self._await(self._lacks_subnets)
+    def _ask_networks(self, engine: Engine) -> None:
+        """Ask for all networks, when they are to be asked for."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_open or self._lacks_subnets())
         asked = time.monotonic()
         if self._is_open:
             self._take(subnets_asked=asked, subnets=self._all_subnets(engine))
-        return 0.0
 
     def _lacks_subnets(self) -> bool:
         return self._questions.subnets_since > self._answers.subnets_asked
@@ -298,6 +320,8 @@ class Lookup:
     def _next_unknown(self) -> tuple[Reference, Need] | None:
         """Return one that is to be asked for."""
         for who, need in self._questions.containers.items():
+            if who in self._asked_for:
+                continue
             known = self._answers.described.get(who)
             lacks_subnets = need.subnets and known and known.container and known.subnets is None
             if not known or known.asked < need.since or lacks_subnets:

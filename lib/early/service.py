@@ -16,46 +16,39 @@ import time
 from collections import deque
 from contextlib import closing, suppress
 from functools import partial
-from typing import TYPE_CHECKING, NoReturn, Protocol
+from typing import TYPE_CHECKING, NoReturn
 
 import structlog
 
 from lib.early.arrivals import Arrivals
+from lib.early.commands import Commands
 from lib.early.known import KnownContainers
 from lib.early.lookup import Connections, Lookup
 from lib.early.watch import NamespaceWatch
 from lib.engine.asking import asking
 from lib.errors import WgRouteMgrError
+from lib.kernel import scheduling
 from lib.kernel.addresses import AddressMonitor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
+
+    from _typeshed import FileDescriptorLike
 
     from lib.early.arrival import Grant
     from lib.early.arrivals import Monitor
+    from lib.early.commands import CommandRunner
     from lib.engine.client import Engine
-    from lib.kernel.shells import Outcome
-    from lib.model import Container, EarlyClient, Event, Gateway, Network, Thing
+    from lib.model import Container, EarlyClient, Event, Gateway, Network
 
 log = structlog.get_logger()
-
-_MOST_COMMANDS = 64
-"""That run without a look at where the gateway is."""
 
 HAND_OVER_SECONDS = 1.0
 """For which a change of the gateway waits for commands that lead to the old one."""
 
 _RETRY_SECONDS = 5.0
 """After which a listing that failed is asked for again."""
-
-
-class CommandRunner(Protocol):
-    """What runs command lines."""
-
-    def run_chains(self, chains: Sequence[Sequence[str]]) -> Iterator[Sequence[Outcome]]:
-        """Run them side by side, each to its first failure, and yield how what ran ended."""
-        ...
 
 
 class Signal:
@@ -95,7 +88,7 @@ class EarlyRoutes:
 
         The last two are for tests.
         """
-        self._shells = shells()
+        self._commands = Commands(shells())
         self._connections = Connections(connect)
         self._known = KnownContainers() if known is None else known
         self._another = partial(EarlyRoutes, shells, connect, known=self._known, monitor=monitor)
@@ -104,7 +97,9 @@ class EarlyRoutes:
         self._gateway: Gateway | None = None
         self._directory: Path | None = None
         self._signal = Signal()
-        self._running_commands = threading.Lock()
+        self._is_closed = False
+        self._nothing_runs = threading.Event()
+        self._nothing_runs.set()
         self._thread: threading.Thread | None = None
         self._given: deque[EarlyClient] = deque()
 
@@ -120,6 +115,8 @@ class EarlyRoutes:
         wait for the pass.
         """
         usable = gateway if gateway and (gateway.addresses or gateway.lost) else None
+        if self._is_closed:
+            return
         if (usable, directory) == (self._gateway, self._directory):
             return
         is_other_gateway = usable != self._gateway
@@ -130,8 +127,8 @@ class EarlyRoutes:
             self._thread.start()
             if self._known.begin_listing():
                 threading.Thread(target=self._list_idle, name="early listing", daemon=True).start()
-        if is_other_gateway and self._running_commands.acquire(timeout=HAND_OVER_SECONDS):
-            self._running_commands.release()
+        if is_other_gateway:
+            self._nothing_runs.wait(HAND_OVER_SECONDS)
 
     def taken(self) -> Iterator[EarlyClient]:
         """Yield, once each, what clients were given; the last word on a client holds."""
@@ -153,10 +150,13 @@ class EarlyRoutes:
 
     def close(self) -> None:
         """Set nothing any more after this returned, but for what takes longer than a second."""
-        self._gateway = None
-        self._running_commands.acquire(timeout=HAND_OVER_SECONDS)
+        self._is_closed, self._gateway = True, None
+        self._nothing_runs.wait(HAND_OVER_SECONDS)
 
     def _serve(self) -> NoReturn:
+        # What asks the engine does too, as it is started here, and so do the shells.
+        if not scheduling.go_first():
+            log.debug("priority.refused", reason="SYS_NICE not in effect")
         while True:
             self._wait()
             while self._arrivals and (gateway := self._gateway):
@@ -167,21 +167,26 @@ class EarlyRoutes:
         """Learn once who does not run, so that their starts need no listing."""
         while True:
             try:
-                engine = self._connections.take()
-                self._known.learn_idle(asking(engine, running=False))
+                with closing(self._connections.take()) as engine:
+                    self._known.learn_idle(asking(engine, running=False))
             except WgRouteMgrError as error:
                 log.debug("lookup.failed", reason=error.reason)
                 time.sleep(_RETRY_SECONDS)
             else:
-                self._connections.give_back(engine)
                 return
 
     def _wait(self) -> bool:
         """Wait for something to do, and tell whether namespaces appeared."""
         self._watch.follow(self._directory)
         now = time.monotonic()
-        seconds = self._arrivals.patience(now) if self._arrivals else None
-        self._watch.wait([self._signal, *self._arrivals.monitors()], seconds)
+        limits = [self._arrivals.patience(now)] if self._arrivals else []
+        limits += [self._commands.rest] if self._commands else []
+        others: list[FileDescriptorLike] = [
+            self._signal,
+            *self._arrivals.monitors(),
+            *self._commands.answering(),
+        ]
+        self._watch.wait(others, min(limits, default=None))
         self._signal.clear()
         paths = self._watch.appeared()
         if paths and self._gateway:
@@ -194,44 +199,33 @@ class EarlyRoutes:
         lookup = Lookup(gateway, self._known, self._connections, self._signal.set)
         with closing(lookup):
             lookup.expect(time.monotonic())
-            while self._arrivals and self._gateway == gateway:
+            while (self._arrivals or self._commands) and self._gateway == gateway:
                 if self._wait():
                     lookup.expect(time.monotonic())
+                self._take_ended(gateway)
                 known, now = lookup.answers, time.monotonic()
-                self._execute(self._arrivals.advance(known, now), gateway)
+                for grant in self._arrivals.advance(known, now):
+                    self._begin(grant, gateway)
                 self._arrivals.let_go(known, time.monotonic())
                 lookup.ask(self._arrivals.questions(known, time.monotonic()))
+        while self._commands:
+            self._take_ended(gateway, self._commands.rest)
 
-    def _execute(self, due: Sequence[Grant], gateway: Gateway) -> None:
-        """Try what is due, and what may be tried after that, while that is the gateway."""
-        while due:
-            if not self._try(due, gateway):
-                return
-            due = [grant for grant in due if grant.goes_on]
+    def _begin(self, grant: Grant, gateway: Gateway) -> None:
+        """Try what a grant has due, unless the gateway is another by now."""
+        self._nothing_runs.clear()  # Before the look: who changes the gateway waits for it.
+        if self._gateway == gateway:
+            self._commands.begin(grant)
+        if not self._commands:
+            self._nothing_runs.set()
 
-    def _try(self, due: Sequence[Grant], gateway: Gateway) -> bool:
-        """Try what is due once, a part at a time, and tell whether that still is the gateway."""
-        chains = [(grant, chain) for grant in due for chain in grant.chains()]
-        for start in range(0, len(chains), _MOST_COMMANDS):
-            part = chains[start : start + _MOST_COMMANDS]
-            with self._running_commands:
-                if self._gateway != gateway:
-                    return False
-                ended = self._run(part)
-                for grant in due:
-                    own = {thing: outcome for one, thing, outcome in ended if one is grant}
-                    if own and (new := grant.take(own)):
-                        self._given.append(grant.given)
-                        grant.tell(new, gateway.network)
-        return True
-
-    def _run(
-        self, chains: Sequence[tuple[Grant, Sequence[tuple[Thing, str]]]]
-    ) -> list[tuple[Grant, Thing, Outcome]]:
-        """Run what may be tried, and return how that ended which ran."""
-        outcomes = self._shells.run_chains([[line for _, line in chain] for _, chain in chains])
-        return [
-            (grant, thing, outcome)
-            for (grant, chain), ended in zip(chains, outcomes, strict=True)
-            for (thing, _), outcome in zip(chain, ended, strict=False)
-        ]
+    def _take_ended(self, gateway: Gateway, seconds: float = 0.0) -> None:
+        """Take note of what has ended, after waiting that long for it at most, and go on."""
+        for grant, ended, is_due_again in self._commands.ended(seconds):
+            if new := grant.take(ended):
+                self._given.append(grant.given)
+                grant.tell(new, gateway.network)
+            if grant.goes_on or is_due_again:
+                self._begin(grant, gateway)
+        if not self._commands:
+            self._nothing_runs.set()

@@ -11,10 +11,10 @@ from lib.errors import NetnsError
 from lib.kernel.mounts import MountWatch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
     from pathlib import Path
 
-    from lib.kernel.mounts import HasFileno
+    from _typeshed import FileDescriptorLike
 
 log = structlog.get_logger()
 
@@ -44,7 +44,7 @@ class NamespaceWatch:
             except (NetnsError, OSError) as error:
                 self._fail(error)
 
-    def wait(self, others: Sequence[HasFileno], seconds: float | None = None) -> None:
+    def wait(self, others: Iterable[FileDescriptorLike], seconds: float | None = None) -> None:
         """Wait at most that long for a mount, or until one of the others can be read."""
         if self._mounts:
             self._mounts.wait(others, seconds)

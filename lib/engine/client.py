@@ -5,6 +5,7 @@ Nothing is decided and nothing is remembered.
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
 import re
@@ -70,6 +71,16 @@ class Engine:
         self.version = str(version.get("Version", "unknown"))
         parts = [part.get("Name") for part in version.get("Components") or ()]
         self._not_running = _NOT_RUNNING_PODMAN if "Podman Engine" in parts else _NOT_RUNNING
+
+    def another(self) -> Engine:
+        """Return a connection beside this one, for another thread, without asking the engine.
+
+        For the versions that a new one asks for, the engine runs two programs
+        (`fillRuntimeVersion` in moby's daemon/info.go).
+        """
+        beside = copy.copy(self)
+        beside._client = sdk.new_client(self.api_version)  # noqa: SLF001 - one of our own
+        return beside
 
     def close(self) -> None:
         """Close all connections; who has an event stream closes that."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import select
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from lib.kernel.namespaces import HOST, explained, identify
 
@@ -16,12 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-
-class HasFileno(Protocol):
-    """What can be waited for."""
-
-    def fileno(self) -> int:
-        """Return the descriptor."""
+    from _typeshed import FileDescriptorLike
 
 
 class MountWatch:
@@ -42,7 +37,7 @@ class MountWatch:
             self.appeared()
             self._opened = opened.pop_all()
 
-    def wait(self, others: Iterable[HasFileno] = (), seconds: float | None = None) -> None:
+    def wait(self, others: Iterable[FileDescriptorLike] = (), seconds: float | None = None) -> None:
         """Wait at most that long for a mount, or until one of the others can be read."""
         poll = select.poll()
         poll.register(self._mounts, select.POLLPRI)

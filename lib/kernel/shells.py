@@ -9,6 +9,7 @@ others, also those that take the place of one that was killed.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import secrets
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import sh
 
 from lib.errors import ShellError
-from lib.kernel import libc
+from lib.kernel import libc, scheduling
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -77,11 +78,17 @@ class Shells:
     """As many `sh` processes as are to work side by side. Not for use from several threads."""
 
     def __init__(
-        self, limit: float = LIMIT_SECONDS, width: int = 1, start: Start | None = None
+        self,
+        limit: float = LIMIT_SECONDS,
+        width: int = 1,
+        start: Start | None = None,
+        *,
+        first: bool = False,
     ) -> None:
         """Start the processes; do so before other threads exist.
 
         A command gets `limit` seconds. `start` starts them, by a fork of ours if it is left out.
+        `first` has them run before what else the host does, if we may (`scheduling.go_first`).
         Raises ShellError if no shell can be started.
         """
         try:
@@ -90,12 +97,17 @@ class Shells:
             reason = f"cannot become the parent of what shells leave behind: {error.strerror}"
             raise ShellError(reason) from error
         self._starter = _Process(_START_SECONDS, _start_by_fork)
-        self._processes = [_Process(limit, self._start) for _ in range(width)]
+        self._processes = [_Process(limit, self._start, first=first) for _ in range(width)]
+        self._last = 0
+        self._begun: dict[_Process, deque[_Chain]] = {one: deque() for one in self._processes}
         (start or _start_by_fork)([self._starter, *self._processes])
 
     def others(self, width: int) -> Shells:
-        """Start others, for another thread, by the starter of these: a fork of ours costs more."""
-        return Shells(width=width, start=self._start)
+        """Start others, for another thread that cannot wait, by the starter of these.
+
+        A fork of ours costs more. They go first.
+        """
+        return Shells(width=width, start=self._start, first=True)
 
     def run(self, commands: Sequence[str]) -> Iterator[Outcome]:
         """Run command lines and yield how each ended, in their order, as it ends.
@@ -106,13 +118,37 @@ class Shells:
         """
         return _run(self._processes, commands)
 
-    def run_chains(self, chains: Sequence[Sequence[str]]) -> Iterator[Sequence[Outcome]]:
-        """Run chains side by side and yield how each one's commands ended that ran.
+    def begin(self, chain: Sequence[str]) -> int:
+        """Run command lines beside others that were begun, and return a number for that.
 
-        Those of one chain run in their order, and each only if the one before it succeeded: that is
-        up to the shell, so that nobody has to wait for us.
+        They run in their order, and each only if the one before it succeeded: that is up to the
+        shell, so that nobody has to wait for us. Not beside `run` or `serve`.
         """
-        return _run_chains(self._processes, chains)
+        process = min(self._processes, key=lambda one: one.left)
+        process.take_chain(chain)
+        self._last += 1
+        self._begun[process].append(_Chain(self._last, len(chain)))
+        return self._last
+
+    def answering(self) -> list[int]:
+        """Return the descriptors that can be read when a command that was begun has ended."""
+        return [process.answers for process in self._processes if process.is_speaking]
+
+    @property
+    def rest(self) -> float:
+        """Seconds until one of these has taken too long, if none ends."""
+        return min(process.rest for process in self._processes)
+
+    def ended(self, seconds: float = 0.0) -> Iterator[tuple[int, Sequence[Outcome]]]:
+        """Wait that long for an end at most, and yield what has ended by its number, each once.
+
+        Of its commands those are told that ran.
+        """
+        _progress(self._processes, seconds)
+        for process, chains in self._begun.items():
+            while chains and len(process.done) >= chains[0].length:
+                number, length = chains.popleft()
+                yield number, _that_ran(process.done.popleft() for _ in range(length))
 
     def serve(self, conversations: Iterable[Conversation]) -> None:
         """Hold conversations, as many at a time as there are processes, each with one of them.
@@ -204,12 +240,19 @@ class _Task(NamedTuple):
     """Whether it is to run only if the one before it succeeded."""
 
 
+class _Chain(NamedTuple):
+    """Commands of one `begin`."""
+
+    number: int
+    length: int
+
+
 class _Process:
     """One `sh` that reads commands from a pipe, and what it has to run."""
 
-    def __init__(self, limit: float, start: Start) -> None:
+    def __init__(self, limit: float, start: Start, *, first: bool = False) -> None:
         """`start` starts shells, also the one that comes after this one's end."""
-        self._limit = limit
+        self._limit, self._goes_first = limit, first
         self._start = start
         self._group = 0
         """The shell's process id, and that of its process group; 0 if there is none."""
@@ -227,7 +270,12 @@ class _Process:
     @property
     def is_busy(self) -> bool:
         """Whether there are commands that did not end yet."""
-        return bool(self._waiting or self._sent)
+        return self.left > 0
+
+    @property
+    def left(self) -> int:
+        """How many commands did not end yet."""
+        return len(self._waiting) + len(self._sent)
 
     @property
     def is_speaking(self) -> bool:
@@ -247,22 +295,21 @@ class _Process:
         self._marker = secrets.token_hex(8)
         self._end = re.compile(rb"%b (\d+)\n" % self._marker.encode())
         self._buffer, self._ended, self._why_none = b"", False, ""
+        if self._goes_first:
+            scheduling.go_first(group)
 
     def take(self, commands: Sequence[str]) -> None:
         """Start on commands."""
-        self.take_chains([[command] for command in commands])
-
-    def take_chains(self, chains: Iterable[Sequence[str]]) -> None:
-        """Start on chains, one after the other."""
-        if self.is_busy or self.done or not self._is_well():
-            # Something interrupted us: what the shell answers would belong to other commands. Or it
-            # ended while it had nothing to do.
+        if self.is_busy or self.done:
+            # Something interrupted us: what the shell answers would belong to other commands.
             self._renew()
             self._waiting.clear()
             self.done.clear()
-        for chain in chains:
-            self._waiting.extend(_Task(one, follows=place > 0) for place, one in enumerate(chain))
-        self._send()
+        self._add(_Task(command, follows=False) for command in commands)
+
+    def take_chain(self, chain: Sequence[str]) -> None:
+        """Run commands after all others, each only if the one before it succeeded."""
+        self._add(_Task(command, follows=place > 0) for place, command in enumerate(chain))
 
     def take_in(self) -> None:
         """Read what there is, and note which commands have ended by now."""
@@ -303,6 +350,12 @@ class _Process:
             with suppress(ProcessLookupError):
                 os.killpg(group, signal.SIGKILL)
             _reap(group)
+
+    def _add(self, tasks: Iterable[_Task]) -> None:
+        if not self.is_busy and not self._is_well():
+            self._renew()  # It ended while it had nothing to do.
+        self._waiting.extend(tasks)
+        self._send()
 
     def _is_well(self) -> bool:
         """Tell whether there is a shell, and it says nothing as long as it has nothing to do."""
@@ -355,33 +408,28 @@ class _Process:
 
 def _run(processes: Sequence[_Process], commands: Sequence[str]) -> Iterator[Outcome]:
     """Run commands in processes by turns, and yield how each ended in their order."""
-    chains = [[command] for command in commands]
-    return (outcome for (outcome,) in _run_chains(processes, chains))
-
-
-def _run_chains(
-    processes: Sequence[_Process], chains: Sequence[Sequence[str]]
-) -> Iterator[Sequence[Outcome]]:
-    """Run chains in processes by turns, and yield how each one's commands ended that ran."""
     width = len(processes)
     for place, process in enumerate(processes):
-        process.take_chains(chains[place::width])
-    for place, chain in enumerate(chains):
+        process.take(commands[place::width])
+    for place, _ in enumerate(commands):
         process = processes[place % width]
-        while len(process.done) < len(chain):
+        while not process.done:
             _progress(processes)
-        ended = [process.done.popleft() for _ in chain]
-        yield [one for one in ended if one.exit_code != _SKIPPED]
+        yield process.done.popleft()
 
 
-def _progress(processes: Sequence[_Process]) -> None:
-    """Wait until one of them answers or is to be given up, and take note of that."""
+def _that_ran(ended: Iterable[Outcome]) -> list[Outcome]:
+    return [one for one in ended if one.exit_code != _SKIPPED]
+
+
+def _progress(processes: Sequence[_Process], seconds: float = math.inf) -> None:
+    """Wait until one of them answers or is to be given up, or that long; take note of that."""
     speaking = {one.answers: one for one in processes if one.is_speaking}
     poll = select.poll()  # select() cannot take a descriptor over 1023.
     for descriptor in speaking:
         poll.register(descriptor, select.POLLIN)
     # Also when one is late, an answer may be there: who reads them may have been away for long.
-    rest = min(one.rest for one in processes)
+    rest = min(seconds, *(one.rest for one in processes))
     for descriptor, _ in poll.poll(max(0.0, rest * 1000)):
         speaking[descriptor].take_in()
     for process in processes:

@@ -68,6 +68,13 @@ def parse() -> argparse.Namespace:
         metavar="N",
         help="stopped containers with the label, for in-time; may be given again",
     )
+    parser.add_argument(
+        "--cap-add",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a capability that the sidecar may have too, for in-time; may be given again",
+    )
     parser.add_argument("--quick", action="store_true", help="few measurements: does it work")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every measurement")
     parser.add_argument(
@@ -116,9 +123,8 @@ def in_time(
         every = [replace(scenario, count=arguments.starts) for scenario in every]
     only = arguments.only or [""]
     chosen = [scenario for scenario in every if any(text in scenario.name for text in only)]
-    on = intime.run(
-        engine, images.PRODUCT, chosen, tell, timelines=arguments.timelines, stopped=stopped
-    )
+    more = {"stopped": stopped, "cap_add": arguments.cap_add}
+    on = intime.run(engine, images.PRODUCT, chosen, tell, timelines=arguments.timelines, **more)
     off: dict[str, intime.Result] = {}
     if arguments.baseline and (arguments.source / without.MODULE).exists():
         tell("without early routes:")
@@ -128,7 +134,7 @@ def in_time(
             if scenario.baseline
         ]
         image = without.product(engine, arguments.source)
-        off = intime.run(engine, image, less, tell, timelines=False, stopped=stopped)
+        off = intime.run(engine, image, less, tell, timelines=False, **more)
     return [
         intime.figure(scenario, on[scenario.name], label, off.get(scenario.name))
         for scenario in chosen
@@ -167,7 +173,7 @@ def measure(arguments: argparse.Namespace) -> list[Figure]:
             label = f"Docker {engine.version}"
             for stopped in arguments.stopped or [0]:
                 if "in-time" in parts:
-                    place = f"{label}, {store}, {stopped} stopped"
+                    place = ", ".join((label, store, f"{stopped} stopped", *arguments.cap_add))
                     tell(f"--- {place}")
                     figures += in_time(arguments, engine, place, stopped)
             if "startup" in parts or "memory" in parts:

@@ -286,14 +286,16 @@ def run(  # noqa: PLR0913 - the last two are named
     *,
     timelines: bool,
     stopped: int = 0,
+    cap_add: Sequence[str] = (),
 ) -> dict[str, Result]:
     """Run scenarios, each kind of network in a world of its own; results by name.
 
-    Beside them stand that many containers with the label that never run.
+    Beside them stand that many containers with the label that never run. The sidecar gets these
+    capabilities beside those that it needs.
     """
     results: dict[str, Result] = {}
     for versions in dict.fromkeys(scenario.versions for scenario in chosen):
-        with World(engine, image, versions) as place:
+        with World(engine, image, versions, cap_add=cap_add) as place:
             place.stand_by(stopped)
             for scenario in chosen:
                 if scenario.versions == versions:

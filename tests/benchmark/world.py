@@ -159,12 +159,14 @@ class World:
         image: str = images.PRODUCT,
         versions: Sequence[int] = (4,),
         options: Sequence[str] = (),
+        cap_add: Sequence[str] = (),
     ) -> None:
         self.engine = engine
         self.image = image
         self.versions = tuple(versions)
         self.gateways = {GATEWAYS[version] for version in versions}
         self._options = tuple(options)
+        self._more = tuple(word for name in cap_add for word in ("--cap-add", name))
         self.lab = Lab(engine)
         self._seen: list[Seen] = []
         self._clients: list[Client] = []
@@ -204,7 +206,7 @@ class World:
         label = ("--label", f"wgroutemgr.network={self.network}")
         command = ("run", "--on-tunnel-loss", "warn", *self._options)  # It has no tunnel.
         return self.lab.container(
-            "sidecar", self.image, *PRIVILEGES, *words, *label, command=command
+            "sidecar", self.image, *PRIVILEGES, *self._more, *words, *label, command=command
         )
 
     @cached_property

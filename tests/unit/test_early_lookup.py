@@ -303,7 +303,7 @@ def lookups() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("lookup")]
 
 
-def test_a_look_ends_with_its_threads_and_leaves_its_connections_to_the_next() -> None:
+def test_a_look_ends_with_its_threads_and_no_other_asks_what_engine_it_is() -> None:
     site = Site()
     connections = Connections(site.connect)
     for _ in range(5):
@@ -316,20 +316,45 @@ def test_a_look_ends_with_its_threads_and_leaves_its_connections_to_the_next() -
             time.sleep(0.01)
         assert lookups() == []
 
-    assert site.connections == 3  # One for each question.
+    assert site.connections == 1
 
 
-def test_connections_beyond_a_few_are_closed() -> None:
-    closed = []
+def test_a_connection_is_another_of_the_same_engine_until_one_failed() -> None:
+    engines: list[Engine] = []
 
-    class Closing(Counting):
-        def close(self) -> None:
-            closed.append(self)
+    def connect() -> Engine:
+        engines.append(cast("Engine", StandInEngine(())))
+        return engines[-1]
 
-    connections = Connections(lambda: cast("Engine", Closing(())))
-    taken = [connections.take() for _ in range(10)]
-    for engine in taken:
-        connections.give_back(engine)
+    connections = Connections(connect)
+    for _ in range(3):
+        assert connections.take() is engines[0]
 
-    assert len(closed) == 6
-    assert connections.take() in taken
+    connections.forget()
+
+    assert connections.take() is engines[1]
+
+
+def test_a_question_that_takes_long_keeps_no_other_waiting() -> None:
+    site = Site()
+    site.engine.known = (CREATED, CREATED._replace(id="c2", name="held"))
+    site.engine.silent_on = "container c2"
+    both = {Reference("c2"): Need(0.1), BY_ID: Need(0.1)}
+    with site.looking(Questions(containers=both)) as lookup:
+        site.await_answer(lookup, lambda answers: BY_ID in answers.described)
+        assert site.engine.asked.count("container c2") == 1
+        site.engine.silent_on = ""
+        site.await_answer(lookup, lambda answers: Reference("c2") in answers.described)
+
+
+def test_a_namespace_that_appears_has_addresses_asked_for_beside_an_earlier_question() -> None:
+    site = Site()
+    site.engine.silent_on = "addresses"
+    with site.looking() as lookup:
+        deadline = time.monotonic() + SECONDS
+        while site.engine.asked.count("addresses") < 2:
+            assert time.monotonic() < deadline
+            lookup.expect(time.monotonic())
+            time.sleep(0.01)
+        site.engine.silent_on = ""
+        site.await_answer(lookup, addresses)

@@ -24,11 +24,12 @@ from lib.model import NETWORKS_LABEL, Event
 from tests.fakes import CREATED, GATEWAY, WG_NET, StandInEngine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from _typeshed import FileDescriptorLike
 
     from lib.engine.client import Engine
     from lib.errors import WgRouteMgrError
-    from lib.kernel.mounts import HasFileno
     from lib.model import Address, EarlyClient, Gateway
 
 SECONDS = 5.0
@@ -78,7 +79,7 @@ class StandInWatch(NamespaceWatch):
         if [directory] != self.followed[-1:]:
             self.followed.append(directory)
 
-    def wait(self, others: Sequence[HasFileno], seconds: float | None = None) -> None:
+    def wait(self, others: Iterable[FileDescriptorLike], seconds: float | None = None) -> None:
         poll = select.poll()
         poll.register(self._mounts_changed, select.POLLIN)
         for one in others:
@@ -91,32 +92,59 @@ class StandInWatch(NamespaceWatch):
         return found
 
 
+class Gate(threading.Event):
+    """While it is closed, a command takes its time; who waits for commands sees it open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._opened = os.eventfd(0, os.EFD_NONBLOCK)
+        self.set()
+
+    def set(self) -> None:
+        super().set()
+        os.eventfd_write(self._opened, 1)
+
+    def clear(self) -> None:
+        super().clear()
+        os.eventfd_read(self._opened)
+
+    def fileno(self) -> int:
+        return self._opened
+
+
 @dataclass
 class Runner:
     """Notes what is run, and says how that ends."""
 
     ran: list[str] = field(default_factory=list)
-    held: threading.Event = field(default_factory=threading.Event)
-    """While it is cleared, a command takes its time."""
+    held: Gate = field(default_factory=Gate)
     begun: threading.Event = field(default_factory=threading.Event)
     exit_codes: list[int] = field(default_factory=list)
     """Of the first commands; all others succeed."""
+    _chains: list[list[Outcome]] = field(default_factory=list)
+    _told: int = 0
+    rest: float = SECONDS
 
-    def __post_init__(self) -> None:
-        self.held.set()
+    def begin(self, chain: Sequence[str]) -> int:
+        ended = []
+        for command in chain:
+            self.ran.append(command)
+            code = self.exit_codes.pop(0) if self.exit_codes else 0
+            ended.append(Outcome(command, code, "", 1.0))
+            if code:
+                break
+        self._chains.append(ended)
+        self.begun.set()
+        return len(self._chains) - 1
 
-    def run_chains(self, chains: Sequence[Sequence[str]]) -> Iterator[Sequence[Outcome]]:
-        for chain in chains:
-            ended = []
-            for command in chain:
-                self.ran.append(command)
-                self.begun.set()
-                self.held.wait(SECONDS)
-                code = self.exit_codes.pop(0) if self.exit_codes else 0
-                ended.append(Outcome(command, code, "", 1.0))
-                if code:
-                    break
-            yield ended
+    def answering(self) -> list[int]:
+        return [self.held.fileno()] if self._told < len(self._chains) else []
+
+    def ended(self, seconds: float = 0.0) -> Iterator[tuple[int, Sequence[Outcome]]]:
+        if self.held.wait(seconds):
+            new = list(enumerate(self._chains))[self._told :]
+            self._told += len(new)
+            yield from new
 
 
 class Site:

@@ -71,6 +71,16 @@ def failing(notes: Notes, command: str, error: BaseException) -> Conversation:
     raise error
 
 
+def all_ended(shells: Shells, chains: Sequence[Sequence[str]]) -> list[Sequence[Outcome]]:
+    """Begin chains, and return how each one's commands ended that ran."""
+    numbers = [shells.begin(chain) for chain in chains]
+    ended: dict[int, Sequence[Outcome]] = {}
+    while len(ended) < len(numbers):
+        assert shells.rest >= 0
+        ended |= shells.ended(shells.rest)
+    return [ended[number] for number in numbers]
+
+
 def pids(shells: Shells, width: int) -> list[str]:
     return [outcome.output for outcome in shells.run(["echo $$"] * width)]
 
@@ -387,16 +397,33 @@ def test_what_follows_a_failure_in_a_chain_does_not_run(two: Shells, tmp_path: P
         ["false"],
     ]
 
-    ended = [[(one.exit_code, one.output) for one in chain] for chain in two.run_chains(chains)]
+    ended = [[(one.exit_code, one.output) for one in chain] for chain in all_ended(two, chains)]
 
     assert ended == [[(0, "1"), (1, "2")], [(0, "5"), (0, "6")], [], [(1, "")], [(1, "")]]
     assert [one.output for one in two.run(["echo 7", "echo 8"])] == ["7", "8"]
 
 
+def test_what_takes_long_keeps_nothing_waiting_as_long_as_another_process_is_free(
+    two: Shells,
+) -> None:
+    slow = two.begin([HANG])
+    for word in ("1", "2", "3"):
+        number = two.begin([f"echo {word}"])
+        ended: dict[int, Sequence[Outcome]] = {}
+        while not ended:
+            ended |= two.ended(two.rest)
+        assert {one: ends[0].output for one, ends in ended.items()} == {number: word}
+
+    ended = {}
+    while not ended:
+        ended |= two.ended(two.rest)
+    assert {one: ends[0].exit_code for one, ends in ended.items()} == {slow: TIMED_OUT}
+
+
 def test_nothing_follows_what_was_killed(one: Shells) -> None:
     chains = [[HANG, "echo 2"], ["echo 3", "echo 4"]]
 
-    ended = [[(end.exit_code, end.command) for end in chain] for chain in one.run_chains(chains)]
+    ended = [[(end.exit_code, end.command) for end in chain] for chain in all_ended(one, chains)]
 
     assert ended == [[(TIMED_OUT, HANG)], [(0, "echo 3"), (0, "echo 4")]]
 
