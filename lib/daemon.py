@@ -13,12 +13,13 @@ import threading
 import time
 from contextlib import closing
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, NoReturn, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol, TypeVar
 
 import structlog
 
 from lib.early.service import EarlyRoutes
 from lib.engine.client import NEWEST_API, Engine
+from lib.engine.questions import Questions
 from lib.errors import EngineError, StreamEndedError
 from lib.health import Health
 from lib.kernel import prerequisites, signals
@@ -37,12 +38,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from lib.engine.events import EventStream
+    from lib.engine.sdk import Ask
     from lib.model import Coverage, Network, Sidecar
     from lib.reconcile.networks import Early
     from lib.reconcile.report import Report, Scope
     from lib.settings import Settings
 
     Publish = Callable[[Sidecar | None, Mapping[Network, float], Mapping[str, Coverage]], None]
+
+T = TypeVar("T")
 
 log = structlog.get_logger()
 
@@ -65,6 +69,9 @@ _SWITCH_INTERVAL_SECONDS = 0.0005
 _WIDTH, _EARLY_WIDTH = 3, 8
 """Shells that work side by side in a pass, and for containers that are being started: where the
 engine keeps every CPU busy, who has more processes gets more of it."""
+
+_ATTENDING_SECONDS = 60.0
+"""Longer than the engine may take to answer: until then, something wakes who waits."""
 
 _LEAVING_SECONDS = 5.0
 """For what is to be done after a signal: an engine that stops a container kills it after 10 s."""
@@ -188,7 +195,7 @@ class Daemon:
         *,
         publish: Publish = lambda *_: None,
         lacking: str = "",
-        connect: Callable[[], Engine] = Engine,
+        connect: Callable[[Ask], Engine] = Engine,
         clock: Clock = time,
         wait: Callable[[threading.Event, float], object] = threading.Event.wait,
     ) -> None:
@@ -214,6 +221,11 @@ class Daemon:
         """Set if the gateway's links, routes or rules have since they were looked at."""
         self._moved = threading.Event()
         """Set if the gateway may be another one."""
+        self._woken = threading.Event()
+        """Set if either is, or an answer of the engine's is there."""
+        self._questions = Questions(self._woken.set)
+        self._is_rerouted = False
+        """Whether the gateway's tunnel was looked at since the last pass began."""
         self._trigger = "startup"
         self._trouble = ""
         """What the last pass found to keep clients from their routes."""
@@ -236,7 +248,7 @@ class Daemon:
         self._publish(None, {}, {})
         while True:
             try:
-                with closing(self._connect()) as engine:
+                with closing(self._connect(self._ask)) as engine:
                     self._serve(engine)
             except EngineError as error:
                 self._connection.end(error)
@@ -280,6 +292,7 @@ class Daemon:
 
     def _note(self, news: threading.Event) -> None:
         news.set()  # First: the stream may just be replaced by another.
+        self._woken.set()
         if self._stream:
             self._stream.wake()
 
@@ -307,20 +320,42 @@ class Daemon:
             self._schedule.note_move()
 
     def _pause(self, seconds: float) -> None:
-        """Wait without an engine, and see meanwhile to what needs none: the gateway's tunnel."""
+        """Wait without an engine."""
+        until = self._clock.monotonic() + seconds
+        while self._clock.monotonic() < until:
+            self._attend(until)
+
+    def _ask(self, question: Callable[[], T]) -> T:
+        """Ask the engine, which may be silent for long: then nothing else waits for it.
+
+        Also within a pass: that goes on from what it was about to do.
+        """
+        if not self._networks.has_tunnel:  # Then there is nothing to see to meanwhile.
+            return question()
+        answer = self._questions.begin(question)
+        while not answer.done():
+            self._attend(self._clock.monotonic() + _ATTENDING_SECONDS)
+        return answer.result()
+
+    def _attend(self, until: float) -> None:
+        """Wait for news, and see to what needs no engine: the gateway's tunnel."""
         now = self._clock.monotonic()
-        until = now + seconds
-        while now < until:
-            self._wait_for(self._changed, min(until, self._schedule.reroute_at) - now)
-            self._take_change()
-            now = self._clock.monotonic()
-            if scope := self._schedule.take_reroute(now):
-                self._finish(self._networks.reroute(scope), now)
-                now = self._clock.monotonic()
+        self._wait_for(self._woken, max(0.0, min(until, self._schedule.reroute_at) - now))
+        self._woken.clear()  # First: what comes from here on is for the next time.
+        self._take_change()
+        now = self._clock.monotonic()
+        if scope := self._schedule.take_reroute(now):
+            self._finish(self._networks.reroute(scope), now)
+            self._is_rerouted = True
 
     def _pass(self, engine: Engine, scope: Scope) -> None:
         begun = self._clock.monotonic()
-        self._finish(self._networks.run(engine, scope), begun)
+        self._is_rerouted = False
+        try:
+            self._finish(self._networks.run(engine, scope), begun)
+        finally:
+            if self._is_rerouted:  # What was done after that may have been decided before.
+                self._schedule.note_change(self._clock.monotonic())
         self._trigger = "reconnect"
 
     def _finish(self, report: Report, begun: float) -> None:
@@ -346,7 +381,8 @@ class Daemon:
         if trouble := self._connection.trouble or others:
             self._health.tell(trouble)
         else:
-            self._health.tell("", self._schedule.full_at, self._clock.monotonic())
+            now = self._clock.monotonic()
+            self._health.tell("", self._schedule.full_due(now), now)
 
 
 def _log_pass(report: Report, seconds: float) -> None:

@@ -58,7 +58,7 @@ class Schedule:
         self._trigger = ""
         """Why a full pass is due at once; empty if none is."""
         self.full_at = math.inf
-        """When the next regular full pass is due."""
+        """When the next regular full pass is due; infinite while one is under way."""
         self._gateway_at = math.inf
         """When the gateway is looked for again."""
         self._gateway_delays = delays(interval)
@@ -110,13 +110,16 @@ class Schedule:
             return
         self._unfinished = report.unfinished
         self._again_at = report.again_at
-        if self.full_at == math.inf:
-            self.full_at = now + self._interval
+        self.full_at = self.full_due(now)
         if not isinstance(report.gateway, Unknown):
             self._gateway_at = math.inf
             self._gateway_delays = delays(self._interval)
         elif not now < self._gateway_at < math.inf:  # Events must not put the next try off.
             self._gateway_at = now + next(self._gateway_delays)
+
+    def full_due(self, now: float) -> float:
+        """Return when the next regular full pass is due, as if one that is under way ended now."""
+        return now + self._interval if self.full_at == math.inf else self.full_at
 
     def next_at(self) -> float:
         """Return when something is due."""

@@ -20,7 +20,7 @@ from lib.errors import NetnsError, NetnsGoneError
 from lib.kernel.access import Kernel
 from lib.kernel.changes import Listener
 from lib.kernel.namespaces import NamespaceId
-from lib.kernel.shells import TIMED_OUT, Outcome, Service
+from lib.kernel.shells import TIMED_OUT, Outcome, Services
 from lib.model import (
     DEFAULT_METRIC,
     IPV4,
@@ -65,7 +65,8 @@ class FakeKernel(Kernel):
         """Run commands of as many conversations by turns."""
         self.commands: list[str] = []
         """All that ran, in that order."""
-        self._width = width
+        workers = [_Worker(self._execute) for _ in range(width)]
+        self._services = Services(workers, _step)
         self._inodes = count(4026532000)
         self._spaces: dict[str, _Space] = {}
         self._hooks: list[Callable[[str], None]] = []
@@ -292,12 +293,7 @@ class FakeKernel(Kernel):
         return sum(one.is_open for one in self._spaces[path].listeners)
 
     def serve(self, conversations: Iterable[Conversation]) -> None:
-        service = Service(conversations)
-        workers = [_Worker(self._execute) for _ in range(self._width)]
-        while busy := [worker for worker in workers if service.occupy(worker)]:
-            for worker in busy:
-                worker.step()
-        service.finish()
+        self._services.serve(conversations)
 
     def _readable(self, path: str) -> _Space:
         missing = "" if path in self._spaces else "No such file or directory"
@@ -336,6 +332,8 @@ class _Worker:
 
     def take(self, commands: Sequence[str]) -> None:
         assert not isinstance(commands, str), "a batch is a list of command lines"
+        self._waiting.clear()  # As a shell that was interrupted is killed.
+        self._done.clear()
         self._waiting.extend(commands)
 
     def collect(self) -> list[Outcome]:
@@ -344,6 +342,11 @@ class _Worker:
 
     def step(self) -> None:
         self._done.append(self._execute(self._waiting.popleft()))
+
+
+def _step(workers: Sequence[_Worker]) -> None:
+    for worker in workers:
+        worker.step()
 
 
 @dataclass(frozen=True)

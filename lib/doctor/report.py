@@ -54,6 +54,7 @@ _GATEWAY: Mapping[str, Check] = {
     "ports": whole.ports,
     "ipv6": whole.ipv6,
     "direct": whole.direct,
+    "redirects": whole.redirects,
     "forwarding": path.forwarding,
     "rp_filter": path.rp_filter,
     "firewall": path.firewall,

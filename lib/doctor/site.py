@@ -430,9 +430,10 @@ class Site:
         names = {link.name for link in self.links(self.gateway_netns) if link.is_up}
         return names - self.links_by_engine() - {"lo"}
 
-    def sysctl(self, name: str) -> int | None:
-        """Return a setting of the gateway's namespace; None if there is no such one."""
-        outcome = self.run(self.gateway_netns, "cat", f"/proc/sys/{name}")
+    def sysctl(self, name: str, netns: str | None = None) -> int | None:
+        """Return a setting of a namespace, the gateway's if none is named; None if none is seen."""
+        where = self.gateway_netns if netns is None else netns
+        outcome = self.run(where, "cat", f"/proc/sys/{name}")
         return int(outcome.output) if outcome.output.isdigit() else None
 
     def route_to(self, dst: Network, client: AttachedClient) -> Lookup:

@@ -5,11 +5,13 @@ Each check only reads the site and yields what it saw and what fixes it.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from lib import advice
 from lib.doctor.findings import fail, ok, some, warn
-from lib.model import DIRECT_LABEL, Rule
+from lib.doctor.site import SkippedError
+from lib.model import DIRECT_LABEL, IPV4, Rule
 from lib.routing.hosts import host
 
 if TYPE_CHECKING:
@@ -117,6 +119,50 @@ def _kept_off(site: Site, client: AttachedClient, thing: Thing) -> Finding:
         return ok(f"{seen} leaves past the gateway, by {found.device}{via}")
     where = "through the gateway all the same" if found.device else "nowhere"
     return fail(f"{seen} goes {where}", f"docker logs {site.own_name}   # why was it not set?")
+
+
+def redirects(site: Site) -> Iterator[Finding]:
+    """No client takes the gateway's word for another way.
+
+    A kernel that sends a packet back out by the link of its sender tells that of the next hop (ICMP
+    redirect), and who believes it goes there for 300 s (`ip_rt_gc_timeout`), by whatever table. In
+    IPv6 only a gateway's link-local address is believed (RFC 4861, 8.1), which none of ours has.
+    """
+    gateway = site.gateway().container
+    if not _redirects(site):
+        yield ok(f"{gateway} sends no ICMP redirects")
+        return
+    believers = [client for client in site.clients() if _believes(site, client)]
+    for client in believers:
+        seen = f"{client.name} believes ICMP redirects: what {gateway} sends back out once"
+        fix = advice.sysctls("net.ipv4.ip_forward: 1", client.owner.name)
+        yield warn(f"{seen} goes past it for 5 minutes", fix)
+    if not believers:
+        yield ok("no client goes where an ICMP redirect sends it")
+
+
+def _redirects(site: Site) -> bool:
+    """Tell whether the gateway may send any; it may as far as nobody can look into it."""
+    names = ["all"]
+    with suppress(SkippedError):
+        names.append(site.gateway_link().name)
+        return any(site.sysctl(f"net/ipv4/conf/{one}/send_redirects") != 0 for one in names)
+    return True
+
+
+def _believes(site: Site, client: AttachedClient) -> bool:
+    """Tell whether a client does, as far as it can be seen (`IN_DEV_RX_REDIRECTS`, inetdevice.h).
+
+    Who forwards has to be told to twice, so mostly it does not.
+    """
+    held = {client.addresses.get(IPV4)}
+    for link in site.links(client.netns):
+        if held & {*link.addresses}:
+            names = ("all/accept_redirects", f"{link.name}/accept_redirects")
+            said = [site.sysctl(f"net/ipv4/conf/{name}", client.netns) == 1 for name in names]
+            forwards = site.sysctl(f"net/ipv4/conf/{link.name}/forwarding", client.netns)
+            return all(said) if forwards else any(said)
+    return False
 
 
 def _names(clients: Sequence[AttachedClient]) -> str:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from lib.engine.answers import Answer
+    from lib.engine.sdk import Ask
     from lib.model import Container, DockerNetwork, Event, Task
 
 T = TypeVar("T")
@@ -56,15 +57,18 @@ _NOT_RUNNING_PODMAN = ("created", "initialized", "stopped", "exited")
 class Engine:
     """A connection to the Docker Engine that `DOCKER_HOST` and its kin name, else the local one."""
 
-    def __init__(self) -> None:
-        """Connect; raise EngineError if no engine answers, StaleSocketError if none ever will."""
+    def __init__(self, ask: Ask = sdk.directly) -> None:
+        """Connect; raise EngineError if no engine answers, StaleSocketError if none ever will.
+
+        `ask` is handed each question, to do what else there is to do until it is answered.
+        """
         try:
             with sdk.our_errors(_where_to_connect()):
-                version = sdk.new_client(OLDEST_API).version(api_version=False)
+                version = sdk.new_client(OLDEST_API, ask).version(api_version=False)
                 self.api_version = str(version["ApiVersion"])
                 self.is_newer_than_tried = version_lt(NEWEST_API, self.api_version)
                 self._check_version()
-                self._client = sdk.new_client(self.api_version)
+                self._client = sdk.new_client(self.api_version, ask)
         except EngineError as error:
             _check_socket(error)
             raise

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from functools import partial
 from http.client import HTTPException
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import docker
 from docker.errors import APIError, DockerException, NotFound
@@ -15,15 +16,36 @@ from urllib3.exceptions import HTTPError
 from lib.errors import CallError, EngineError, GoneError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from requests import Response
+
+    Ask = Callable[[Callable[[], Response]], Response]
+    """Asks a question, which may take as long as the engine is silent, and returns the answer."""
 
 CALL_SECONDS = 10
 """Seconds that the engine may take to answer a call; the event stream has no limit."""
 
 
-def new_client(api_version: str) -> docker.APIClient:
+def directly(question: Callable[[], Response]) -> Response:
+    """Ask a question, and do nothing until the answer is there."""
+    return question()
+
+
+class _Client(docker.APIClient):
+    """The SDK's, where all waiting for the engine is in one place."""
+
+    ask: Ask = staticmethod(directly)
+
+    def request(self, *args: Any, **kwargs: Any) -> Response:  # noqa: ANN401 - as in requests
+        """Ask the engine anything but for its events."""
+        return self.ask(partial(super().request, *args, **kwargs))
+
+
+def new_client(api_version: str, ask: Ask = directly) -> docker.APIClient:
     """Return a client of the engine that `DOCKER_HOST` and its kin name; it connects when asked."""
-    client = docker.APIClient(version=api_version, timeout=CALL_SECONDS, **kwargs_from_env())
+    client = _Client(version=api_version, timeout=CALL_SECONDS, **kwargs_from_env())
+    client.ask = ask
     # Each call would look through the environment for a proxy, which no local socket has.
     client.trust_env = not client.base_url.startswith("http+docker:")
     # The SDK would keep a connection open for each of the last 25 URLs, and trip over one that a

@@ -18,8 +18,8 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from contextlib import ExitStack, contextmanager, suppress
+from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
 
 import sh
 
@@ -100,6 +100,7 @@ class Shells:
         self._processes = [_Process(limit, self._start, first=first) for _ in range(width)]
         self._last = 0
         self._begun: dict[_Process, deque[_Chain]] = {one: deque() for one in self._processes}
+        self._services = Services(self._processes, _progress)
         (start or _start_by_fork)([self._starter, *self._processes])
 
     def others(self, width: int) -> Shells:
@@ -159,13 +160,10 @@ class Shells:
         What a conversation raises ends it. None begins after that, and those that are open end with
         the outcomes of what they asked for last. Then the first error is raised; the others are
         notes of it.
+
+        Whoever is asked for one, or speaks in one, may have others held meanwhile: `Services`.
         """
-        service = Service(conversations)
-        for process in self._processes:
-            process.take([])
-        while busy := [process for process in self._processes if service.occupy(process)]:
-            _progress(busy)
-        service.finish()
+        self._services.serve(conversations)
 
     def close(self) -> None:
         """End the processes and whatever they still run."""
@@ -200,6 +198,7 @@ class Service:
         self._coming = iter(conversations)
         self._open: dict[Worker, Conversation] = {}
         self._errors: list[Exception] = []
+        self._is_paused = False
 
     def occupy(self, process: Worker) -> bool:
         """Give a process the next commands if it has none; tell whether it has any now."""
@@ -207,7 +206,7 @@ class Service:
             try:
                 if conversation := self._open.pop(process, None):
                     batch = conversation.send(process.collect())
-                elif self._errors or not (conversation := next(self._coming, None)):
+                elif not (conversation := self._next()):
                     return False
                 else:
                     batch = next(conversation)
@@ -223,6 +222,18 @@ class Service:
             process.take(batch)
         return True
 
+    def _next(self) -> Conversation | None:
+        return None if self._errors or self._is_paused else next(self._coming, None)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Begin no conversation meanwhile."""
+        before, self._is_paused = self._is_paused, True
+        try:
+            yield
+        finally:
+            self._is_paused = before
+
     def finish(self) -> None:
         """Raise the first error, if there was any."""
         if self._errors:
@@ -230,6 +241,44 @@ class Service:
             for other in others:
                 first.add_note(f"Another conversation failed too: {other!r}")
             raise first
+
+
+W = TypeVar("W", bound=Worker)
+
+
+class Services(Generic[W]):
+    """Serves conversations by the same workers, also some while others are served.
+
+    Those that are open then come to their end first, but for one that has them served itself: no
+    command of theirs comes later.
+    """
+
+    def __init__(self, workers: Sequence[W], progress: Callable[[Sequence[W]], None]) -> None:
+        """`progress` waits until one of those workers gets on, and takes note of that."""
+        self._workers = workers
+        self._progress = progress
+        self._now: Service | None = None
+
+    def serve(self, conversations: Iterable[Conversation]) -> None:
+        """Hold conversations: `Shells.serve`."""
+        before = self._now
+        if before:
+            with before.paused():
+                self._hold(before)
+        for worker in self._workers:
+            worker.take([])
+        self._now = service = Service(conversations)
+        try:
+            self._hold(service)
+        finally:
+            self._now = before
+        service.finish()
+
+    def _hold(self, service: Service) -> None:
+        while [worker for worker in self._workers if service.occupy(worker)]:
+            # Some of these may have come to an end since, while others were served.
+            if busy := [worker for worker in self._workers if worker.is_busy]:
+                self._progress(busy)
 
 
 class _Task(NamedTuple):

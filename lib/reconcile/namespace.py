@@ -373,8 +373,11 @@ class Visitor:
                 self.ledger.begin(place, (Given(one.step.thing, one.client) for one in coming))
                 outcomes = yield [task.command for task in due]
                 ended = list(zip(due, outcomes, strict=True))
-                failed |= self._record(namespace, place, ended)
+                failing = self._record(namespace, place, ended)
                 self.ledger.end(place)
+                # Last, as the engine is asked: others may be served until it answers.
+                self._fail_commands(namespace, failing)
+                failed |= {chain(task.step) for task, _ in failing}
                 changed |= {
                     task.client.container_id for task, outcome in ended if not outcome.exit_code
                 }
@@ -458,8 +461,8 @@ class Visitor:
 
     def _record(
         self, namespace: Namespace, place: NamespaceId, ended: Sequence[tuple[Task, Outcome]]
-    ) -> set[object]:
-        """Remember and log how commands ended; return the chains in which one failed."""
+    ) -> list[tuple[Task, Outcome]]:
+        """Remember and log how commands ended; return those that failed."""
         failed: list[tuple[Task, Outcome]] = []
         for task, outcome in ended:
             if not outcome.exit_code:
@@ -473,8 +476,7 @@ class Visitor:
                 log.debug("rule.found", **values_of(namespace, task))
             else:
                 failed.append((task, outcome))
-        self._fail_commands(namespace, failed)
-        return {chain(task.step) for task, _ in failed}
+        return failed
 
     def _note_done(self, namespace: Namespace, place: NamespaceId, task: Task) -> None:
         if task.step.verb == "del":

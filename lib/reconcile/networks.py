@@ -114,6 +114,11 @@ class Networks:
             another = early.beside()
             yield _Served(reconciler.beside(place, another.lead_to), another)
 
+    @property
+    def has_tunnel(self) -> bool:
+        """Whether the gateway has a tunnel, which may be lost at any moment, or had one."""
+        return any(one.reconciler.has_tunnel for one in self._each)
+
     def reroute(self, scope: Scope) -> Report:
         """Lead what stands by what the gateway's kernel says now; ask the engine nothing."""
         return joined([one.reroute(scope) for one in self._each])

@@ -73,7 +73,8 @@ class Reconciler:
         self._kernel = kernel
         self._clock = clock
         self._announce = announce
-        self._announced: tuple[Gateway | None, Path | None] = (None, None)
+        self._announced: tuple[Gateway | None, Path | None, str] = (None, None, "")
+        """The gateway, the directory of namespaces, and the file of its own."""
         self._gateway = GatewayTracker(
             settings, clock, self._lead, time_of_day, moved=moved, place=place
         )
@@ -131,6 +132,8 @@ class Reconciler:
         self._kernel.serve(visitor.visit(namespace) for namespace in visits)
         names = _names(chosen) | {state.gateway.container_id: state.gateway.container}
         self._ledger.finish(names, self._clock())
+        if scope.is_full:
+            self._tunnels.end()
         self._tunnels.tell()
         clients = [client for wanted in served for client in wanted.clients]
         return Report(
@@ -147,18 +150,23 @@ class Reconciler:
             lost=self._tunnels.lost,
         )
 
+    @property
+    def has_tunnel(self) -> bool:
+        """Whether the gateway has a tunnel, which may be lost at any moment, or had one."""
+        return self._tunnels.is_any
+
     def reroute(self, scope: Scope) -> Report:
         """Look where the gateway sends what, and lead what stands by that; ask the engine nothing.
 
-        What is not there yet is a pass's to set.
+        What is not there yet is a pass's to set. A pass may be under way, and wait for the engine.
         """
-        gateway, directory = self._announced
+        gateway, *_ = self._announced
         if not gateway or not gateway.addresses:
             state = self._gateway.state
             is_done = not isinstance(state, Unknown)
             return Report(scope, state, unfinished=self._ledger.unfinished, is_done=is_done)
         lost, mtus, covered = self._tunnels.lost, self._tunnels.mtus, self._covered.now
-        self._lead(gateway, directory)
+        self._look()
         resized = {dst for dst, _ in mtus.items() ^ self._tunnels.mtus.items()}
         applied = self._applied(gateway)
         work = Rerouting(self._kernel, self._ledger, applied, self._tunnels.mtus, resized)
@@ -237,11 +245,15 @@ class Reconciler:
         return not is_attaching and event.container_id not in self._complete
 
     def _lead(self, gateway: Gateway | None, directory: Path | None) -> None:
-        """Look where the gateway sends what, and announce it with that."""
-        self._announced = gateway, directory
+        """Take the gateway for what it is now, and announce it with where it sends what."""
+        self._announced = gateway, directory, self._gateway.netns
+        self._look()
+
+    def _look(self) -> None:
+        gateway, directory, netns = self._announced
         there = gateway if gateway and gateway.addresses else None
-        self._tunnels.look(there, self._gateway.netns)
-        self._covered.look(there, self._gateway.netns)
+        self._tunnels.look(there, netns)
+        self._covered.look(there, netns)
         self._tunnels.tell()
         self._announce(self._applied(gateway) if gateway else None, directory)
 

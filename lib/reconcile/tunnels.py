@@ -71,6 +71,8 @@ class Tunnels:
         """Destinations of which the kernel is asked, also for clients that are still to come."""
         self._wanted: set[Network] = set()
         """Those that clients ask for."""
+        self._learnt: set[Network] = set()
+        """Those of which that was said since the last pass over all clients began."""
         self._through: set[Network] = {*through}
         self._elsewhere: set[Network] = set()
         self._ways: dict[Network, Way] = {}
@@ -118,13 +120,22 @@ class Tunnels:
         except NetnsError as error:
             log.debug("watch.failed", netns=place.path, reason=error.reason)
 
+    @property
+    def is_any(self) -> bool:
+        """Whether the gateway sends anything into a tunnel, or did."""
+        return bool(self._through)
+
     def begin(self) -> None:
         """Begin a pass over all clients: who asks for what is to be learnt anew."""
         if len(self._known) > _MOST:
             self._known = {*tunnels.EVERYTHING, *self._wanted}
             self._through &= self._known
             self._elsewhere &= self._known
-        self._wanted = set()
+        self._learnt = set()
+
+    def end(self) -> None:
+        """End it: what nobody has asked for since it began is not asked for any more."""
+        self._wanted = {*self._learnt}
 
     def expect(self, destinations: Iterable[Network]) -> frozenset[Network]:
         """Ask of these too, all at a time, as clients may ask for them; return which are new."""
@@ -140,7 +151,9 @@ class Tunnels:
 
         Those that went `through` a tunnel before, as somebody else has seen, should do so.
         """
-        self._wanted |= (asked := {*destinations})
+        asked = {*destinations}
+        self._wanted |= asked
+        self._learnt |= asked
         self._through |= asked.intersection(through)
         return not self.expect(asked).isdisjoint(self._lost)
 

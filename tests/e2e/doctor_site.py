@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 DST, DST6 = "198.51.100.0/24", "2001:db8:51::/64"
 FAR, FAR6 = "198.51.100.1", "2001:db8:51::1"
+NO_REDIRECTS = ("--sysctl", "net.ipv4.ip_forward=1")
+"""As containers have it where the engine is in no network namespace of its own: who forwards does
+not believe a gateway that another next hop is the better one."""
 FORWARDING = ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding")
 _SHOW_CODE = '"$@"; echo "exit code $?"'
 _LINE = re.compile(r"(ok|warn|fail|skip) +(\w+) +(.*)")
@@ -152,7 +155,7 @@ def make_site(
     gateway = make_gateway(lab, network, f"{what}-wg", sysctls)
     far = lab.client(f"{what}-far", "none")
     make_tunnel(lab, gateway, far, subnets, mtu)
-    client = lab.client(f"{what}-client", network, networks=f"{DST},{DST6}")
+    client = lab.client(f"{what}-client", network, *NO_REDIRECTS, networks=f"{DST},{DST6}")
     resync = ("--env", "WGROUTEMGR_RESYNC_INTERVAL=3600")
     sidecar = lab.lone_sidecar(f"{what}-sidecar", *resync, gateway=gateway, network=network)
     await_event(sidecar, "pass.finished", trigger="startup")

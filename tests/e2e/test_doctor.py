@@ -605,6 +605,67 @@ def test_clients_name_server_and_callers_are_in_a_destination(site: Site) -> Non
         client.remove()
 
 
+def test_who_believes_a_redirect_is_told_so(site: Site) -> None:
+    """A gateway that sends back out of its front what came in there tells of the next hop.
+
+    In the main table and in our own. The line applied, nothing leaves past it any more.
+    """
+    gateway, via6 = site.gateway, site.gateway.address(site.network, ipv6=True)
+    via = gateway.address(site.network)
+    shown = site.client.enter("ip", "-6", "-o", "address", "show", "dev", "eth0", "scope", "link")
+    route6 = ("2001:db8:113::/64", "via", shown.split()[3].partition("/")[0], "dev", "eth0")
+    gateway.enter("ip", "-6", "route", "add", *route6)
+    label = "203.0.113.0/24, 192.160.0.0/12, 2001:db8:113::/64"
+    client = site.lab.client("believer", site.network, networks=label)
+    made = [client]
+    try:
+        assert poll(lambda: ways(client) == [via, via, via6], 10)
+        (found,) = (one for one in site.ask().of("redirects") if one.level == "warn")
+        assert found.seen.startswith(f"{client.name} believes ICMP redirects: ")
+        assert poll(lambda: redirected(client) and via not in ways(client), 10)
+        assert ways(client) == ["192.168.67.1", "192.168.67.1", via6]
+
+        # With another address: the kernel soon tells one no more of other ways.
+        mended = site.lab.client("mended", site.network, *options_of(found.mend), networks=label)
+        made.append(mended)
+        client.remove()
+        assert poll(lambda: ways(mended) == [via, via, via6], 10)
+        assert poll(lambda: redirected(mended), 10)
+        assert ways(mended) == [via, via, via6]
+        assert site.ask().one("redirects").level == "ok"
+    finally:
+        for one in made:
+            one.remove()
+        gateway.enter("ip", "-6", "route", "del", *route6)
+
+
+def ways(client: Container) -> list[str]:
+    """Return the next hops to the hosts of that test."""
+    shown = [client.enter("ip", "route", "get", host) for host in ASTRAY]
+    return [line.partition(" via ")[2].split()[0] for line in shown]
+
+
+def redirected(client: Container) -> bool:
+    """Send to each of them, and tell whether the client was told of another way to each by now.
+
+    It believes that only where it knows the other next hop as a neighbour.
+    """
+    client.exec("ping", "-c", "1", "192.168.67.1")
+    client.exec("sh", "-c", "".join(f"ping -c 3 -i 0.2 -W 1 {one} & " for one in ASTRAY) + "wait")
+    names, values = (
+        line.split()
+        for line in client.enter("cat", "/proc/net/snmp").splitlines()
+        if line.startswith("Icmp:")
+    )
+    told6 = dict(line.split() for line in client.enter("cat", "/proc/net/snmp6").splitlines())
+    told = int(values[names.index("InRedirects")])
+    return told > 1 and int(told6["Icmp6InRedirects"]) > 0
+
+
+ASTRAY = ("203.0.113.80", "192.160.0.80", "2001:db8:113::80")
+"""In the main table, in our own, and of IPv6."""
+
+
 def test_everything_leaves_by_the_tunnel_or_it_is_told(site: Site) -> None:
     """Each line applied, nothing is told of any more. Rules lead into the tunnel, as wg-quick's."""
     lab, gateway, name = site.lab, site.gateway, site.gateway.name

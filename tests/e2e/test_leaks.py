@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.doctor_site import lead, make_gateway
+from tests.e2e.doctor_site import NO_REDIRECTS, lead, make_gateway
 from tests.e2e.look import await_event
 from tests.e2e.uplink import SENDER, Uplink
 from tests.lab.engine import poll
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 SUBNETS = ("192.168.67.0/24", "fd00:67::/64")
 SECONDS = 10.0
 EVERYTHING = "0.0.0.0/0, ::/0"
-NO_REDIRECTS = ("--sysctl", "net.ipv4.ip_forward=1")
-"""As containers have it where the engine is in no network namespace of its own: who forwards does
-not believe a gateway without a tunnel that the engine's gateway is the better one."""
 
 
 @dataclass

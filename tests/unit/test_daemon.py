@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_interface, ip_network
-from typing import TYPE_CHECKING, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import pytest
 import structlog
@@ -37,9 +37,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
+    from lib.engine.client import Engine as RealEngine
     from lib.model import Coverage, Gateway, Network
 
 DAY = 86_400.0
+SECONDS = 5.0
+"""That a thread may take, by the machine's clock."""
 GATEWAY_PATH, CLIENT_PATH = "/run/docker/netns/aaaa", "/run/docker/netns/bbbb"
 GATEWAY = Container(
     id="gw",
@@ -210,6 +213,8 @@ class Site:
         """What happens while there is no engine, and when."""
         self.lacking = ""
         self.connect: Callable[[], object] = lambda: self.engine
+        self.ask: Callable[[Callable[[], Any]], Any] = lambda question: question()
+        """Has the engine asked, since a daemon has connected to it."""
         self.settings = Settings(gateway="wireguard", network="wg-net", resync_interval=interval)
 
     def publish(
@@ -231,10 +236,14 @@ class Site:
             Health(self.file),
             publish=self.publish,
             lacking=self.lacking,
-            connect=lambda: self.connect(),  # type: ignore[arg-type,return-value]  # noqa: PLW0108
+            connect=self._connect,
             clock=self.clock,
             wait=self.wait,
         )
+
+    def _connect(self, ask: Callable[[Callable[[], Any]], Any]) -> RealEngine:
+        self.ask = ask
+        return cast("RealEngine", self.connect())
 
     def wait(self, changed: threading.Event, seconds: float) -> None:
         """Let something happen meanwhile, if it is to."""
@@ -242,7 +251,7 @@ class Site:
         if self.meanwhile and self.meanwhile[0][0] <= until:
             self.clock.now, happens = self.meanwhile.pop(0)
             happens()
-            assert changed.is_set()
+            assert changed.wait(SECONDS)
         else:
             self.clock.sleep(seconds)
 

@@ -68,6 +68,9 @@ def new_engine() -> Engine:
     return cast("Engine", found)
 
 
+CONF = "/proc/sys/net/ipv4/conf"
+
+
 @dataclass
 class Kernel:
     """Answers the doctor's commands, each once; one that no test expects is an error."""
@@ -205,10 +208,20 @@ def place(tmp_path: Path) -> Place:
         place.gateway_says(f"{program} rule show", KERNELS_RULES)
     place.gateway_says("cat /proc/net/dev", counted(received=5, sent=7))
     place.gateway_says("cat /proc/net/dev_snmp6/wg0", "!cat: can't open")
+    for name in ("all", "eth0"):
+        place.gateway_says(f"cat {CONF}/{name}/send_redirects", "1")
     place.client_says("ip address show", link(1, "eth0", f"{CLIENT}/24", mtu=1420))
+    redirected(place, forwards=1, everywhere=0, here=1)
     place.client_says(f"ip route get {TARGET}", f"{TARGET} via {GATEWAY} dev eth0")
     place.client_says("ip neigh show", f"{GATEWAY} dev eth0 lladdr 02:00:00:00:00:01 REACHABLE")
     return place
+
+
+def redirected(place: Place, *, forwards: int, everywhere: int, here: int) -> None:
+    """Let the client's kernel say what it does with redirects."""
+    place.client_says(f"cat {CONF}/eth0/forwarding", str(forwards))
+    place.client_says(f"cat {CONF}/all/accept_redirects", str(everywhere))
+    place.client_says(f"cat {CONF}/eth0/accept_redirects", str(here))
 
 
 WITHIN = {"firewall", "nat"}
@@ -688,7 +701,7 @@ def test_what_builds_on_a_failed_check_is_skipped(monkeypatch: pytest.MonkeyPatc
         **dict.fromkeys(("overlaps", "dns", "ports", "ipv6", "direct"), "a client"),
         "mtu": "the network",
         **dict.fromkeys(
-            ("gateways", "forwarding", "rp_filter", "firewall", "tunnel", "back"),
+            ("gateways", "redirects", "forwarding", "rp_filter", "firewall", "tunnel", "back"),
             "the gateway's address",
         ),
         "nat": "the network",
@@ -1089,6 +1102,67 @@ def test_nothing_is_to_keep_off_the_gateway(place: Place) -> None:
     assert said(place.site(), "direct") == [
         Finding("ok", "nothing is kept off the gateway by wgroutemgr.direct")
     ]
+
+
+@pytest.mark.parametrize(
+    ("forwards", "everywhere", "here", "believes"),
+    [
+        (0, 1, 1, True),
+        (0, 0, 1, True),
+        (0, 1, 0, True),
+        (0, 0, 0, False),
+        (1, 0, 1, False),
+        (1, 1, 0, False),
+        (1, 1, 1, True),
+    ],
+)
+def test_who_believes_a_redirect(
+    place: Place, forwards: int, everywhere: int, here: int, *, believes: bool
+) -> None:
+    redirected(place, forwards=forwards, everywhere=everywhere, here=here)
+    expected = Finding("ok", "no client goes where an ICMP redirect sends it")
+    if believes:
+        expected = Finding(
+            "warn",
+            "dovecot believes ICMP redirects: what wireguard sends back out once goes past it "
+            "for 5 minutes",
+            ("sysctls: {net.ipv4.ip_forward: 1}   # in the service of dovecot",),
+        )
+
+    assert said(place.site(), "redirects") == [expected]
+
+
+@pytest.mark.parametrize(
+    ("everywhere", "here", "sends"), [(1, 0, True), (0, 1, True), (0, 0, False)]
+)
+def test_a_gateway_that_sends_no_redirects(
+    place: Place, everywhere: int, here: int, *, sends: bool
+) -> None:
+    redirected(place, forwards=0, everywhere=1, here=1)
+    place.gateway_says(f"cat {CONF}/all/send_redirects", str(everywhere))
+    place.gateway_says(f"cat {CONF}/eth0/send_redirects", str(here))
+    (found,) = said(place.site(), "redirects")
+
+    assert (found.level == "warn") is sends
+    if not sends:
+        assert found.seen == "wireguard sends no ICMP redirects"
+
+
+def test_a_gateway_elsewhere_may_send_redirects(place: Place) -> None:
+    redirected(place, forwards=0, everywhere=1, here=1)
+    place.settings = place.settings._replace(gateway=GATEWAY)
+
+    (found,) = said(place.site(), "redirects")
+
+    assert found.level == "warn"
+
+
+def test_settings_of_a_client_that_cannot_be_read_are_not_judged(place: Place) -> None:
+    place.client_says("ip address show", "!nsenter: cannot open")
+
+    (found,) = said(place.site(), "redirects")
+
+    assert found.level == "ok"
 
 
 DUAL = (ip_interface("192.0.2.7/24"), ip_interface("fd00:67::7/64"))

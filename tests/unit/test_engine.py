@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import threading
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import parse_qs, urlsplit
@@ -22,7 +23,9 @@ from lib.model import Container
 from tests.fakes import CREATED, StandInEngine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from requests import Response
 
 
 class Server(HTTPServer):
@@ -105,6 +108,23 @@ def test_an_engine_without_a_version_is_an_error_of_ours(server: Server) -> None
 
     with pytest.raises(EngineError):
         Engine()
+
+
+def test_each_question_is_asked_as_one_is_told(server: Server) -> None:
+    asked: list[int] = []
+
+    def ask(question: Callable[[], Response]) -> Response:
+        answer = question()
+        asked.append(answer.status_code)
+        return answer
+
+    server.answers["containers/json"] = []
+    with closing(Engine(ask)) as engine:
+        assert engine.containers() == ()
+        with pytest.raises(GoneError):
+            engine.inspect("nobody")
+
+    assert asked == [200, 200, 404]
 
 
 # --- containers ---------------------------------------------------------------------------------

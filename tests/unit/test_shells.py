@@ -139,6 +139,53 @@ def test_a_batch_longer_than_a_pipe_is_answered_too(two: Shells) -> None:
 # --- who is served when -------------------------------------------------------------------------
 
 
+def test_who_is_served_meanwhile_waits_for_those_that_are_open_only(two: Shells) -> None:
+    """They come to their end first, and what was to begin after them begins later."""
+    notes = Notes()
+
+    def conversations() -> Iterator[Conversation]:
+        yield notes.said(["sleep 0.2; echo old"], ["echo older"])
+        two.serve([notes.said(["echo new"], ["echo newer"]) for _ in range(2)])
+        yield notes.said(["echo last"])
+
+    begun = time.monotonic()
+    two.serve(conversations())
+
+    first, news = notes[:3], notes[3:9]
+    assert first == ["old", "older", "end"]
+    assert sorted(news) == ["end"] * 2 + ["new"] * 2 + ["newer"] * 2
+    assert notes[9:] == ["last", "end"]
+    assert time.monotonic() < begun + 1.0
+
+
+def test_who_speaks_may_have_others_served(two: Shells) -> None:
+    notes = Notes()
+
+    def conversation() -> Conversation:
+        notes.take((yield ["echo 1"]))
+        two.serve([notes.said(["echo 2"])])
+        notes.take((yield ["echo 4"]))
+
+    two.serve([conversation(), notes.said(["sleep 0.2; echo 3"])])
+
+    assert notes[0] == "1"
+    assert notes.index("3") < notes.index("2") < notes.index("4")
+
+
+def test_an_error_of_who_is_open_is_raised_where_it_was_served(two: Shells) -> None:
+    notes = Notes()
+
+    def conversations() -> Iterator[Conversation]:
+        yield failing(notes, "sleep 0.1; echo old", FirstError())
+        two.serve([notes.said(["echo new"])])
+        yield notes.said(["echo never"])
+
+    with pytest.raises(FirstError):
+        two.serve(conversations())
+
+    assert notes == ["old", "new", "end"]
+
+
 def test_all_commands_of_a_conversation_run_in_one_process(two: Shells) -> None:
     notes = Notes()
 
