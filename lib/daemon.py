@@ -25,7 +25,7 @@ from lib.health import Health
 from lib.kernel import prerequisites, signals
 from lib.kernel.access import Kernel
 from lib.kernel.shells import Shells
-from lib.model import NOT_SEEN
+from lib.reconcile.networks import Networks
 from lib.reconcile.reconciler import Reconciler
 from lib.reconcile.report import Lost, Unknown, Why
 from lib.reconcile.reporting import hint
@@ -35,16 +35,16 @@ from lib.settings import VERSION
 from lib.state import State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
-    from pathlib import Path
+    from collections.abc import Callable, Mapping
 
     from lib.engine.events import EventStream
     from lib.engine.sdk import Ask
-    from lib.model import Container, Coverage, EarlyClient, Event, Gateway, Network, Sidecar
+    from lib.model import Coverage, Network, Sidecar
+    from lib.reconcile.networks import Early
     from lib.reconcile.report import Report, Scope
     from lib.settings import Settings
 
-    Publish = Callable[[Sidecar | None, Mapping[Network, float], Coverage], None]
+    Publish = Callable[[Sidecar | None, Mapping[Network, float], Mapping[str, Coverage]], None]
 
 T = TypeVar("T")
 
@@ -87,7 +87,7 @@ def run(settings: Settings) -> NoReturn:
     health, state = Health(), State(settings, os.environ)
     # Those for early routes may be in use by their thread, and end with us.
     with closing(Shells(width=_WIDTH)) as shells:
-        early = EarlyRoutes(shells.others(_EARLY_WIDTH), Engine)
+        early = EarlyRoutes(lambda: shells.others(_EARLY_WIDTH), Engine)
         try:
             lacking = "; ".join(finding.seen for finding in missing)
             kernel = Kernel(shells)
@@ -114,34 +114,6 @@ class Clock(Protocol):
 
     def sleep(self, seconds: float, /) -> None:
         """Do nothing for a while."""
-        ...
-
-
-class Early(Protocol):
-    """Routes before the first instruction, as far as the daemon knows of them."""
-
-    def lead_to(self, gateway: Gateway | None, directory: Path | None) -> None:
-        """Take the gateway and the directory of namespaces as they are now."""
-        ...
-
-    def taken(self) -> Iterator[EarlyClient]:
-        """Yield, once each, what clients were given."""
-        ...
-
-    def learn(self, running: Iterable[Container]) -> None:
-        """Take in a listing of all clients that run."""
-        ...
-
-    def size(self, mtus: Mapping[Network, int]) -> None:
-        """Take in how large packets to a destination may be (bytes)."""
-        ...
-
-    def note(self, event: Event) -> None:
-        """Take in an event, in any thread."""
-        ...
-
-    def close(self) -> None:
-        """Give nobody anything any more."""
         ...
 
 
@@ -238,13 +210,12 @@ class Daemon:
         self._cuts_off = settings.on_tunnel_loss == "unreachable"
         self._lacking = lacking
         self._health = health
-        self._early = early
         self._connect = connect
         self._clock = clock
         self._wait_for = wait
         self._connection = Connection(settings.resync_interval, clock)
         self._schedule = Schedule(settings.resync_interval)
-        self._reconciler = self._new_reconciler(settings, kernel)
+        self._networks = Networks(self._new_reconciler(settings, kernel, early), early)
         self._stream: EventStream | None = None
         self._changed = threading.Event()
         """Set if the gateway's links, routes or rules have since they were looked at."""
@@ -259,12 +230,12 @@ class Daemon:
         self._trouble = ""
         """What the last pass found to keep clients from their routes."""
 
-    def _new_reconciler(self, settings: Settings, kernel: Kernel) -> Reconciler:
+    def _new_reconciler(self, settings: Settings, kernel: Kernel, early: Early) -> Reconciler:
         return Reconciler(
             kernel,
             settings,
             lambda tries: delay(tries, settings.resync_interval),
-            announce=self._early.lead_to,
+            announce=early.lead_to,
             news=self._note_change,
             moved=self._note_move,
             clock=self._clock.monotonic,
@@ -274,7 +245,7 @@ class Daemon:
     def run(self) -> NoReturn:
         """Serve, and connect again whenever the engine goes away."""
         self._health.tell("has just been started")
-        self._publish(None, {}, NOT_SEEN)
+        self._publish(None, {}, {})
         while True:
             try:
                 with closing(self._connect(self._ask)) as engine:
@@ -286,11 +257,8 @@ class Daemon:
 
     def leave(self) -> None:
         """Do with the clients' routes what is to be done before the end, as the option says."""
-        if self._on_stop == "keep":
-            return
-        self._early.close()
-        self._take_early()
-        self._reconciler.leave(withdraws=self._on_stop == "withdraw")
+        if self._on_stop != "keep":
+            self._networks.leave(withdraws=self._on_stop == "withdraw")
 
     def _serve(self, engine: Engine) -> NoReturn:
         """Run passes when they are due, for as long as the engine and its stream are there."""
@@ -311,7 +279,7 @@ class Daemon:
 
     def _listen(self, engine: Engine) -> EventStream:
         since = int(self._clock.time()) - _OVERLAP_SECONDS
-        self._stream = engine.listen(since, self._early.note)
+        self._stream = engine.listen(since, self._networks.note)
         return self._stream
 
     def _note_change(self) -> None:
@@ -335,12 +303,12 @@ class Daemon:
         is_news = self._changed.is_set() or self._moved.is_set()
         events = stream.read(0.0 if is_news else max(0.0, pause))
         self._take_change()
-        self._take_early()
+        self._networks.take_early()
         if self._connection.probation <= 0:
             self._connection.believe(engine)
             self._tell_health()
-        concerned = [event for event in events if self._reconciler.concerns(event)]
-        urgent = any(map(self._reconciler.is_urgent, concerned))
+        concerned = [event for event in events if self._networks.concerns(event)]
+        urgent = any(map(self._networks.is_urgent, concerned))
         self._schedule.add(concerned, self._clock.monotonic(), urgent=urgent)
 
     def _take_change(self) -> None:
@@ -362,7 +330,7 @@ class Daemon:
 
         Also within a pass: that goes on from what it was about to do.
         """
-        if not self._reconciler.has_tunnel:  # Then there is nothing to see to meanwhile.
+        if not self._networks.has_tunnel:  # Then there is nothing to see to meanwhile.
             return question()
         answer = self._questions.begin(question)
         while not answer.done():
@@ -377,20 +345,14 @@ class Daemon:
         self._take_change()
         now = self._clock.monotonic()
         if scope := self._schedule.take_reroute(now):
-            self._take_early()
-            self._finish(self._reconciler.reroute(scope), now)
+            self._finish(self._networks.reroute(scope), now)
             self._is_rerouted = True
-
-    def _take_early(self) -> None:
-        for client in self._early.taken():
-            self._reconciler.take_early(client)
 
     def _pass(self, engine: Engine, scope: Scope) -> None:
         begun = self._clock.monotonic()
-        self._take_early()
         self._is_rerouted = False
         try:
-            self._finish(self._reconciler.run(engine, scope), begun)
+            self._finish(self._networks.run(engine, scope), begun)
         finally:
             if self._is_rerouted:  # What was done after that may have been decided before.
                 self._schedule.note_change(self._clock.monotonic())
@@ -400,11 +362,9 @@ class Daemon:
         """Take in what a pass found."""
         now = self._clock.monotonic()
         self._schedule.finish(report, now)
-        self._publish(self._reconciler.sidecar, report.lost, report.coverage)
-        if not isinstance(report.gateway, Unknown):
-            if report.scope.is_full:
-                self._early.learn(report.listed)
-            self._early.size(report.mtus)
+        self._publish(self._networks.sidecar, report.lost, self._networks.coverage)
+        if report.is_done:
+            self._networks.learn(report)
             _log_pass(report, now - begun)
         self._trouble = _trouble(report) or (self._cuts_off and _tunnel_trouble(report)) or ""
         self._tell_health()
@@ -412,7 +372,7 @@ class Daemon:
     @property
     def _is_task(self) -> bool:
         """Whether the gateway is a service's, and so are we most likely."""
-        place = self._reconciler.sidecar
+        place = self._networks.sidecar
         return bool(self._service or (place and place.service))
 
     def _tell_health(self) -> None:

@@ -20,7 +20,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -156,7 +156,7 @@ class Sidecar(NamedTuple):
     own: Container | None
     """Our own container; None where it could not be told, as outside of any."""
     network: str
-    """Name of the network to serve."""
+    """Name of the network to serve; of several the one that is meant here."""
     named_by: str = ""
     """What named the gateway; nothing where it is the owner of our network namespace."""
     service: str = ""
@@ -164,6 +164,24 @@ class Sidecar(NamedTuple):
     one of that name and id, until its task is found on this node."""
     addresses: tuple[Address, ...] = ()
     """The gateway's, where it was named by these, as it is no container of this engine."""
+    before: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    """Names of the other networks that we serve: those named before that one, and after it."""
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """Names of all networks to serve, in their order."""
+        return (*self.before, self.network, *self.after)
+
+    def on(self, networks: Sequence[str], index: int = 0) -> Sidecar:
+        """Return our place on one of these networks."""
+        before, after = tuple(networks[:index]), tuple(networks[index + 1 :])
+        return self._replace(network=networks[index], before=before, after=after)
+
+    @property
+    def each(self) -> tuple[Sidecar, ...]:
+        """Our place on each network."""
+        return tuple(self.on(self.networks, index) for index in range(len(self.networks)))
 
 
 class Coverage(NamedTuple):
@@ -191,8 +209,9 @@ class Published(NamedTuple):
     lost: Mapping[Network, float] = MappingProxyType({})
     """Destinations that the gateway should send into a tunnel, and does not, and since when
     (seconds of Unix time)."""
-    coverage: Coverage | None = None
-    """What the gateway sends into tunnels; None if the daemon has never seen any of it."""
+    coverage: Mapping[str, Coverage] = MappingProxyType({})
+    """What the gateway sends into tunnels of what comes from a network, by the name of that; not of
+    one where the daemon has never seen any of it."""
 
 
 class DockerNetwork(NamedTuple):
@@ -324,6 +343,14 @@ class Gateway(NamedTuple):
     among: Gateways | None = None
     """All gateways; None if it is the only one."""
     coverage: Coverage = NOT_SEEN
+    before: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    """Names of the other networks that its sidecar serves, as in `Sidecar`."""
+
+    @property
+    def earlier(self) -> tuple[str, ...]:
+        """Names of networks whose clients it serves there, though they are on this one too."""
+        return (*self.before, *sorted(self.gateways.before))
 
     @property
     def gateways(self) -> Gateways:

@@ -106,7 +106,7 @@ class Option(NamedTuple):
 OPTIONS = (
     Option(
         "network",
-        "Docker network to serve",
+        "Docker network to serve, or several with commas",
         shown_default=f"the sidecar's label, then {DEFAULT_NETWORK}",
     ),
     Option(

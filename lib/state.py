@@ -60,17 +60,21 @@ class State:
         self,
         sidecar: Sidecar | None,
         lost: Mapping[Network, float] | None = None,
-        coverage: Coverage | None = None,
+        coverage: Mapping[str, Coverage] | None = None,
     ) -> None:
         """Write it, with our place if that is known.
 
-        And with what the gateway's tunnel is lost for, and what its tunnels cover.
+        And with what the gateway's tunnel is lost for, and what its tunnels cover, of what comes
+        from each network.
         """
-        networks = coverage.networks if coverage else None
         content = self._head | {
             "sidecar": _described(sidecar) if sidecar else None,
             "tunnel_lost": {str(dst): since for dst, since in (lost or {}).items()},
-            "covered": None if networks is None else sorted(map(str, networks)),
+            "covered": {
+                name: sorted(map(str, one.networks))
+                for name, one in (coverage or {}).items()
+                if one.networks is not None
+            },
         }
         if content == self._written:
             return
@@ -94,8 +98,10 @@ def read(file: Path = FILE) -> Published | None:
     place = content["sidecar"]
     lost = {ip_network(dst): since for dst, since in content["tunnel_lost"].items()}
     sidecar = _sidecar(place) if place else None
-    covered = content["covered"]
-    coverage = None if covered is None else Coverage(frozenset(map(ip_network, covered)))
+    coverage = {
+        name: Coverage(frozenset(map(ip_network, covered)))
+        for name, covered in content["covered"].items()
+    }
     return Published(content["settings"], content["variables"], sidecar, lost, coverage)
 
 
@@ -104,7 +110,7 @@ def _described(sidecar: Sidecar) -> dict[str, Any]:
     return {
         "container": own.name if own else "",
         "container_id": own.id if own else "",
-        "network": sidecar.network,
+        "networks": sidecar.networks,
         "gateway": gateway.name,
         "gateway_id": gateway.id,
         "gateway_labels": {
@@ -123,11 +129,11 @@ def _sidecar(place: Mapping[str, Any]) -> Sidecar:
     return Sidecar(
         gateway,
         own if own.id else None,
-        place["network"],
+        "",
         place["named_by"],
         place["service"],
         addresses,
-    )
+    ).on(place["networks"])
 
 
 def _container(key: str, name: str, labels: Mapping[str, str]) -> Container:

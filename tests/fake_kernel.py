@@ -113,6 +113,15 @@ class FakeKernel(Kernel):
         space.routes.remove(Route(interface.network, None, connected, "connected"))
         space.tell()
 
+    def disconnect(self, path: str, *addresses: str) -> None:
+        """Take away a link with these addresses, and what leads by it."""
+        for address in addresses:
+            self.detach(path, address)
+            network, space = ip_interface(address).network, self._spaces[path]
+            space.routes = [
+                one for one in space.routes if not one.gateway or one.gateway not in network
+            ]
+
     def set_link(self, path: str, *, up: bool) -> None:
         """Set the link up or down; down, it takes its routes and its IPv6 addresses with it."""
         self._spaces[path].set_link(up=up)
@@ -261,8 +270,12 @@ class FakeKernel(Kernel):
         )
 
     def link_of(self, path: str, held: Collection[Address]) -> str:
-        space = self._readable(path)
-        return "eth0" if any(one.ip in held for one in space.addresses) else ""
+        links = -1
+        for one in self._readable(path).addresses:
+            links += one.version == IPV4  # Each link has one, before one of IPv6 if it has that.
+            if one.ip in held:
+                return f"eth{links}"
+        return ""
 
     def listen(self, path: str, tell: Callable[[], None]) -> Listener:
         self._readable(path)

@@ -24,11 +24,10 @@ from lib.reconcile.namespace import by_stage
 from lib.routing.plan import chain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from lib.reconcile.look import Findings
     from lib.reconcile.namespace import Namespace
-    from lib.reconcile.report import Failure
     from lib.settings import Settings
 
 _DONE, _ERROR, _SOMETHING = 0, 1, 3
@@ -45,41 +44,44 @@ _GIVEN_BACK = (
 
 def plan(settings: Settings) -> int:
     """Print the commands of a pass, and as comments what there is to say beside them."""
-    findings = _look(settings)
-    for comment in tables.comments(tables.rows(findings)):
+    found = _look(settings)
+    for comment in tables.comments(tables.joined(found)):
         print(comment)
-    tasks = [task for namespace in findings.namespaces for task in namespace.tasks()]
+    spaces = [namespace for one in found for namespace in one.namespaces]
+    tasks = [task for namespace in spaces for task in namespace.tasks()]
     for task in tasks:
         print(task.command)
-    if findings.failures:
-        _complain_of(findings.failures)
+    if _complain_of(found):
         return _ERROR
     return _SOMETHING if tasks else _DONE
 
 
 def status(settings: Settings) -> int:
     """Print the state of every destination."""
-    findings = _look(settings)
-    rows = tables.rows(findings)
+    found = _look(settings)
+    rows = tables.joined(found)
     if not rows:
         complain(*_NO_CLIENT)
     if settings.json:
-        print(tables.document(rows, findings.gateway))
+        print(tables.document(rows, found))
     else:
         colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
         print(*tables.table(rows, colour=colour), sep="\n")
-    return _DONE if {row.state for row in rows} <= tables.FINE else _SOMETHING
+    is_fine = {row.state for row in rows} <= tables.FINE and all(one.is_known for one in found)
+    return _DONE if is_fine else _SOMETHING
 
 
 def withdraw(settings: Settings) -> int:
     """Delete the routes that are there as this gateway's clients are given them."""
     with closing(Engine()) as engine, closing(Shells()) as shells:
-        findings = look(engine, Reader(), settings)
-        given_back = [_give_back(engine, shells, one, findings) for one in findings.namespaces]
+        found = look(engine, Reader(), settings)
+        given_back = [
+            _give_back(engine, shells, each, one) for one in found for each in one.namespaces
+        ]
+    _complain_of_loss(one for one in found if not one.is_known)
     if any(given_back):
         complain(*_GIVEN_BACK)
-    _complain_of(findings.failures)
-    return _ERROR if findings.failures else _DONE
+    return _ERROR if _complain_of(found) else _DONE
 
 
 def _give_back(engine: Engine, shells: Shells, namespace: Namespace, findings: Findings) -> bool:
@@ -104,15 +106,23 @@ def health(_: Settings) -> int:
     return _DONE if said == OK else _ERROR
 
 
-def _look(settings: Settings) -> Findings:
+def _look(settings: Settings) -> list[Findings]:
     with closing(Engine()) as engine:
-        findings = look(engine, Reader(), settings)
-    if findings.lost:
-        complain(findings.lost.reason, findings.lost.hint)
-    return findings
+        found = look(engine, Reader(), settings)
+    _complain_of_loss(found)
+    return found
 
 
-def _complain_of(failures: Iterable[Failure]) -> None:
+def _complain_of_loss(found: Iterable[Findings]) -> None:
+    """Tell of each network where the gateway is not there."""
+    for lost in dict.fromkeys((one.lost.reason, one.lost.hint) for one in found if one.lost):
+        complain(*lost)
+
+
+def _complain_of(found: Sequence[Findings]) -> bool:
+    """Tell what failed for clients, and whether anything did, or nobody could be looked for."""
+    failures = [failure for one in found for failure in one.failures]
     for failure in failures:
         cause = tables.cause(failure)
         complain(f"{failure.container}: {cause['reason']}", cause["hint"])
+    return bool(failures) or not all(one.is_known for one in found)

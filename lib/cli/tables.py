@@ -84,6 +84,22 @@ def rows(findings: Findings) -> list[Row]:
     return sorted(found, key=lambda row: (row.container, row.container_id))
 
 
+def joined(networks: Sequence[Findings]) -> list[Row]:
+    """Return the rows of all networks.
+
+    Who is served on one is passed over in what others say of it as a whole, and who is served on
+    none is the first's to tell of.
+    """
+    known = [rows(one) for one in networks]
+    told = {row.container_id for each in known for row in each if row.network}
+    found: list[Row] = []
+    for each in known:
+        new = [row for row in each if row.network or row.container_id not in told]
+        found += new
+        told |= {row.container_id for row in new}
+    return sorted(found, key=lambda row: (row.container, row.container_id))
+
+
 def comments(found: Sequence[Row]) -> Iterator[str]:
     """Yield what there is to say beside the commands, as lines that a shell passes over."""
     for row in found:
@@ -117,21 +133,29 @@ def table(found: Sequence[Row], *, colour: bool) -> Iterator[str]:
         yield "  ".join(padded).rstrip()
 
 
-def document(found: Sequence[Row], gateway: Gateway) -> str:
+def document(found: Sequence[Row], networks: Sequence[Findings]) -> str:
     """Return the same as JSON."""
+    gateway = next(one.gateway for one in networks if one.is_known)
     content = {
-        "network": gateway.network,
         "gateway": gateway.container,
         "gateway_id": gateway.container_id,
         "service": gateway.service,
         "node": gateway.node,
-        "addresses": [str(address) for address in gateway.addresses],
-        "gateways": [
-            _gateway(one, gateway) for one in gateway.gateways.candidates if not one.network
-        ],
+        "networks": [_network(one) for one in networks],
         "routes": [row._asdict() for row in found],
     }
     return json.dumps(content, indent=2)
+
+
+def _network(found: Findings) -> dict[str, object]:
+    """Return what is known of the gateway on one of the networks."""
+    gateway, among = found.gateway, found.gateway.gateways.candidates if found.is_known else ()
+    return {
+        "network": gateway.network,
+        "addresses": [str(address) for address in gateway.addresses],
+        "gateways": [_gateway(one, gateway) for one in among if not one.network],
+        "reason": found.lost.reason if found.lost else "",
+    }
 
 
 def _gateway(one: Candidate, ours: Gateway) -> dict[str, object]:

@@ -36,6 +36,8 @@ _SIDECAR: Mapping[str, Check] = {
     "capabilities": setup.capabilities,
     "namespaces": setup.netns_directory,
     "commands": setup.commands,
+}
+_NETWORK: Mapping[str, Check] = {
     "network": network.network,
     "address": network.address,
     "gateways": network.gateways,
@@ -61,7 +63,13 @@ _GATEWAY: Mapping[str, Check] = {
     "back": path.back,
     "mtu": path.mtu,
 }
-CHECKS: Mapping[str, Check] = {**_SIDECAR, **_ALL_CLIENTS, **_ONE_CLIENT, **_GATEWAY}
+CHECKS: Mapping[str, Check] = {
+    **_SIDECAR,
+    **_NETWORK,
+    **_ALL_CLIENTS,
+    **_ONE_CLIENT,
+    **_GATEWAY,
+}
 """All checks by the names under which they report."""
 
 _COLOURS = {"ok": 32, "warn": 33, "fail": 31, "skip": 2}
@@ -75,9 +83,22 @@ def run(settings: Settings) -> int:
 
 
 def examine(site: Site) -> Iterator[tuple[str, Finding]]:
-    """Yield what each check finds, with its name; with a container, follow that one's packet."""
+    """Yield what each check finds, with its name; with a container, follow that one's packet.
+
+    What several networks have in common is said once.
+    """
     about_clients = _ONE_CLIENT if site.settings.container else _ALL_CLIENTS
-    for name, check in {**_SIDECAR, **about_clients, **_GATEWAY}.items():
+    said: set[tuple[str, Finding]] = set()
+    yield from _checked(site, _SIDECAR)
+    for each in site.networks():
+        for found in _checked(each, {**_NETWORK, **about_clients, **_GATEWAY}):
+            if found not in said:
+                said.add(found)
+                yield found
+
+
+def _checked(site: Site, checks: Mapping[str, Check]) -> Iterator[tuple[str, Finding]]:
+    for name, check in checks.items():
         try:
             for finding in check(site):
                 yield name, finding

@@ -54,15 +54,16 @@ def engine(site: Site) -> Iterator[Finding]:
 def own_container(site: Site) -> Iterator[Finding]:
     """Gateway and own container are found; `sidecar.find` says when they are not."""
     found = site.sidecar.examine()
+    served = ", ".join(found.networks)
     if found.own:
         how = "its daemon" if site.is_beside_daemon else _known_by(found)
-        seen = f"we are {found.own.name}, known by {how}; it serves {found.network}"
+        seen = f"we are {found.own.name}, known by {how}; it serves {served}"
         yield ok(seen)
     elif site.settings.network:
-        yield ok(f"our own container is not known, but the network is given: {found.network}")
+        yield ok(f"our own container is not known, but the network is given: {served}")
     else:
-        seen = f"our own container is not known, nor any label of it: serving {found.network}"
-        yield warn(seen, f"--network {found.network}, or another one")
+        seen = f"our own container is not known, nor any label of it: serving {served}"
+        yield warn(seen, f"--network {','.join(found.networks)}, or another one")
 
 
 def _known_by(found: Sidecar) -> str:

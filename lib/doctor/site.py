@@ -168,14 +168,19 @@ class Site:
     """The sidecar, its gateway, the network, the clients: all of them, or the one to follow."""
 
     def __init__(
-        self, settings: Settings, shell: RunsCommands, connect: Callable[[], Engine]
+        self,
+        settings: Settings,
+        shell: RunsCommands,
+        connect: Callable[[], Engine],
+        place: Sidecar | None = None,
+        outcomes: dict[str, Outcome] | None = None,
     ) -> None:
-        """Nothing is found yet."""
+        """Nothing is found yet, but for our place and how commands ended, if these are given."""
         self.settings = settings
         self._shell = shell
-        self._outcomes: dict[str, Outcome] = {}
+        self._outcomes = {} if outcomes is None else outcomes
         self.engine = Fact("the engine", connect)
-        self.sidecar = Fact("the sidecar", self._find_sidecar)
+        self.sidecar = Fact("the sidecar", lambda: place or self._find_sidecar())
         self.task = Fact("the gateway", self._find_task)
         """The gateway as a swarm's service, found."""
         self.gateway_container = Fact("the gateway", self._find_gateway_container)
@@ -220,6 +225,9 @@ class Site:
 
     def _find_gateway(self) -> Gateway:
         place = self.sidecar()
+        return self._reach_gateway(place)._replace(before=place.before, after=place.after)
+
+    def _reach_gateway(self, place: Sidecar) -> Gateway:
         if place.addresses:
             return outside.gateway(self.engine(), place.addresses, place.network)
         if place.service:
@@ -266,7 +274,7 @@ class Site:
     def _applied(self, gateway: Gateway) -> Gateway:
         """Return the gateway with what is unreachable through it, as its tunnel is lost."""
         found = tunnels.once(Reader(), self.settings)
-        covers = covered.once(Reader(), self.settings)
+        covers = covered.once(Reader(), self.settings, self.sidecar().network)
         with suppress(SkippedError):
             found.look(gateway, self.gateway_netns_file)
             covers.look(gateway, self.gateway_netns_file)
@@ -287,6 +295,28 @@ class Site:
         return tuple(client for client in self.clients() if client.whole)
 
     # --- what follows from them -----------------------------------------------------------------
+
+    def networks(self) -> list[Site]:
+        """Return this place as it is on each network; to follow one client, on that which has it.
+
+        While it is not known who we are, that is nothing but this one.
+        """
+        try:
+            own = self.sidecar()
+        except SkippedError:
+            return [self]
+        places = own.each
+        if self.settings.container:
+            places = (next(filter(self._has_container, places), own),)
+        return [self if place == own else self._on(place) for place in places]
+
+    def _on(self, place: Sidecar) -> Site:
+        return Site(self.settings, self._shell, self.engine, place, self._outcomes)
+
+    def _has_container(self, place: Sidecar) -> bool:
+        with suppress(SkippedError):
+            return self.container_owner().endpoint(place.network) is not None
+        return False
 
     @property
     def served_by(self) -> str:

@@ -272,7 +272,8 @@ def grant(arrival: Arrival, known: Answers) -> Grant | None:
 
     From Docker 28 on networks are attached one by one, and a route that overlaps one still to come
     makes the start itself fail. Without an address of its IP version there is no proof. What is to
-    keep off the gateway waits for the pass: the engine's own gateway is the last to be known.
+    keep off the gateway waits for the pass: the engine's own gateway is the last to be known. Where
+    another network of a client may come first, all has to wait until its networks are known.
     """
     owner = known.owner_of(arrival.addresses)
     description = owner and known.description(owner, arrival.since)
@@ -281,6 +282,8 @@ def grant(arrival: Arrival, known: Answers) -> Grant | None:
     if known.subnets_asked < arrival.since:
         return None
     subnets = description.subnets
+    if subnets is None and known.gateway.earlier:
+        return None
     wanted = _wanted(arrival.path, description.client, owner, known, subnets or ())
     avoid = known.subnets if subnets is None else subnets
     if avoid is None:
@@ -314,12 +317,14 @@ def _wanted(
 ) -> Client:
     """Return what a container asks for, as if it ran already and were on its networks.
 
-    Those are the gateway's, and others with these subnets.
+    Those are the gateway's, and others with these subnets, by the names that are known.
     """
     gateway = known.gateway
     point = Endpoint(gateway.network, gateway.network_id, known.addresses_of(owner))
     others = Endpoint("", "", tuple(ip_interface(str(subnet)) for subnet in subnets))
-    as_if = container._replace(running=True, sandbox_key=netns, endpoints=(point, others))
+    names = (one._replace(interfaces=()) for one in container.endpoints)
+    endpoints = (point, others, *names)
+    as_if = container._replace(running=True, sandbox_key=netns, endpoints=endpoints)
     found = desired.compute(Snapshot(((as_if, as_if),)), gateway)
     nothing = Client(container.name, container.id, netns, ())
     return found.clients[0] if found.clients else nothing

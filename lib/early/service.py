@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 from contextlib import closing, suppress
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 import structlog
@@ -76,19 +77,21 @@ class EarlyRoutes:
 
     def __init__(
         self,
-        shells: CommandRunner,
+        shells: Callable[[], CommandRunner],
         connect: Callable[[], Engine],
         *,
+        known: KnownContainers | None = None,
         monitor: Callable[[str], Monitor] = AddressMonitor,
         watch: NamespaceWatch | None = None,
     ) -> None:
-        """Do nothing until the first `lead_to`; the shells are used by no other thread.
+        """Do nothing until the first `lead_to`; start shells that no other thread uses.
 
         The last two are for tests.
         """
-        self._commands = Commands(shells)
+        self._commands = Commands(shells())
         self._connections = Connections(connect)
-        self._known = KnownContainers()
+        self._known = KnownContainers() if known is None else known
+        self._another = partial(EarlyRoutes, shells, connect, known=self._known, monitor=monitor)
         self._arrivals = Arrivals(monitor)
         self._watch = watch or NamespaceWatch()
         self._gateway: Gateway | None = None
@@ -99,6 +102,10 @@ class EarlyRoutes:
         self._nothing_runs.set()
         self._thread: threading.Thread | None = None
         self._given: deque[EarlyClient] = deque()
+
+    def beside(self) -> EarlyRoutes:
+        """Return what serves clients on another network, and knows the same of them."""
+        return self._another()
 
     def lead_to(self, gateway: Gateway | None, directory: Path | None) -> None:
         """Lead clients there from now on, whose namespaces appear in that directory.
@@ -118,7 +125,8 @@ class EarlyRoutes:
         if not self._thread and usable and directory:
             self._thread = threading.Thread(target=self._serve, name="early routes", daemon=True)
             self._thread.start()
-            threading.Thread(target=self._list_idle, name="early listing", daemon=True).start()
+            if self._known.begin_listing():
+                threading.Thread(target=self._list_idle, name="early listing", daemon=True).start()
         if is_other_gateway:
             self._nothing_runs.wait(HAND_OVER_SECONDS)
 

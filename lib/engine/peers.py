@@ -24,6 +24,7 @@ from lib.model import (
     Gateway,
 )
 from lib.named import RUN, named_command, named_options
+from lib.routing import labels
 from lib.settings import DEFAULT_NETWORK, VARIABLE_PREFIX
 
 if TYPE_CHECKING:
@@ -48,24 +49,28 @@ def claims(
     What is `known` of one is taken for granted while the engine does not answer. One in the
     namespace of a gateway that was removed claims for one that has the sidecar's own name.
     """
-    before = {claim.sidecar_id: claim for claim in known}
+    before = [*known]
     for one in listed:
         try:
-            found = _claim(engine, engine.inspect(one.id), networks)
+            yield from _claims(engine, engine.inspect(one.id), networks)
         except GoneError:
             continue
         except CallError as error:
             log.debug("answer.skipped", kind="container", reason=error.reason)
-            found = before.get(one.id)
-        if found:
-            yield found
+            yield from (claim for claim in before if claim.sidecar_id == one.id)
 
 
-def _claim(engine: Engine, peer: Container, networks: Sequence[str]) -> Claim | None:
-    """Return what a sidecar claims; None if it serves no clients."""
-    network = _choice(peer, "network", NETWORK_LABEL)
+def _claims(engine: Engine, peer: Container, networks: Sequence[str]) -> list[Claim]:
+    """Return what a sidecar claims, for each network that it serves; nothing if no clients are."""
     if not peer.running or named_command(peer.arguments) != RUN:
-        return None
+        return []
+    served = labels.names(_choice(peer, "network", NETWORK_LABEL)) or ("",)
+    found = (_claim(engine, peer, network, networks) for network in served)
+    return [claim for claim in found if claim]
+
+
+def _claim(engine: Engine, peer: Container, network: str, networks: Sequence[str]) -> Claim | None:
+    """Return what it claims on one of them; None if it waits."""
     absent = peer.started_at - peer.finished_at if peer.finished_at else math.inf
     try:
         found = _outside(engine, peer, network) or _gateway(engine, peer)

@@ -17,13 +17,14 @@ from lib.engine import gateways, identity, outside
 from lib.errors import CallError, GoneError, NotReadyError
 from lib.kernel import namespaces
 from lib.model import GATEWAY_LABEL, NETWORK_LABEL, SERVICE_LABEL, Sidecar
+from lib.routing.labels import names
 from lib.settings import DEFAULT_NETWORK
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from lib.engine.client import Engine
-    from lib.model import Address, Container
+    from lib.model import Address, Container, Gateway
     from lib.settings import Settings
 
 log = structlog.get_logger()
@@ -44,8 +45,7 @@ def find(engine: Engine, settings: Settings) -> Sidecar:
     """Return our place with the gateway as it is, or raise NotReadyError with what is missing."""
     found = locate(engine, settings)
     if found.addresses:
-        there = outside.gateway(engine, found.addresses, found.network)
-        return found._replace(gateway=outside.standing_for(there))
+        return found._replace(gateway=outside.standing_for(_held(engine, found)))
     if found.service:
         return found
     gateway = gateways.follow(engine, found.gateway)
@@ -66,23 +66,42 @@ def locate(engine: Engine, settings: Settings) -> Sidecar:
     named = _named(settings, chosen)
     owner = _netns_owner(engine, mountinfo, search=not named)
     own = _own(engine, owner, CGROUP.read_text(), mountinfo)
-    network = settings.network or chosen.get("network") or _label(own, NETWORK_LABEL)
+    text = settings.network or chosen.get("network") or _label(own, NETWORK_LABEL)
     by, reference, service = named or _labelled(own)
+    found = Sidecar(gateways.standing_for(service), own, DEFAULT_NETWORK)
     if reference and (there := outside.addresses(reference, by)):
-        return _outside(engine, Sidecar(gateways.standing_for(""), own, network, by), there)
-    network = network or DEFAULT_NETWORK
+        return _outside(engine, found.on(names(text) or ("",)), by, there)
+    found = found.on(names(text) or (DEFAULT_NETWORK,))
     if service:
-        return Sidecar(gateways.standing_for(service), own, network, by, service)
+        return found._replace(named_by=by, service=service)
     if reference:
-        return Sidecar(gateways.named(engine, reference, by, own), own, network, by)
-    return Sidecar(_unnamed(owner, own), own, network)
+        return found._replace(named_by=by, gateway=gateways.named(engine, reference, by, own))
+    return found._replace(gateway=_unnamed(owner, own))
 
 
-def _outside(engine: Engine, found: Sidecar, addresses: tuple[Address, ...]) -> Sidecar:
-    """Return our place with the gateway that has these addresses."""
+def _outside(engine: Engine, found: Sidecar, by: str, addresses: tuple[Address, ...]) -> Sidecar:
+    """Return our place with the gateway that has these addresses, by which it was named.
+
+    Of several networks it is on one, and the others wait.
+    """
     network = outside.network_of(engine, addresses, found.network)
-    gateway = outside.standing_for(outside.gateway(engine, addresses, network))
-    return found._replace(gateway=gateway, network=network, service="", addresses=addresses)
+    found = found._replace(network=network, named_by=by, service="", addresses=addresses)
+    return found._replace(gateway=outside.standing_for(_held(engine, found)))
+
+
+def _held(engine: Engine, found: Sidecar) -> Gateway:
+    """Return the gateway on the first of the networks in which its addresses are.
+
+    Raises NotReadyError, for the first network, if there is none.
+    """
+    first: NotReadyError | None = None
+    for network in found.networks:
+        try:
+            return outside.gateway(engine, found.addresses, network)
+        except NotReadyError as error:
+            first = first or error
+    assert first  # noqa: S101 - there is one network at least
+    raise first
 
 
 def _named(settings: Settings, chosen: Mapping[str, str]) -> tuple[str, str, str] | None:
@@ -111,19 +130,16 @@ def _beside(engine: Engine, settings: Settings, daemon: Sidecar) -> Sidecar:
     """
     ids = (daemon.own.id,) if daemon.own else ()
     found = daemon._replace(own=next(gateways.existing(engine, ids), None))
+    chosen = names(settings.network or "")
     if named := _named(settings, {}):
-        place = found._replace(network=settings.network or daemon.network)
-        found = _followed(engine, place, *named)
-        found = found._replace(network=found.network if found.addresses else daemon.network)
+        found = _followed(engine, found.on(chosen or daemon.networks), *named)
         if (found.gateway.id, found.service) != (daemon.gateway.id, daemon.service):
             reason = f"the daemon of this container follows {daemon.service or daemon.gateway.name}"
             log.warning("daemon.differs", container=found.gateway.name, reason=reason)
-    if settings.network:
-        found = found._replace(network=settings.network)
-        if settings.network != daemon.network:
-            reason = f"the daemon of this container serves {daemon.network}"
-            log.warning("daemon.differs", network=settings.network, reason=reason)
-    return found
+    if chosen and chosen != daemon.networks:
+        reason = f"the daemon of this container serves {', '.join(daemon.networks)}"
+        log.warning("daemon.differs", network=", ".join(chosen), reason=reason)
+    return found.on(chosen or daemon.networks)
 
 
 def _followed(engine: Engine, found: Sidecar, by: str, reference: str, service: str) -> Sidecar:
@@ -131,7 +147,7 @@ def _followed(engine: Engine, found: Sidecar, by: str, reference: str, service: 
     if service == found.service and service:
         return found._replace(named_by=by)
     if reference and (there := outside.addresses(reference, by)):
-        return _outside(engine, found._replace(named_by=by), there)
+        return _outside(engine, found, by, there)
     is_named = gateways.named(engine, reference, by, found.own) if reference else None
     gateway = is_named or gateways.standing_for(service)
     return found._replace(gateway=gateway, named_by=by, service=service, addresses=())

@@ -77,7 +77,9 @@ class Contest:
         names = {one.gateway for one in self._known}
         far = [one for one in claims if one.network and one.gateway not in names]
         self._far = self._remembered(engine, self._far, far, networks)
-        also = {one.network for one in claims if one.gateway == ours[0].name} - {""}
+        served = {"", *gateway.before, *gateway.after}
+        rivals = [one for one in claims if one.sidecar_id != self._own_id]
+        also = {one.network for one in rivals if one.gateway == ours[0].name} - served
         self._note({one for one in also if one < gateway.network}, now)
         self._gateways = {one.gateway_id for one in (*self._known, *self._far)} - {ours[0].id}
         return self._judged(ours[0], now)

@@ -91,7 +91,7 @@ class Covered:
         return gateway._replace(coverage=self.now, cut_off=cut_off)
 
 
-def once(kernel: Reader, settings: Settings) -> Covered:
+def once(kernel: Reader, settings: Settings, network: str) -> Covered:
     """Return what is known to who looks once: what a daemon has told, if there is one."""
-    published = settings.published
-    return Covered(kernel, settings, time.monotonic, published.coverage if published else None)
+    told = settings.published.coverage if settings.published else {}
+    return Covered(kernel, settings, time.monotonic, told.get(network))

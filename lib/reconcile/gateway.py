@@ -39,19 +39,21 @@ log = structlog.get_logger()
 class GatewayTracker:
     """Follows the gateway through restarts and re-creations."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what is asked, what is told, and what is known before
         self,
         settings: Settings,
         clock: Callable[[], float],
         announce: Callable[[Gateway | None, Path | None], None] = lambda *_: None,
         time_of_day: Callable[[], float] = time.time,
+        *,
         moved: Callable[[], None] | None = None,
+        place: Sidecar | None = None,
     ) -> None:
         """Tell `announce` of the gateway and of the directory of namespaces, before anyone acts.
 
         One that is lost has no addresses. None for the gateway where it is unknown, None for the
         directory where it is not mounted here. `moved` is called, in a thread, when a gateway that
-        is a service's task may be another one.
+        is a service's task may be another one. Without a `place`, that is found out.
         """
         self._settings = settings
         self._clock = clock
@@ -60,7 +62,7 @@ class GatewayTracker:
         self._contest = Contest(time_of_day)
         self._task = ServiceGateway(clock, Watch(moved) if moved else None)
         self._judgement: Judgement | None = None
-        self._sidecar: Sidecar | None = None
+        self._sidecar = place
         self._container: Container | None = None
         """The gateway's, as inspected last."""
         self._owner: Container | None = None
@@ -88,6 +90,11 @@ class GatewayTracker:
     def owner(self) -> Container | None:
         """The container whose namespace the gateway uses, as inspected last."""
         return self._owner
+
+    @property
+    def place(self) -> Sidecar | None:
+        """Our place, with the gateway as it was when that was found out; None until then."""
+        return self._sidecar
 
     @property
     def sidecar(self) -> Sidecar | None:
@@ -203,13 +210,14 @@ class GatewayTracker:
         return gateway
 
     def _judged(self, engine: Engine, place: Sidecar, state: Found | Lost) -> Found | Lost:
-        """Add to a state by whom clients are served."""
+        """Add to a state by whom clients are served, and on which other networks."""
+        gateway = state.gateway._replace(before=place.before, after=place.after)
         ours = [one for one in (self._container, self._owner) if one] or [place.gateway]
         ours = [gateways.standing_for(place.service)] if place.service else ours
-        self._judgement = self._contest.judge(engine, state.gateway, ours, place.own)
+        self._judgement = self._contest.judge(engine, gateway, ours, place.own)
         winner, among = self._judgement.verdict.winner, self._judgement.among
         served_by = winner.gateway * (winner.gateway != ours[0].name)
-        return state._replace(gateway=state.gateway._replace(among=among), served_by=served_by)
+        return state._replace(gateway=gateway._replace(among=among), served_by=served_by)
 
     @property
     def ids(self) -> frozenset[str]:
@@ -252,7 +260,8 @@ class GatewayTracker:
     def _follow(self, engine: Engine, place: Sidecar) -> None:
         """Inspect the gateway's container afresh, or the one that took its place."""
         container = gateways.follow(engine, self._container or place.gateway)
-        if not self._container or container.id != self._container.id:
+        is_other = not self._container or container.id != self._container.id
+        if is_other and not place.before:  # Of several networks, the first tells.
             _log_gateway(container)
             if self._container and sidecar.is_stranded(engine, place, container):
                 _log_stranded(place)
@@ -367,10 +376,10 @@ def _log_change(before: GatewayState, now: GatewayState) -> None:
 def _log_sidecar(found: Sidecar, settings: Settings) -> None:
     if found.own:
         values = {"container": found.own.name, "container_id": found.own.id[:12]}
-        log.info("sidecar.found", **values, network=found.network)
+        log.info("sidecar.found", **values, network=", ".join(found.networks))
     elif not settings.network:
         reason = "our own container was not found, so its label cannot be read"
-        values = {"network": found.network, "reason": reason}
+        values = {"network": ", ".join(found.networks), "reason": reason}
         log.warning("sidecar.unknown", **values, hint=advice.NETWORK_OPTION)
 
 

@@ -50,8 +50,8 @@ class Guard:
             found = guarded(self._kernel, gateway, named, owner)
         except RefusedError as error:
             if error.reason != self._refused:
-                values = {"container": gateway.container, "reason": error.reason}
-                log.warning("guard.refused", **values, **hint(error.hint))
+                values = {"container": gateway.container, "network": gateway.network}
+                log.warning("guard.refused", **values, reason=error.reason, **hint(error.hint))
             self._refused = error.reason
             return None
         self._refused = ""

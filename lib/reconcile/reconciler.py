@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from functools import partial
 from typing import TYPE_CHECKING
 
 from lib.logs.progress import with_progress
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from lib.engine.client import Engine
     from lib.kernel.access import Kernel
     from lib.kernel.namespaces import NamespaceId
-    from lib.model import Container, Desired, EarlyClient, Event, Gateway, Sidecar
+    from lib.model import Container, Coverage, Desired, EarlyClient, Event, Gateway, Sidecar
     from lib.reconcile.clients import Located
     from lib.reconcile.ledger import Given
     from lib.settings import Settings
@@ -52,18 +53,31 @@ class Reconciler:
         moved: Callable[[], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         time_of_day: Callable[[], float] = time.time,
+        place: Sidecar | None = None,
     ) -> None:
         """Wait `delay(tries)` seconds after failed tries; `announce` tells of the gateway.
 
         `news` is called, in a thread, when a reroute is due, `moved` when a full pass is, as the
-        gateway may be another one.
+        gateway may be another one. Without a `place`, that is found out.
         """
+        self._another = partial(
+            Reconciler,
+            kernel,
+            settings,
+            delay,
+            news=news,
+            moved=moved,
+            clock=clock,
+            time_of_day=time_of_day,
+        )
         self._kernel = kernel
         self._clock = clock
         self._announce = announce
         self._announced: tuple[Gateway | None, Path | None, str] = (None, None, "")
         """The gateway, the directory of namespaces, and the file of its own."""
-        self._gateway = GatewayTracker(settings, clock, self._lead, time_of_day, moved)
+        self._gateway = GatewayTracker(
+            settings, clock, self._lead, time_of_day, moved=moved, place=place
+        )
         self._tunnels = Tunnels(kernel, settings, time_of_day, tell=news)
         self._covered = Covered(kernel, settings, clock)
         self._guard = Guard(kernel) if settings.gateway_guard == "on" else None
@@ -73,23 +87,39 @@ class Reconciler:
         self._complete: set[str] = set()
         """Ids of containers that were given all their routes early, and have not started yet."""
 
+    def beside(
+        self, place: Sidecar, announce: Callable[[Gateway | None, Path | None], None]
+    ) -> Reconciler:
+        """Return one for another network of the same gateway."""
+        return self._another(announce=announce, place=place)
+
+    @property
+    def place(self) -> Sidecar | None:
+        """Our place, with the gateway as it was when that was found out; None until then."""
+        return self._gateway.place
+
     @property
     def sidecar(self) -> Sidecar | None:
         """Our place, with the gateway as it was last found; None until it is known."""
         return self._gateway.sidecar
 
+    @property
+    def coverage(self) -> Coverage:
+        """What the gateway's tunnels cover."""
+        return self._covered.now
+
     def run(self, engine: Engine, scope: Scope) -> Report:
         """Do a pass; raise EngineError if the engine does not answer."""
         if scope.is_reroute:
             return self.reroute(scope)
-        shut = self._shut(scope)
+        shut = self.shut(scope)
         before = self._gateway.state
         state = before
         if scope.is_full or self._concerns_all(scope):
             state = self._gateway.update(engine)
             scope = scope._replace(is_full=True)
         if isinstance(state, Unknown):
-            return Report(scope, state, unfinished=self._ledger.unfinished)
+            return Report(scope, state, unfinished=self._ledger.unfinished, is_done=False)
         listed = self._list(engine, scope)
         chosen = self._choose(listed, scope, is_news=state != before)
         served: list[Desired] = []
@@ -118,7 +148,6 @@ class Reconciler:
             listed=listed,
             mtus=self._tunnels.mtus,
             lost=self._tunnels.lost,
-            coverage=self._covered.now,
         )
 
     @property
@@ -133,8 +162,9 @@ class Reconciler:
         """
         gateway, *_ = self._announced
         if not gateway or not gateway.addresses:
-            left, covered = self._ledger.unfinished, self._covered.now
-            return Report(scope, self._gateway.state, unfinished=left, coverage=covered)
+            state = self._gateway.state
+            is_done = not isinstance(state, Unknown)
+            return Report(scope, state, unfinished=self._ledger.unfinished, is_done=is_done)
         lost, mtus, covered = self._tunnels.lost, self._tunnels.mtus, self._covered.now
         self._look()
         resized = {dst for dst, _ in mtus.items() ^ self._tunnels.mtus.items()}
@@ -151,11 +181,10 @@ class Reconciler:
             unfinished=self._ledger.unfinished,
             mtus=self._tunnels.mtus,
             lost=self._tunnels.lost,
-            coverage=self._covered.now,
             is_rerouted=bool(resized) or is_other or lost != self._tunnels.lost,
         )
 
-    def _shut(self, scope: Scope) -> int:
+    def shut(self, scope: Scope) -> int:
         """Lead nobody to a gateway that ended; return how many routes changed.
 
         Until the engine tells of it, which it does not while it starts that again, packets may
@@ -200,13 +229,17 @@ class Reconciler:
             return True
         return not ends or event.container_id in self._clients.sharing
 
+    def depends_on(self, event: Event) -> bool:
+        """Tell whether an event is about the gateway, or about another sidecar."""
+        return event.container_id in self._gateway.ids
+
     def is_urgent(self, event: Event) -> bool:
         """Tell whether an event cannot wait for more of its kind.
 
         Events of networks can: mostly, the container is starting. So can the start of a container
         that has its routes already.
         """
-        if event.container_id in self._gateway.ids:
+        if self.depends_on(event):
             return True
         is_attaching = event.action in {"connect", "disconnect"}
         return not is_attaching and event.container_id not in self._complete
@@ -327,8 +360,10 @@ class Reconciler:
         failed = {failure.container_id for failure in located.failures}
         for key in _names(batch).keys() - visited - failed:
             self._ledger.keep_failures(key, ())
+        place = self._gateway.place
+        tells = place and not place.before  # Of several networks, the first.
         for failure in located.failures:
-            if self._ledger.fail(failure):
+            if self._ledger.fail(failure) and tells:
                 failures.log_failure(failure)
 
 

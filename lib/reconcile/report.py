@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections import ChainMap
 from enum import Enum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
-from lib.model import NOT_SEEN
-
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from lib.model import Container, Coverage, Gateway, Network
+    from lib.model import Container, Gateway, Network
 
 
 TUNNEL = "tunnel"
@@ -134,12 +133,39 @@ class Report(NamedTuple):
     """How large packets to a destination may be behind the gateway (bytes), if smaller there."""
     lost: Mapping[Network, float] = MappingProxyType({})
     """What should go into the gateway's tunnel and does not, and since when (Unix time)."""
-    coverage: Coverage = NOT_SEEN
-    """What the gateway's tunnels cover."""
     is_rerouted: bool = False
     """Whether a full pass is to verify what was done about a tunnel."""
+    is_done: bool = True
+    """Whether it is known who the gateway is, of several networks on one at least."""
 
     @property
     def failing(self) -> tuple[str, ...]:
         """Names of the containers for which something failed when last tried, in order."""
-        return tuple(sorted(one.container for one in self.unfinished if one.why is Why.FAILED))
+        return tuple(sorted({one.container for one in self.unfinished if one.why is Why.FAILED}))
+
+
+def joined(reports: Sequence[Report]) -> Report:
+    """Return the reports of one pass on several networks as one.
+
+    The gateway is as it is where that is worst, the first of several.
+    """
+    done = [one for one in reports if one.is_done]
+    widest = max(done or reports, key=lambda one: one.scope.is_full)
+    return Report(
+        widest.scope,
+        max((one.gateway for one in reports), key=lambda state: _WORSE.index(type(state))),
+        clients=sum(one.clients for one in reports),
+        routes=sum(one.routes for one in reports),
+        changed=sum(one.changed for one in reports),
+        refused=sum(one.refused for one in reports),
+        unfinished=tuple(work for one in reports for work in one.unfinished),
+        again_at=min(one.again_at for one in reports),
+        listed=widest.listed,
+        mtus=dict(ChainMap(*(dict(one.mtus) for one in reports))),
+        lost=dict(ChainMap(*(dict(one.lost) for one in reports))),
+        is_rerouted=any(one.is_rerouted for one in reports),
+        is_done=bool(done),
+    )
+
+
+_WORSE = (Found, Lost, Unknown)

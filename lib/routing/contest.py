@@ -54,22 +54,23 @@ def decide(claims: Iterable[Claim], now: float) -> Verdict:
 
 
 def remembered(known: Iterable[Claim], found: Iterable[Claim], now: float) -> tuple[Claim, ...]:
-    """Return one claim for each gateway: those found, and those known that went just now.
+    """Return one claim for each gateway on a network: those found, and those known that just went.
 
     Of several sidecars beside one gateway it is that of the one that is there for longest. One that
     took another's place was away for no longer than that place was empty. One of which nobody can
     tell any more which gateway it has went, too.
     """
-    claims: dict[str, Claim] = {}
+    claims: dict[tuple[str, str], Claim] = {}
     for one in sorted(found, key=_there_since):
-        claims.setdefault(one.gateway, one)
+        claims.setdefault((one.gateway, one.network), one)
     there = {one.sidecar_id for one in claims.values() if not one.untold}
     for old in known:
-        new, ended = claims.get(old.gateway), old.ended or now
+        place = old.gateway, old.network
+        new, ended = claims.get(place), old.ended or now
         if new and (old.untold or not new.untold):
-            claims[old.gateway] = new._replace(absent=min(new.absent, _absence(old, new)))
+            claims[place] = new._replace(absent=min(new.absent, _absence(old, new)))
         elif old.sidecar_id not in there and now - ended < HOLD_SECONDS:
-            claims[old.gateway] = old._replace(ended=ended)
+            claims[place] = old._replace(ended=ended)
     return tuple(claims.values())
 
 

@@ -26,7 +26,7 @@ from lib.routing import attached, coverage, direct, policy, serving
 from lib.routing.surprises import surprises
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from lib.model import Container, Endpoint, Gateway, Network, Snapshot
     from lib.routing.serving import Portion
@@ -38,15 +38,20 @@ def compute(snapshot: Snapshot, gateway: Gateway) -> Desired:
     What another gateway serves is left to the sidecar of that one. While the gateway is lost, what
     it led to is unreachable: its address may go to a stranger.
     """
-    clients, skipped = [], list(snapshot.skipped)
+    clients, skipped = [], [_told(one, gateway) for one in snapshot.skipped]
     for container, owner in sorted(snapshot.clients, key=lambda pair: (pair[0].name, pair[0].id)):
         verdict = _client(container, owner, gateway)
         if isinstance(verdict, Client):
             clients.append(verdict)
         else:
-            skipped.append(verdict)
+            skipped.append(_told(verdict, gateway))
     skipped.sort(key=lambda one: (one.container, one.container_id))
     return Desired(tuple(clients), tuple(skipped))
+
+
+def _told(skipped: Skipped, gateway: Gateway) -> Skipped:
+    """Return it as nothing to mind where the first of several networks tells of it."""
+    return skipped._replace(expected=skipped.expected or bool(gateway.before))
 
 
 def _client(container: Container, owner: Container, gateway: Gateway) -> Client | Skipped:
@@ -66,22 +71,25 @@ def _client(container: Container, owner: Container, gateway: Gateway) -> Client 
     if owner.id == gateway.container_id or (gateway.is_outside and _is_at(point, gateway)):
         hint = f"remove the label {NETWORKS_LABEL}: the gateway has these routes itself"
         return skip("is in the gateway's own network namespace", hint)
-    portion = _portion(container, owner, gateway)
+    there = _other_network(_names(owner), gateway)
+    portion = serving.portion(container.labels, gateway.gateways, _names(owner))
     near = (*owner.attached, *gateway.unlisted)
     versions = {one.version for one in (point.interfaces if point else owner.attached)}
     portion, auto = coverage.completed(portion, gateway, near, versions)
-    if not point:
+    if there:
+        portion = serving.left(portion, gateway.gateways.ours)
+    if not point and not there:
         hint = advice.attach(gateway.network, owner)
         skipped = skip(f"is not attached to {gateway.network}", hint, expected=True)
         return skipped._replace(left=_left(container, owner, gateway, portion))
     if not owner.sandbox_key:
         return skip("has no network namespace yet", expected=True)
-    client = _served(container, owner, gateway, point, portion)._replace(auto=auto)
+    client = _served(container, owner, gateway, versions, portion)._replace(auto=auto)
     if client.routes or client.refusals or not (others := _others(portion, gateway)):
         return client
-    hint = f"ask the sidecar of {others} about it"
-    skipped = skip(f"is served by the gateway {others}", hint, expected=True)
-    return skipped._replace(elsewhere=client)
+    hint = "" if there else f"ask the sidecar of {others} about it"
+    reason = f"is for the network {there}" if there else f"is served by the gateway {others}"
+    return skip(reason, hint, expected=True)._replace(elsewhere=client)
 
 
 def _is_at(point: Endpoint | None, gateway: Gateway) -> bool:
@@ -98,12 +106,17 @@ def _others(portion: Portion, gateway: Gateway) -> str:
 
 
 def _served(
-    container: Container, owner: Container, gateway: Gateway, point: Endpoint, portion: Portion
+    container: Container,
+    owner: Container,
+    gateway: Gateway,
+    versions: Collection[int],
+    portion: Portion,
 ) -> Client:
+    """Return a client that has addresses of these IP versions on the gateway's network."""
     networks = (*owner.attached, *gateway.unlisted)
     past = container.labels.get(DIRECT_LABEL, "")
     wholly = direct.names_networks(past)
-    routes, remarks = _routes(portion, gateway, point, networks, wholly=wholly)
+    routes, remarks = _routes(portion, gateway, versions, networks, wholly=wholly)
     elsewhere = _elsewhere(portion.elsewhere, networks, wholly=wholly)
     nobodys = [one for one in elsewhere if not portion.elsewhere[one.dst]]
     beside, refusals = direct.asked(past, (*routes, *elsewhere), owner, gateway, networks)
@@ -172,7 +185,7 @@ def _left(
 def _routes(
     portion: Portion,
     gateway: Gateway,
-    point: Endpoint,
+    near: Collection[int],
     networks: Sequence[Network],
     *,
     wholly: bool,
@@ -181,7 +194,7 @@ def _routes(
     routes = []
     remarks = list(portion.refusals)
     for dst in portion.destinations:
-        remark = _lacking(dst, gateway, point) or attached.refusal(dst, networks)
+        remark = _lacking(dst, gateway, near) or attached.refusal(dst, networks)
         is_served = not remark or remark.served
         if is_served:
             routes.append(leading(dst, gateway, policy.table_of(dst, networks, wholly=wholly)))
@@ -195,12 +208,29 @@ def _routes(
 
 def asked(container: Container, gateway: Gateway) -> tuple[Network, ...]:
     """Return what a container's labels ask of a gateway, whether it can be served or not."""
-    return _portion(container, container, gateway).destinations
+    names = _names(container)
+    if _other_network(names, gateway):
+        return ()
+    return serving.portion(container.labels, gateway.gateways, names).destinations
 
 
-def _portion(container: Container, owner: Container, gateway: Gateway) -> Portion:
-    names = {name for each in owner.endpoints for name in (each.network, each.network_id)}
-    return serving.portion(container.labels, gateway.gateways, names)
+def _names(owner: Container) -> frozenset[str]:
+    """Return the names and ids of its networks."""
+    points = owner.endpoints
+    return frozenset(name for one in points for name in (one.network, one.network_id))
+
+
+def _other_network(names: Collection[str], gateway: Gateway) -> str:
+    """Return on which other network our gateway serves who is on these; empty if on this one.
+
+    Of several it is the first. Who is on none may have left one, to which the first sees.
+    """
+    if earlier := [one for one in gateway.earlier if one in names]:
+        return earlier[0]
+    if gateway.network in names or gateway.network_id in names:
+        return ""
+    others = [one for one in gateway.after if one in names] or gateway.before
+    return next(iter(others), "")
 
 
 def leading(dst: Network, gateway: Gateway, table: int) -> Route:
@@ -213,8 +243,8 @@ def leading(dst: Network, gateway: Gateway, table: int) -> Route:
     return policy.guard(dst)
 
 
-def _lacking(dst: Network, gateway: Gateway, point: Endpoint) -> Refusal | None:
-    """Refuse an IP version in which there is no next hop, nor was.
+def _lacking(dst: Network, gateway: Gateway, near: Collection[int]) -> Refusal | None:
+    """Refuse an IP version in which there is no next hop, nor was, for who has these versions.
 
     All of that version is another matter: it is not to leave by another way, and fails at once.
     """
@@ -223,7 +253,7 @@ def _lacking(dst: Network, gateway: Gateway, point: Endpoint) -> Refusal | None:
     family = f"IPv{dst.version}"
     reason = f"is {family}, and the gateway has no {family} address on {gateway.network}"
     hint = f"give the network {gateway.network} an {family} subnet"
-    if any(interface.version == dst.version for interface in point.interfaces):
+    if dst.version in near:
         hint = f"the network has {family}: see the sysctls of {gateway.container}"
     if gateway.is_outside:
         hint = f"name its {family} address too, after a comma, or remove the entry"

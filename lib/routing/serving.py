@@ -153,13 +153,14 @@ def portion(texts: Mapping[str, str], gateways: Gateways, networks: Container[st
         (one for one in gateways.firsts if not one.network or one.network in networks),
         default=First("", gateways.unnamed),
     )
-    is_left = any(one in networks for one in gateways.before)
     own = Gateways(gateways.ours, first.gateway, near, gateways.untold)
-    found = _portion(tuple(ours(texts).items()), own)
-    if not is_left:
-        return found
-    elsewhere = dict.fromkeys(found.destinations, gateways.ours)
-    return Portion((), (), {**elsewhere, **found.elsewhere}, tells=False)
+    return _portion(tuple(ours(texts).items()), own)
+
+
+def left(portion: Portion, gateway: str) -> Portion:
+    """Return a portion of which nothing is ours: our gateway serves it on another network."""
+    elsewhere = {**dict.fromkeys(portion.destinations, gateway), **portion.elsewhere}
+    return portion._replace(destinations=(), refusals=(), elsewhere=elsewhere, tells=False)
 
 
 @lru_cache(maxsize=256)  # Labels never change, and each pass asks for all.

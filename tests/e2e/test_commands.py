@@ -250,13 +250,20 @@ def test_json_holds_exactly_this(
         "hint": "write 198.51.100.0/24",
     }
     assert found == {
-        "network": network,
         "gateway": gateway.name,
         "gateway_id": gateway.inspect("{{.Id}}"),
         "service": "",
         "node": "",
-        "addresses": [v4, v6],
-        "gateways": [{"gateway": gateway.name, "names": [], "standing": "there", "unnamed": True}],
+        "networks": [
+            {
+                "network": network,
+                "addresses": [v4, v6],
+                "gateways": [
+                    {"gateway": gateway.name, "names": [], "standing": "there", "unnamed": True}
+                ],
+                "reason": "",
+            }
+        ],
         "routes": [whose | missing | rest, whose | refused | rest],
     }
 

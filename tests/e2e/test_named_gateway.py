@@ -121,9 +121,9 @@ def test_commands_know_what_the_daemon_was_given_as_options(
     assert sidecar.exec("wgroutemgr", "plan") == ""
     published = json.loads(sidecar.exec("cat", "/dev/shm/wgroutemgr.state"))  # noqa: S108
     assert published["settings"]["on-gateway-loss"] == "keep"
-    assert (published["sidecar"]["gateway"], published["sidecar"]["network"]) == (
+    assert (published["sidecar"]["gateway"], published["sidecar"]["networks"]) == (
         gateway.name,
-        network,
+        [network],
     )
 
     stranger = lab.gateway("stranger", network)

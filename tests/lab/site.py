@@ -184,10 +184,12 @@ class Lab:
         mode: str = "none",
         gateway: Container | None = None,
         network: str,
+        command: Sequence[str] = (),
     ) -> Container:
         """Run the product without a network; a label names the gateway, if one is given."""
         label = ("--label", f"wgroutemgr.gateway={gateway.name}") if gateway else ()
-        return self._sidecar(what, "--network", mode, *label, *options, network=network)
+        words = ("--network", mode, *label, *options)
+        return self._sidecar(what, *words, network=network, command=command)
 
     def _sidecar(
         self, what: str, *options: str, network: str | None, command: Sequence[str] = ()

@@ -515,7 +515,7 @@ def test_who_starts_gets_early_what_it_covered_at_the_last_look() -> None:
 
 def wanted(site: Site, published: Published | None = None, gateway: str = B) -> Desired:
     settings = Settings(gateway=gateway, network="wg-net", published=published)
-    return look(site.engine, site.kernel, settings).desired  # type: ignore[arg-type]
+    return look(site.engine, site.kernel, settings)[0].desired  # type: ignore[arg-type]
 
 
 def looked(site: Site, published: Published | None = None) -> list[str]:
@@ -531,7 +531,9 @@ def test_a_command_sees_what_is_there_or_what_the_daemon_knows(tmp_path: Path) -
 
     file = tmp_path / "state"
     report = site.run(REROUTE)
-    state.State(Settings(), {}, file).publish(None, report.lost, report.coverage)
+    state.State(Settings(), {}, file).publish(
+        None, report.lost, {"wg-net": site.reconciler.coverage}
+    )
     assert looked(site, state.read(file)) == [X]
     state.State(Settings(), {}, file).publish(None)
     assert looked(site, state.read(file)) == []

@@ -70,6 +70,12 @@ def test_it_says_why(claims: list[Claim], reason: str) -> None:
             [claim("a")._replace(gateway="z")], [claim("a")], [claim("a")], id="one was renamed"
         ),
         pytest.param(
+            [claim("a")._replace(network="far")],
+            [claim("a")._replace(network=name) for name in ("far", "farther")],
+            [claim("a")._replace(network=name) for name in ("far", "farther")],
+            id="one sidecar on two networks",
+        ),
+        pytest.param(
             [claim("a", ended=NOW - 9)],
             [claim("a", 2)._replace(sidecar_id="new")],
             [claim("a", 2, absent=7)._replace(sidecar_id="new")],

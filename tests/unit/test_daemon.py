@@ -19,6 +19,7 @@ from lib.model import (
     SERVICE_LABEL,
     Client,
     Container,
+    DockerNetwork,
     EarlyClient,
     Endpoint,
     Event,
@@ -165,7 +166,13 @@ class NoEarlyRoutes:
         self.clients: list[EarlyClient] = []
         self.listings: list[tuple[str, ...]] = []
         self.is_closed = False
+        self.others: list[NoEarlyRoutes] = []
+        """For other networks."""
         self.mtus: Mapping[Network, int] = {}
+
+    def beside(self) -> NoEarlyRoutes:
+        self.others.append(NoEarlyRoutes())
+        return self.others[-1]
 
     def lead_to(self, gateway: Gateway | None, _directory: Path | None) -> None:
         self.gateways.append(gateway)
@@ -199,7 +206,7 @@ class Site:
         self.early = NoEarlyRoutes()
         self.file = tmp_path / "health"
         self.published: list[Sidecar | None] = []
-        self.covered: frozenset[Network] | None = None
+        self.covered: Mapping[str, frozenset[Network] | None] = {}
         """As published last."""
         self.lost: list[Mapping[Network, float]] = []
         self.meanwhile: list[tuple[float, Callable[[], object]]] = []
@@ -211,10 +218,13 @@ class Site:
         self.settings = Settings(gateway="wireguard", network="wg-net", resync_interval=interval)
 
     def publish(
-        self, sidecar: Sidecar | None, lost: Mapping[Network, float], coverage: Coverage
+        self,
+        sidecar: Sidecar | None,
+        lost: Mapping[Network, float],
+        coverage: Mapping[str, Coverage],
     ) -> None:
         self.published.append(sidecar)
-        self.covered = coverage.networks
+        self.covered = {name: one.networks for name, one in coverage.items()}
         self.lost.append(lost)
 
     def daemon(self) -> Daemon:
@@ -669,3 +679,59 @@ def test_a_gateway_that_moves_is_followed_at_once(
     assert passes(logged)[:2] == ["startup", "gateway"]
     there = {str(route.dst): route.gateway for route in site.kernel.routes(CLIENT_PATH)}
     assert there["10.8.0.0/16"] == TASK.address
+
+
+# --- several networks ---------------------------------------------------------------------------
+
+LAB_NET = DockerNetwork("n7", "lab-net", (ip_network("10.7.0.0/24"),), {})
+LAB_CLIENT = CLIENT._replace(
+    id="c2",
+    name="postfix",
+    sandbox_key="/run/docker/netns/cccc",
+    endpoints=(Endpoint("lab-net", "n7", (ip_interface("10.7.0.8/24"),)),),
+)
+
+
+@pytest.fixture
+def two(site: Site) -> Site:
+    """Return a site with a client on another network, which the gateway serves too."""
+    point = Endpoint("lab-net", "n7", (ip_interface("10.7.0.1/24"),))
+    both = GATEWAY._replace(endpoints=(*GATEWAY.endpoints, point))
+    site.kernel.attach(GATEWAY_PATH, "10.7.0.1/24")
+    site.kernel.add(LAB_CLIENT.sandbox_key, addresses=["10.7.0.8/24"])
+    site.engine.known = (both, CLIENT, LAB_CLIENT)
+    site.engine.on = (WG_NET, LAB_NET)
+    site.settings = site.settings._replace(network="wg-net, lab-net")
+    return site
+
+
+def test_one_pass_serves_all_networks_on_one_stream(two: Site) -> None:
+    two.engine.scripts = [[(2.0, [Event("start", LAB_CLIENT.id)])]]
+    two.engine.seconds = 70
+    logged = two.run()
+
+    assert passes(logged) == ["startup", "start", "resync"]
+    assert len(two.engine.streams) == len(["startup", "resync"])
+    assert two.kernel.commands == [
+        f"nsenter --net={CLIENT_PATH} ip route replace 10.8.0.0/16 via 192.0.2.1",
+        f"nsenter --net={LAB_CLIENT.sandbox_key} ip route replace 10.8.0.0/16 via 10.7.0.1",
+    ]
+    assert two.published[-1]
+    assert two.published[-1].networks == ("wg-net", "lab-net")
+    assert {*two.covered} == {"wg-net", "lab-net"}
+    assert verdict(two.file) == "ok"
+
+
+def test_a_network_that_is_not_there_is_looked_for_while_the_other_is_served(two: Site) -> None:
+    two.engine.on = (WG_NET,)
+    two.settings = two.settings._replace(network="lab-net, wg-net")
+    two.engine.known = (GATEWAY, CLIENT)
+    logged = two.run()
+
+    assert two.kernel.commands == [
+        f"nsenter --net={CLIENT_PATH} ip route replace 10.8.0.0/16 via 192.0.2.1"
+    ]
+    assert passes(logged)[:2] == ["startup", "retry"]
+    assert events(logged).count("gateway.missing") == 1
+    assert verdict(two.file) == "there is no network lab-net"
+    assert two.early.listings

@@ -1323,3 +1323,86 @@ def test_how_large_packets_to_everywhere_may_be(
     monkeypatch.setattr(route_table, "read", lambda _: (route,))
 
     assert seen(path.mtu, place.site())[0] == level
+
+
+# --- several networks ---------------------------------------------------------------------------
+
+IN_LAB, LAB_CLIENT = "10.7.0.1", "10.7.0.8"
+LAB_NET = DockerNetwork("n7", "lab-net", (ip_network("10.7.0.0/24"),), {})
+
+
+@pytest.fixture
+def two(place: Place, tmp_path: Path) -> Place:
+    """Return one whose gateway serves another network too, with a client on each."""
+    point = Endpoint("lab-net", "n7", (ip_interface(f"{IN_LAB}/24"),))
+    place.gateway = place.gateway._replace(endpoints=(*place.gateway.endpoints, point))
+    labels = {NETWORKS_LABEL: DST}
+    point = point._replace(interfaces=(ip_interface(f"{LAB_CLIENT}/24"),))
+    there = container("other", "10.7.0.8/24", tmp_path / "other", labels=labels, endpoints=(point,))
+    place.others = (there,)
+    place.networks = (WG_NET, LAB_NET)
+    place.settings = place.settings._replace(network="wg-net,lab-net")
+    links = (
+        link(1, "eth0", f"{GATEWAY}/24")
+        + link(2, "wg0", "10.255.255.1/30")
+        + link(3, "eth1", f"{IN_LAB}/24")
+    )
+    place.gateway_says("ip address show", links)
+    place.gateway_says("cat /proc/sys/net/ipv4/conf/eth1/forwarding", "1")
+    place.gateway_says("cat /proc/sys/net/ipv4/conf/eth1/rp_filter", "0")
+    place.gateway_says(f"ip route get {TARGET} from {LAB_CLIENT} iif eth1", f"{TARGET} dev wg0")
+    place.gateway_says(f"ip route get {LAB_CLIENT}", f"{LAB_CLIENT} dev eth1 src {IN_LAB}")
+    enter = f"nsenter --net={there.sandbox_key}"
+    place.kernel.answers |= {
+        f"{enter} ip address show": link(1, "eth0", f"{LAB_CLIENT}/24", mtu=1420),
+        f"{enter} ip route get {TARGET}": f"{TARGET} via {IN_LAB} dev eth0",
+        f"{enter} ip neigh show": f"{IN_LAB} dev eth0 lladdr 02:00:00:00:00:03 REACHABLE",
+    }
+    return place
+
+
+def test_each_network_is_looked_at_and_what_they_share_is_said_once(two: Place) -> None:
+    found = [*report.examine(two.site())]
+
+    assert two.connections == 1
+    assert {one.level for name, one in found if name not in OF_THE_MACHINE | WITHIN} == {"ok"}
+    assert len(found) == len({*found})
+    for check, texts in {
+        "gateway": ["wireguard, named by --gateway"],
+        "network": ["wg-net, bridge, 192.0.2.0/24", "lab-net, bridge, 10.7.0.0/24"],
+        "address": [
+            f"wireguard is {GATEWAY} on wg-net, by eth0",
+            f"wireguard is {IN_LAB} on lab-net, by eth1",
+        ],
+        "clients": [
+            "1 on wg-net, asking for 1 destinations: dovecot",
+            "1 on lab-net, asking for 1 destinations: other",
+        ],
+    }.items():
+        assert [one.seen for name, one in found if name == check] == texts
+
+
+@pytest.mark.parametrize(
+    ("followed", "network", "address"),
+    [("dovecot", "wg-net", GATEWAY), ("other", "lab-net", IN_LAB)],
+)
+def test_one_client_is_followed_by_its_network(
+    two: Place, followed: str, network: str, address: str
+) -> None:
+    found = [*report.examine(two.site(followed))]
+
+    (seen,) = (one.seen for name, one in found if name == "address")
+    assert seen.startswith(f"wireguard is {address} on {network}")
+    (seen,) = (one.seen for name, one in found if name == "container")
+    assert seen == f"{followed} is on {network} and asks for {DST}"
+
+
+def test_a_network_that_is_not_there_is_one_finding_among_the_others(two: Place) -> None:
+    two.settings = two.settings._replace(network="wg-net,nowhere")
+    found = [*report.examine(two.site())]
+
+    assert [(one.level, one.seen) for name, one in found if name == "network"] == [
+        ("ok", "wg-net, bridge, 192.0.2.0/24"),
+        ("fail", "there is no network nowhere"),
+    ]
+    assert [one.level for name, one in found if name == "tunnel"] == ["ok", "skip"]

@@ -107,6 +107,8 @@ def granted(*, commands: bool) -> Grant:
 
 CLIENT, STRANGER, ELSEWHERE = ("192.0.2.7",), ("192.0.2.8",), ("127.0.0.1", "10.99.0.4")
 UNDESCRIBED = Knowledge(described={})
+LISTED = Description(ASKED, CREATED)
+"""Of which it was not asked on which networks it is."""
 RUNS, IDLE = CREATED._replace(running=True), CREATED._replace(labels={})
 
 
@@ -787,3 +789,43 @@ def test_what_keeps_off_the_gateway_follows_the_start(label: str, where: str) ->
     ]
     rounds(found)
     assert not found.given.complete
+
+
+# --- several networks ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["our own", "another sidecar's"])
+@pytest.mark.parametrize(
+    ("described", "state", "routes"),
+    [
+        pytest.param(LISTED, State.HELD, None, id="it is not known which it is on"),
+        pytest.param(description(CREATED), State.READY, 2, id="it is on this one alone"),
+        pytest.param(description(TWO_NETWORKS), State.READY, 0, id="it is on the other, too"),
+    ],
+)
+def test_where_another_network_may_come_first_its_clients_networks_are_asked_for(
+    described: Description, state: State, routes: int | None, *, beside: bool
+) -> None:
+    first = frozenset({"other"})
+    among = Gateways("wireguard", "wireguard", (Candidate("wireguard"),), before=first)
+    gateway = GATEWAY._replace(among=among) if beside else GATEWAY._replace(before=("other",))
+    known = Knowledge(described={BY_ID: described}).answers()._replace(gateway=gateway)
+    here = arrival(*CLIENT, "fd::7")
+
+    assert next_state(here, known, NOW) is state
+    here.grant = grant(here, known)
+    assert (here.grant and len(here.grant.commands)) == routes
+    if here.grant:
+        over = State.SERVED if routes == 0 else State.READY
+        assert next_state(here, known, NOW) is over
+
+
+def test_the_first_of_several_networks_asks_for_no_more_than_one() -> None:
+    alone = Knowledge(described={BY_ID: LISTED}).answers()
+    first = alone._replace(gateway=GATEWAY._replace(after=("other",)))
+    here = arrival(*CLIENT, "fd::7")
+    given = [grant(here, known) for known in (alone, first)]
+
+    assert [one and list(one.commands) for one in given] == [
+        [Route(ip_network("fd00:8::/64"), GATEWAY.addresses[1], 1024)]
+    ] * 2

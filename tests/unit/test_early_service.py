@@ -156,7 +156,9 @@ class Site:
         self.runner = Runner()
         self.watch = StandInWatch()
         self.addresses: tuple[Address, ...] = (ip_address("192.0.2.7"),)
-        self.early = EarlyRoutes(self.runner, self._connect, monitor=self._enter, watch=self.watch)
+        self.early = EarlyRoutes(
+            lambda: self.runner, self._connect, monitor=self._enter, watch=self.watch
+        )
 
     def _connect(self) -> Engine:
         if self.refusals:
@@ -524,3 +526,19 @@ def test_a_watch_that_fails_is_opened_anew_and_leaks_nothing(
         appear(tmp_path, "a")
         assert watch.appeared() == {str(tmp_path / "a")}
         watch.close()
+
+
+def test_two_networks_know_the_same_by_one_listing(tmp_path: Path) -> None:
+    site = Site()
+    other = site.early.beside()
+    in_lab = GATEWAY._replace(network="lab-net", network_id="n7", before=("wg-net",))
+    other.lead_to(in_lab, tmp_path)
+    await_that(lambda: "containers" in site.engine.calls)
+    site.early.lead_to(GATEWAY, tmp_path)
+    site.watch.appear()
+    assert site.taken()
+
+    assert site.engine.calls.count("containers") == 1
+    assert list(other.taken()) == []
+    other.close()
+    site.early.close()

@@ -50,7 +50,7 @@ def rules(site: Site, path: str = HERE) -> set[Rule]:
 
 def looked(site: Site, **values: Any) -> Findings:  # noqa: ANN401
     settings = Settings(gateway="wireguard", network="wg-net", **values)
-    return look(site.engine, site.kernel, settings)  # type: ignore[arg-type]
+    return look(site.engine, site.kernel, settings)[0]  # type: ignore[arg-type]
 
 
 def test_it_is_set_before_any_route_and_stays() -> None:

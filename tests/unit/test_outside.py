@@ -194,6 +194,17 @@ def test_the_sidecar_knows_it(
         assert found.addresses == addresses(ROUTER, ROUTER6)
 
 
+@pytest.mark.parametrize("names", ["other, wg-net", "wg-net, other", "gone, wg-net"])
+def test_of_several_networks_the_others_wait(nowhere: str, names: str) -> None:
+    own = client_of("sidecar", id=nowhere, network_mode="none", endpoints=())
+    found = sidecar.find(engine(WG_NET, OTHER, known=(own,)), Settings(gateway=BOTH, network=names))
+
+    assert found.networks == tuple(names.split(", "))
+    assert (found.gateway.name, found.addresses) == (ROUTER, addresses(ROUTER, ROUTER6))
+    with pytest.raises(NotReadyError, match="there is no network gone"):
+        sidecar.find(engine(OTHER, known=(own,)), Settings(gateway=BOTH, network="gone,other"))
+
+
 def test_the_commands_beside_a_daemon_know_it_too(nowhere: str, tmp_path: Path) -> None:
     own = client_of("sidecar", id=nowhere, network_mode="none", endpoints=())
     there = engine(WG_NET, known=(own,))
@@ -370,7 +381,7 @@ def test_an_ipvlan_is_a_network_like_any_other(logged: list[dict[str, Any]]) -> 
 def test_status_shows_it() -> None:
     world = World(HERE, gateway_guard="on")
     world.run()
-    found = look(cast("Engine", world.engine), world.kernel, world.settings)
+    (found,) = look(cast("Engine", world.engine), world.kernel, world.settings)
 
     assert (found.gateway.container, found.lost, found.failures) == (ROUTER, None, [])
     assert [task for space in found.namespaces for task in space.tasks()] == []

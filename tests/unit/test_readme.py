@@ -36,10 +36,12 @@ from lib.model import (
     PREFER_LABEL,
     ROLE_LABEL,
     SERVICE_LABEL,
+    Desired,
     Gateway,
     Route,
     Step,
 )
+from lib.reconcile.look import Findings
 from lib.routing import iproute, labels
 from lib.settings import DEFAULT_NETWORK, OPTIONS
 from tests import logschema
@@ -313,9 +315,14 @@ def test_the_states_are_those_of_the_help() -> None:
 
 def test_the_keys_of_the_json_are_those_of_the_code() -> None:
     gateway = Gateway("wireguard", "0123", "wg-net", "4567", ())
-    document = json.loads(tables.document([tables.Row("dovecot", "89ab")], gateway))
+    gateway = Gateway("wireguard", "0123", "wg-net", "4567", ())
+    network = Findings(gateway, None, Desired((), ()), [], [])
+    document = json.loads(tables.document([tables.Row("dovecot", "89ab")], [network]))
 
     assert list(document) == [plain(key) for key, _ in table("status", "key", "value")]
+    assert list(document["networks"][0]) == [
+        plain(key) for key, _ in table("status-networks", "key of a network", "value")
+    ]
     assert list(document["routes"][0]) == [
         plain(key)
         for key, _ in table(

@@ -447,7 +447,7 @@ def test_the_gateway_is_announced_before_any_route_is_set() -> None:
     report = site.on("start", GATEWAY)
 
     assert isinstance(report.gateway, Found)
-    assert announced == [report.gateway.gateway._replace(coverage=report.coverage)]
+    assert announced == [report.gateway.gateway._replace(coverage=site.reconciler.coverage)]
     assert site.routes(CLIENT) == ["10.8.0.0/16 192.0.2.2"]
 
 

@@ -308,6 +308,49 @@ def test_a_gateway_in_the_hosts_network_gets_nobody_a_route(
     )
 
 
+# --- several networks ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param("second", ("second",), id="one"),
+        pytest.param("second, third,wg-net", ("second", "third", "wg-net"), id="several"),
+        pytest.param(" third ,, second,", ("third", "second"), id="empty entries"),
+        pytest.param("second,third, second", ("second", "third"), id="one of them twice"),
+        pytest.param(" , ", (DEFAULT_NETWORK,), id="none"),
+    ],
+)
+def test_networks_are_named_by_label_or_option(
+    place: Place, text: str, expected: tuple[str, ...]
+) -> None:
+    we = labelled("g1")
+    by_label = we._replace(labels={**we.labels, "wgroutemgr.network": text})
+    for found in (
+        place.find(by_label, FIRST),
+        place.find(we, FIRST, settings=Settings(network=text)),
+    ):
+        assert found.networks == expected
+        assert found.network == expected[0]
+        assert [one.network for one in found.each] == list(expected)
+        assert {one.networks for one in found.each} == {expected}
+
+
+def test_another_choice_of_networks_beside_a_daemon_is_told_of(place: Place) -> None:
+    we = ours()
+    daemon = Sidecar(FIRST, we, "").on(("second", "third"))
+    for text, told in (
+        ("second,third", []),
+        (None, []),
+        ("third, second", ["the daemon of this container serves second, third"]),
+    ):
+        settings = Settings(published=Published({}, {}, daemon), network=text)
+        with structlog.testing.capture_logs() as logged:
+            found = place.find(we, FIRST, settings=settings)
+        assert found.networks == tuple((text or "second,third").replace(" ", "").split(","))
+        assert [entry["reason"] for entry in logged] == told
+
+
 # --- beside a daemon ----------------------------------------------------------------------------
 
 NEW = FIRST._replace(id="new", sandbox_key="/run/netns/new")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from ipaddress import ip_network
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,7 +11,7 @@ import structlog
 
 from lib import state
 from lib.cli.commandline import parse
-from lib.model import Container, Sidecar
+from lib.model import Container, Coverage, Sidecar
 from lib.settings import Settings
 
 if TYPE_CHECKING:
@@ -155,6 +156,20 @@ def test_a_variable_that_the_daemon_has_too_does_not_win_over_its_option(file: P
 
     assert (found.on_gateway_loss, found.gateway) == ("keep", None)
     assert parse(["status"], {"WGROUTEMGR_GATEWAY": "x"}, state.read(file)).gateway == "x"
+
+
+def test_all_networks_are_read_with_what_the_tunnels_cover_of_each(file: Path) -> None:
+    place = PLACE.on(("lab-net", "wg-net"))
+    dst = ip_network("10.8.0.0/16")
+    covered = {"wg-net": Coverage(frozenset({dst})), "lab-net": Coverage(None, "who knows?")}
+    state.State(Settings(), {}, file).publish(place, {dst: 5.0}, covered)
+    found = state.read(file)
+
+    assert found
+    assert found.sidecar
+    assert found.sidecar.networks == ("lab-net", "wg-net")
+    assert found.coverage == {"wg-net": Coverage(frozenset({dst}))}
+    assert found.lost == {dst: 5.0}
 
 
 def test_the_service_that_is_followed_is_read(file: Path) -> None:

@@ -58,6 +58,10 @@ def found(
     return tables.rows(Findings(GATEWAY, None, desired, spaces, list(failures)))
 
 
+def document(rows: list[Row], gateway: Gateway = GATEWAY) -> str:
+    return tables.document(rows, [Findings(gateway, None, Desired((), ()), [], [])])
+
+
 @pytest.mark.parametrize(
     ("actual", "state", "reason"),
     [
@@ -168,22 +172,22 @@ def test_no_text_breaks_a_line() -> None:
     assert len(lines) == 3
     assert all(line.isprintable() for line in lines)
     assert lines[0].startswith(r"# a\nreboot\r\x1b[31m\u2028\u202e: ")
-    assert json.loads(tables.document(rows, GATEWAY))["routes"][0]["reason"] == HOSTILE
+    assert json.loads(document(rows))["routes"][0]["reason"] == HOSTILE
 
 
 def test_the_document_has_all_gateways() -> None:
-    alone = json.loads(tables.document([], GATEWAY))["gateways"]
+    (alone,) = json.loads(document([]))["networks"]
     there = (
         Candidate("another", frozenset({"work", "home"}), Standing.LOST),
         Candidate(GATEWAY.container),
     )
     gateway = GATEWAY._replace(among=Gateways(GATEWAY.container, "another", there))
-    found = json.loads(tables.document([], gateway))["gateways"]
+    (found,) = json.loads(document([], gateway))["networks"]
 
     ours = {"gateway": GATEWAY.container, "names": [], "standing": "there", "unnamed": True}
     names = ["home", "work"]
-    assert alone == [ours]
-    assert found == [
+    assert alone["gateways"] == [ours]
+    assert found["gateways"] == [
         {"gateway": "another", "names": names, "standing": "lost", "unnamed": True},
         ours | {"unnamed": False},
     ]
@@ -229,7 +233,7 @@ def test_how_large_packets_may_be_is_shown_beside_the_gateway() -> None:
     assert (row.gateway, row.mtu, row.state) == ("192.0.2.129", 1280, "ok")
     head, line = tables.table([row], colour=False)
     assert line[head.index("GATEWAY") : head.index("STATE")].strip() == "192.0.2.129 mtu 1280"
-    assert json.loads(tables.document([row], GATEWAY))["routes"][0]["mtu"] == 1280
+    assert json.loads(document([row]))["routes"][0]["mtu"] == 1280
 
 
 @pytest.mark.parametrize("mtu", [0, 1400])
@@ -472,7 +476,7 @@ def test_who_has_left_the_network_is_unreachable_as_long_as_that_stands() -> Non
 
 def test_a_task_on_another_node_is_told_with_its_service_and_node() -> None:
     task = GATEWAY._replace(container_id="", service="wg_wireguard", node="10.77.0.1")
-    told = json.loads(tables.document([], task))
+    told = json.loads(document([], task))
 
     assert [told[key] for key in ("gateway_id", "service", "node")] == [
         "",

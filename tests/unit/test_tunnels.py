@@ -577,7 +577,7 @@ def test_who_looks_once_goes_by_what_the_daemon_told(
         on_tunnel_loss=choice,
         published=Published({}, {}, None, lost),
     )
-    found = look(site.engine, site.kernel, settings)  # type: ignore[arg-type]
+    (found,) = look(site.engine, site.kernel, settings)  # type: ignore[arg-type]
 
     (row,) = tables.rows(found)
     assert (row.state, row.reason) == state
@@ -589,7 +589,8 @@ def test_what_is_unreachable_is_withdrawn_without_a_daemon_too() -> None:
     site.kernel.close_tunnel(HERE, PLAIN)
     site.run(REROUTE)
     settings = Settings(gateway="wireguard", network="wg-net", command="withdraw")
-    *_, space = look(site.engine, site.kernel, settings).namespaces  # type: ignore[arg-type]
+    (found,) = look(site.engine, site.kernel, settings)  # type: ignore[arg-type]
+    *_, space = found.namespaces
 
     assert [task.command for task in space.returns()] == [
         f"{DOVECOT} route del unreachable {PLAIN}"
