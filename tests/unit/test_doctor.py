@@ -1350,6 +1350,7 @@ def two(place: Place, tmp_path: Path) -> Place:
     place.gateway_says("ip address show", links)
     place.gateway_says("cat /proc/sys/net/ipv4/conf/eth1/forwarding", "1")
     place.gateway_says("cat /proc/sys/net/ipv4/conf/eth1/rp_filter", "0")
+    place.gateway_says(f"cat {CONF}/eth1/send_redirects", "1")
     place.gateway_says(f"ip route get {TARGET} from {LAB_CLIENT} iif eth1", f"{TARGET} dev wg0")
     place.gateway_says(f"ip route get {LAB_CLIENT}", f"{LAB_CLIENT} dev eth1 src {IN_LAB}")
     enter = f"nsenter --net={there.sandbox_key}"
@@ -1357,6 +1358,8 @@ def two(place: Place, tmp_path: Path) -> Place:
         f"{enter} ip address show": link(1, "eth0", f"{LAB_CLIENT}/24", mtu=1420),
         f"{enter} ip route get {TARGET}": f"{TARGET} via {IN_LAB} dev eth0",
         f"{enter} ip neigh show": f"{IN_LAB} dev eth0 lladdr 02:00:00:00:00:03 REACHABLE",
+        f"{enter} cat {CONF}/eth0/forwarding": "0",
+        **{f"{enter} cat {CONF}/{name}/accept_redirects": "0" for name in ("all", "eth0")},
     }
     return place
 
