@@ -11,9 +11,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 READ = (
-    "import json, dataclasses, sys; from lib.kernel import netfilter; "
+    "import json, sys; from lib.kernel import netfilter; "
     "found = getattr(netfilter, sys.argv[1])(sys.argv[2]); "
-    "print(json.dumps([dataclasses.astuple(each) for each in found]))"
+    "print(json.dumps(found))"
 )
 
 
