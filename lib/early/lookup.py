@@ -166,16 +166,27 @@ class Connections:
         self._connect = connect
         self._connecting = threading.Lock()
         self._first: Engine | None = None
+        self._idle: list[Engine] = []
 
     def take(self) -> Engine:
         """Return one that nobody else uses; raise WgRouteMgrError if the engine does not answer."""
         with self._connecting:
+            if self._idle:
+                return self._idle.pop()
             self._first = self._first or self._connect()
             return self._first.another()
 
+    def give_back(self, engine: Engine) -> None:
+        """Keep one for later: to make one for each look costs memory."""
+        with self._connecting:
+            self._idle.append(engine)
+
     def forget(self) -> None:
         """Ask anew: one failed, and there may be another engine by now."""
-        self._first = None
+        with self._connecting:
+            self._first, idle, self._idle = None, self._idle, []
+        for engine in idle:
+            engine.close()
 
 
 class Lookup:
@@ -245,7 +256,7 @@ class Lookup:
                 engine = None
                 self._wait_to_retry()
         if engine:
-            engine.close()
+            self._connections.give_back(engine)
 
     def _wait_to_retry(self) -> None:
         """Wait that long, or until a namespace appears."""

@@ -167,12 +167,13 @@ class EarlyRoutes:
         """Learn once who does not run, so that their starts need no listing."""
         while True:
             try:
-                with closing(self._connections.take()) as engine:
-                    self._known.learn_idle(asking(engine, running=False))
+                engine = self._connections.take()
+                self._known.learn_idle(asking(engine, running=False))
             except WgRouteMgrError as error:
                 log.debug("lookup.failed", reason=error.reason)
                 time.sleep(_RETRY_SECONDS)
             else:
+                self._connections.give_back(engine)
                 return
 
     def _wait(self) -> bool:

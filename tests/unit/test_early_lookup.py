@@ -319,20 +319,34 @@ def test_a_look_ends_with_its_threads_and_no_other_asks_what_engine_it_is() -> N
     assert site.connections == 1
 
 
-def test_a_connection_is_another_of_the_same_engine_until_one_failed() -> None:
-    engines: list[Engine] = []
+def test_a_connection_is_one_that_is_free_or_another_of_the_same_engine_until_one_failed() -> None:
+    closed: list[StandInEngine] = []
+    asked: list[StandInEngine] = []
+
+    class Connection(StandInEngine):
+        def another(self) -> StandInEngine:
+            return Connection(())
+
+        def close(self) -> None:
+            closed.append(self)
 
     def connect() -> Engine:
-        engines.append(cast("Engine", StandInEngine(())))
-        return engines[-1]
+        asked.append(Connection(()))
+        return cast("Engine", asked[-1])
 
     connections = Connections(connect)
-    for _ in range(3):
-        assert connections.take() is engines[0]
+    one, two, three = (connections.take() for _ in range(3))
+    assert len({id(each) for each in (one, two, three)}) == 3
+    connections.give_back(one)
+    connections.give_back(two)
+    assert connections.take() is two
+    assert len(asked) == 1
 
     connections.forget()
 
-    assert connections.take() is engines[1]
+    assert [id(each) for each in closed] == [id(one)]
+    assert connections.take() is not one
+    assert len(asked) == 2
 
 
 def test_a_question_that_takes_long_keeps_no_other_waiting() -> None:
