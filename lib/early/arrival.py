@@ -111,8 +111,6 @@ class Grant:
         needed = policy.needs(client.routes)
         self._waiting = [thing for thing in needed if thing not in self.commands]
         """What may be tried when others have succeeded."""
-        self.is_tried = False
-        """Whether commands of it run."""
         self.goes_on = False
         """Whether more may be tried since some have succeeded."""
         self._refusal: Outcome | None = None

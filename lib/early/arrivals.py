@@ -12,7 +12,7 @@ from lib.errors import NetnsError
 from lib.kernel import namespaces
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Container, Iterable
 
     from lib.early.arrival import Grant
     from lib.early.lookup import Answers
@@ -87,8 +87,13 @@ class Arrivals:
         for key in [key for key, path in self._served.items() if not namespaces.identify(path)]:
             del self._served[key]  # It ended, and may be started again.
 
-    def advance(self, known: Answers, now: float) -> list[Grant]:
-        """Take in the news, and return what is to be tried: where there is any."""
+    def advance(
+        self, known: Answers, now: float, tried: Container[Grant] = frozenset()
+    ) -> list[Grant]:
+        """Take in the news, and return what is to be tried: where there is any.
+
+        What is `tried` now is widened by nothing until it is known what came of that.
+        """
         due = []
         for arrival, monitor in self._pairs:
             is_news = _read(arrival, monitor, now)
@@ -97,7 +102,7 @@ class Arrivals:
                 arrival.grant = grant(arrival, known)
                 self._note_served(arrival, known)
                 is_news = True
-            elif arrival.grant and arrival.grant.lacks_networks and not arrival.grant.is_tried:
+            elif _lacks_networks(arrival) and arrival.grant not in tried:
                 is_news |= _widen(arrival, known)
                 arrival.state = next_state(arrival, known, now)
             if arrival.grant and arrival.state is State.READY and is_news and monitor.is_up:

@@ -57,6 +57,9 @@ class Commands:
     def __len__(self) -> int:
         return len(self._attempts)
 
+    def __contains__(self, grant: object) -> bool:
+        return grant in self._attempts
+
     def answering(self) -> list[int]:
         """Return the descriptors that can be read when one has ended."""
         return self._shells.answering()
@@ -72,7 +75,6 @@ class Commands:
             attempt.is_due_again = True
             return
         for chain in grant.chains():
-            grant.is_tried = True
             self._attempts.setdefault(grant, _Attempt()).chains += 1
             number = self._shells.begin([line for _, line in chain])
             self._chains[number] = grant, [thing for thing, _ in chain]
@@ -89,5 +91,4 @@ class Commands:
             attempt.chains -= 1
             if not attempt.chains:
                 del self._attempts[grant]
-                grant.is_tried = False
                 yield grant, attempt.ended, attempt.is_due_again

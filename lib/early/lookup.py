@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
@@ -87,6 +87,16 @@ class Answers(NamedTuple):
     subnets: tuple[Network, ...] | None = None
     """Of all others; None if it does not list them, as behind a proxy."""
     described: Mapping[Reference, Description] = MappingProxyType({})
+
+    def with_network(self, asked: float, network: DockerNetwork) -> Answers:
+        """Return these with who is on the network, unless a later question was answered before."""
+        return self._replace(asked=asked, network=network) if asked > self.asked else self
+
+    def with_description(self, who: Reference, found: Description) -> Answers:
+        """Return these with who that is, without those that were asked for long before."""
+        before = self.described.items()
+        kept = {one: old for one, old in before if old.asked > found.asked - _KEPT_SECONDS}
+        return self._replace(described={**kept, who: found})
 
     def attached(self) -> Iterable[tuple[Reference, tuple[Interface, ...]]]:
         """Yield who is on the gateway's network with which addresses."""
@@ -274,7 +284,7 @@ class Lookup:
             asked = self._addresses_asked = time.monotonic()
         if self._is_open:
             network = engine.network(self._answers.gateway.network_id)
-            self._take_addresses(asked, network)
+            self._take(lambda known: known.with_network(asked, network))
 
     def _rest_to_addresses(self) -> float | None:
         """Return for how long not to ask for them; None if nobody wants to know."""
@@ -287,13 +297,6 @@ class Lookup:
         pause = max(_SHORTEST_SECONDS, _PART_OF_AGE * (now - self._expected_since))
         return max(0.0, self._addresses_asked + pause - now)
 
-    def _take_addresses(self, asked: float, network: DockerNetwork) -> None:
-        """Take an answer, unless a later question was answered before."""
-        with self._changed:
-            if asked > self._answers.asked:
-                self._answers = self._answers._replace(asked=asked, network=network)
-        self._tell()
-
     def _ask_clients(self, engine: Engine) -> None:
         """Ask who one container is, when one is to be asked for."""
         with self._changed:
@@ -302,20 +305,12 @@ class Lookup:
                 return
             who, need = unknown
             self._asked_for.add(who)
-        asked = time.monotonic()
         try:
             description = self._describe(engine, who, need)
         finally:
             with self._changed:
                 self._asked_for.remove(who)
-        self._take_description(asked, who, description)
-
-    def _take_description(self, asked: float, who: Reference, description: Description) -> None:
-        with self._changed:
-            before = self._answers.described.items()
-            kept = {one: old for one, old in before if old.asked > asked - _KEPT_SECONDS}
-            self._answers = self._answers._replace(described={**kept, who: description})
-        self._tell()
+        self._take(lambda known: known.with_description(who, description))
 
     def _ask_networks(self, engine: Engine) -> None:
         """Ask for all networks, when they are to be asked for."""
@@ -323,7 +318,8 @@ class Lookup:
             self._changed.wait_for(lambda: not self._is_open or self._lacks_subnets())
         asked = time.monotonic()
         if self._is_open:
-            self._take(subnets_asked=asked, subnets=self._all_subnets(engine))
+            subnets = self._all_subnets(engine)
+            self._take(lambda known: known._replace(subnets_asked=asked, subnets=subnets))
 
     def _lacks_subnets(self) -> bool:
         return self._questions.subnets_since > self._answers.subnets_asked
@@ -367,9 +363,10 @@ class Lookup:
         own = self._answers.gateway.network_id
         return tuple(subnet for one in networks if one.id != own for subnet in one.subnets)
 
-    def _take(self, **values: Any) -> None:  # noqa: ANN401 - fields of an Answers
+    def _take(self, change: Callable[[Answers], Answers]) -> None:
+        """Take in an answer, whatever others came meanwhile."""
         with self._changed:
-            self._answers = self._answers._replace(**values)
+            self._answers = change(self._answers)
         self._tell()
 
 

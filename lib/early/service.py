@@ -205,7 +205,7 @@ class EarlyRoutes:
                     lookup.expect(time.monotonic())
                 self._take_ended(gateway)
                 known, now = lookup.answers, time.monotonic()
-                for grant in self._arrivals.advance(known, now):
+                for grant in self._arrivals.advance(known, now, self._commands):
                     self._begin(grant, gateway)
                 self._arrivals.let_go(known, time.monotonic())
                 lookup.ask(self._arrivals.questions(known, time.monotonic()))

@@ -149,7 +149,8 @@ class Shells:
         for process, chains in self._begun.items():
             while chains and len(process.done) >= chains[0].length:
                 number, length = chains.popleft()
-                yield number, _that_ran(process.done.popleft() for _ in range(length))
+                ended = [process.done.popleft() for _ in range(length)]
+                yield number, [one for one in ended if one.exit_code != _SKIPPED]
 
     def serve(self, conversations: Iterable[Conversation]) -> None:
         """Hold conversations, as many at a time as there are processes, each with one of them.
@@ -465,10 +466,6 @@ def _run(processes: Sequence[_Process], commands: Sequence[str]) -> Iterator[Out
         while not process.done:
             _progress(processes)
         yield process.done.popleft()
-
-
-def _that_ran(ended: Iterable[Outcome]) -> list[Outcome]:
-    return [one for one in ended if one.exit_code != _SKIPPED]
 
 
 def _progress(processes: Sequence[_Process], seconds: float = math.inf) -> None:

@@ -303,6 +303,7 @@ def test_what_depends_on_the_networks_is_asked_for_and_follows_when_they_are_kno
 
     both = CREATED._replace(endpoints=(*CREATED.endpoints, Endpoint("other", "", ())))
     known = answers(described={BY_ID: Description(ASKED, both, OTHER.subnets)}, **inside)
+    assert place.arrivals.advance(known, NOW, {first}) == []  # Commands of it still run.
     (wider,) = place.due(known)
 
     assert wider is not first
