@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NoReturn, Protocol, TypeVar
 import structlog
 
 from lib.early.service import EarlyRoutes
-from lib.engine.client import NEWEST_API, Engine
+from lib.engine.client import NEWEST_API, Engines
 from lib.engine.questions import Questions
 from lib.errors import EngineError, StreamEndedError
 from lib.health import Health
@@ -37,6 +37,7 @@ from lib.state import State
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from lib.engine.client import Engine
     from lib.engine.events import EventStream
     from lib.engine.sdk import Ask
     from lib.model import Coverage, Network, Sidecar
@@ -87,11 +88,20 @@ def run(settings: Settings) -> NoReturn:
     health, state = Health(), State(settings, os.environ)
     # Those for early routes may be in use by their thread, and end with us.
     with closing(Shells(width=_WIDTH)) as shells:
-        early = EarlyRoutes(lambda: shells.others(_EARLY_WIDTH), Engine)
+        engines = Engines()
+        early = EarlyRoutes(lambda: shells.others(_EARLY_WIDTH), engines.another)
         try:
             lacking = "; ".join(finding.seen for finding in missing)
             kernel = Kernel(shells)
-            daemon = Daemon(settings, kernel, early, health, publish=state.publish, lacking=lacking)
+            daemon = Daemon(
+                settings,
+                kernel,
+                early,
+                health,
+                engines.connect,
+                publish=state.publish,
+                lacking=lacking,
+            )
             try:
                 daemon.run()
             except signals.Stopped:
@@ -186,16 +196,16 @@ class Connection:
 class Daemon:
     """Keeps the routes as the labels want them until something raises in the main thread."""
 
-    def __init__(  # noqa: PLR0913 - the last three are for tests
+    def __init__(  # noqa: PLR0913 - the last two are for tests
         self,
         settings: Settings,
         kernel: Kernel,
         early: Early,
         health: Health,
+        connect: Callable[[Ask], Engine],
         *,
         publish: Publish = lambda *_: None,
         lacking: str = "",
-        connect: Callable[[Ask], Engine] = Engine,
         clock: Clock = time,
         wait: Callable[[threading.Event, float], object] = threading.Event.wait,
     ) -> None:

@@ -85,10 +85,6 @@ class StandInEngine:
             raise GoneError(container_id)
         return all(one.id == container_id for one in self.known if one.name == name)
 
-    def another(self) -> StandInEngine:
-        """Return one beside this one, which is the same."""
-        return self
-
     def close(self) -> None:
         """Nothing is open."""
 

@@ -170,31 +170,29 @@ class Questions(NamedTuple):
 
 
 class Connections:
-    """Connections to the engine for lookups: for the first alone it is asked what it is."""
+    """Connections to the engine for lookups."""
 
     def __init__(self, connect: Callable[[], Engine]) -> None:
         self._connect = connect
-        self._connecting = threading.Lock()
-        self._first: Engine | None = None
+        self._lock = threading.Lock()
         self._idle: list[Engine] = []
 
     def take(self) -> Engine:
         """Return one that nobody else uses; raise WgRouteMgrError if the engine does not answer."""
-        with self._connecting:
+        with self._lock:
             if self._idle:
                 return self._idle.pop()
-            self._first = self._first or self._connect()
-            return self._first.another()
+        return self._connect()
 
     def give_back(self, engine: Engine) -> None:
         """Keep one for later: to make one for each look costs memory."""
-        with self._connecting:
+        with self._lock:
             self._idle.append(engine)
 
     def forget(self) -> None:
-        """Ask anew: one failed, and there may be another engine by now."""
-        with self._connecting:
-            self._first, idle, self._idle = None, self._idle, []
+        """Connect anew: one failed, and there may be another engine by now."""
+        with self._lock:
+            idle, self._idle = self._idle, []
         for engine in idle:
             engine.close()
 

@@ -234,6 +234,22 @@ def _read(parse: Callable[[Answer], T], answer: Answer) -> T:
         raise CallError(reason) from error
 
 
+class Engines:
+    """Connects to the engine, and once that is done, again without asking what it is."""
+
+    def __init__(self) -> None:
+        self._last: Engine | None = None
+
+    def connect(self, ask: Ask = sdk.directly) -> Engine:
+        """Return a connection to what answers now, with whatever `Engine` raises."""
+        self._last = Engine(ask)
+        return self._last
+
+    def another(self) -> Engine:
+        """Return a connection beside the last one, for another thread."""
+        return self._last.another() if self._last else Engine()
+
+
 def _where_to_connect() -> str:
     user = prerequisites.rootless_user()
     return advice.ENGINE if user is None else advice.rootless_socket(user)

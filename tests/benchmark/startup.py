@@ -38,6 +38,7 @@ MOST_OF_LOOP = 1.5
 NOOP_OF_LOOP = 0.5
 RESIDENT_MIB = 45.0
 SECONDS = 60.0
+PASSES_A_TURN = 3
 FOREVER = "1000000"
 
 # One call of the module `sh` for each line on standard input, timed without its import.
@@ -270,7 +271,7 @@ def _cost(crowd: Crowd, label: str, times: int, tell: Callable[[str], None]) -> 
         moments.append(when)
         tell(f"loop {loops[-1]:.0f}, interpreter {interpreters[-1]:.0f}, start-up {taken:.0f} ms")
     calls = [crowd.calls() for _ in range(min(times, 3))]
-    passes = _idle_passes(crowd, max(times, 5))
+    passes = _idle_passes(crowd, 2, images.PRODUCT)[images.PRODUCT]
     loop, interpreter = percentile(loops, 50), percentile(interpreters, 50)
     own = [start - interpreter for start in starts]
     routes = len(crowd.commands)
@@ -337,7 +338,7 @@ def _compare(
             starts[image].append(taken)
             firsts[image].append(when["startup"] - when["daemon.started"])
             tell(f"turn {turn + 1}, {names[image]}: {taken:.0f} ms")
-    passes = {image: _idle_passes(crowd, max(2 * times, 5), image) for image in names}
+    passes = _idle_passes(crowd, 2 * times, *names)
     part = f"by turns with another tree, {label}, {len(crowd.commands) // 2} clients"
     return [
         Figure(
@@ -356,27 +357,32 @@ def _compare(
     ]
 
 
-def _idle_passes(crowd: Crowd, times: int, image: str = images.PRODUCT) -> list[float]:
-    """Milliseconds of each pass that found everything in place."""
+def _idle_passes(crowd: Crowd, turns: int, *names: str) -> dict[str, list[float]]:
+    """Milliseconds of passes that found everything in place, of images by turns."""
     command = ("run", "--resync-interval", "1", "--log-level", "debug")
-    sidecar = crowd.lab.container(
-        "resync",
-        image,
-        *PRIVILEGES,
-        *("--network", f"container:{crowd.gateway.name}"),
-        *("--label", f"wgroutemgr.network={crowd.network}"),
-        command=command,
-    )
-
-    def passes() -> list[float]:
-        finished = [entry for entry in log(sidecar) if entry["event"] == "pass.finished"]
-        idle = [one for one in finished if one["trigger"] == "resync" and not one["changed"]]
-        return [float(one["duration_ms"]) for one in idle]
-
-    assert poll(lambda: len(passes()) >= times, SECONDS, every=1.0)
-    found = passes()
-    sidecar.remove()
+    sidecars = {
+        image: crowd.created(f"resync{number}", *command, image=image)
+        for number, image in enumerate(names)
+    }
+    for turn in range(turns):
+        for sidecar in sidecars.values():
+            sidecar.start()
+            _await_idle(sidecar, (turn + 1) * PASSES_A_TURN)
+            sidecar.stop()
+    found = {image: _idle_ones(sidecar) for image, sidecar in sidecars.items()}
+    for sidecar in sidecars.values():
+        sidecar.remove()
     return found
+
+
+def _await_idle(sidecar: Container, count: int) -> None:
+    assert poll(lambda: len(_idle_ones(sidecar)) >= count, SECONDS, every=1.0)
+
+
+def _idle_ones(sidecar: Container) -> list[float]:
+    finished = [entry for entry in log(sidecar) if entry["event"] == "pass.finished"]
+    idle = [one for one in finished if one["trigger"] == "resync" and not one["changed"]]
+    return [float(one["duration_ms"]) for one in idle]
 
 
 def _idle(crowd: Crowd, label: str, seconds: int) -> list[Figure]:

@@ -234,9 +234,9 @@ class Site:
             self.kernel,
             self.early,
             Health(self.file),
+            self._connect,
             publish=self.publish,
             lacking=self.lacking,
-            connect=self._connect,
             clock=self.clock,
             wait=self.wait,
         )

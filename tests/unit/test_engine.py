@@ -15,7 +15,7 @@ import pytest
 
 from lib.advice import SOCKET_DENIED, USERNS
 from lib.engine import sdk
-from lib.engine.client import MOST_IDS, NEWEST_API, OLDEST_API, Engine
+from lib.engine.client import MOST_IDS, NEWEST_API, OLDEST_API, Engine, Engines
 from lib.engine.sharing import netns_owner
 from lib.errors import CallError, DeniedError, EngineError, GoneError, NamespaceLeftError
 from lib.kernel import prerequisites
@@ -108,6 +108,23 @@ def test_an_engine_without_a_version_is_an_error_of_ours(server: Server) -> None
 
     with pytest.raises(EngineError):
         Engine()
+
+
+def test_only_the_first_connection_asks_what_the_engine_is_until_it_may_be_another(
+    server: Server,
+) -> None:
+    """For that, the engine runs two programs."""
+    engines = Engines()
+    first = engines.connect()
+    server.asked.clear()
+    beside = [engines.another(), engines.another()]
+    assert [one.version for one in beside] == [first.version] * 2
+    assert server.asked == []
+
+    server.version["Version"] = "99.1"
+    engines.connect()
+
+    assert engines.another().version == "99.1"
 
 
 def test_each_question_is_asked_as_one_is_told(server: Server) -> None:
