@@ -19,12 +19,16 @@ LOOK = ("sh", "-c", "ip route show; trap 'exit 0' TERM; sleep 1000 & wait")
 ROUTER, ROUTER6 = "192.168.67.254", "fd00:67::254"
 
 
-def plug_in(router: Container, near: Container) -> None:
-    """Give a machine that the engine knows nothing of an address on a network's bridge.
+def bridge_of(client: Container) -> str:
+    """Return the name of the bridge that is a container's network."""
+    return "br-" + client.inspect("{{range .NetworkSettings.Networks}}{{.NetworkID}}{{end}}")[:12]
+
+
+def plug_in(router: Container, bridge: str) -> None:
+    """Give a machine that the engine knows nothing of an address on a bridge.
 
     Its namespace is a container's without a network, which stands for another machine.
     """
-    bridge = "br-" + near.inspect("{{range .NetworkSettings.Networks}}{{.NetworkID}}{{end}}")[:12]
     key = router.inspect("{{.NetworkSettings.SandboxKey}}")
     engine = router.engine
     engine.enter("ip", "link", "add", "outside0", "type", "veth", "peer", "name", "outside1")
@@ -53,7 +57,7 @@ def test_clients_are_led_to_a_machine_that_is_no_container(lab: Lab) -> None:
     network = lab.network("lan", *SUBNETS)
     client = lab.client("client", network, networks=f"{DST},{DST6}")
     router = lab.container("router", images.client(lab.engine), "--network", "none")
-    plug_in(router, client)
+    plug_in(router, bridge_of(client))
     label = (
         "--label",
         f"wgroutemgr.gateway={ROUTER}, {ROUTER6}",
@@ -87,3 +91,24 @@ def test_clients_are_led_to_a_machine_that_is_no_container(lab: Lab) -> None:
     assert sidecar.exec("wgroutemgr", "health") == "ok"
     sidecar.exec("wgroutemgr", "withdraw")
     assert routes(client) == {}
+
+
+def test_clients_on_a_macvlan_are_led_to_another_host(lab: Lab) -> None:
+    """A bridge stands for the switch between the two hosts."""
+    lab.engine.enter("ip", "link", "add", "switch0", "type", "bridge")
+    try:
+        lab.engine.enter("ip", "link", "set", "switch0", "up")
+        options = ("--driver", "macvlan", "--opt", "parent=switch0")
+        network = lab.network("lan", *SUBNETS, options=options)
+        router = lab.container("router", images.client(lab.engine), "--network", "none")
+        plug_in(router, "switch0")
+        label = ("--label", f"wgroutemgr.gateway={ROUTER}, {ROUTER6}")
+        sidecar = lab.lone_sidecar("sidecar", *label, network=network)
+        client = lab.client("client", network, networks=f"{DST},{DST6}")
+
+        await_routes(client, {DST: ROUTER, DST6: ROUTER6})
+        assert "1 packets received" in client.exec("ping", "-c", "1", "-w", "10", FAR)
+        assert ask(sidecar).levels("fail") == []
+    finally:
+        lab.engine.remove_labelled(lab.token)
+        lab.engine.enter("ip", "link", "del", "switch0")
