@@ -248,6 +248,7 @@ class Daemon:
             announce=early.lead_to,
             news=self._note_change,
             moved=self._note_move,
+            attend=self._attend_meanwhile,
             clock=self._clock.monotonic,
             time_of_day=self._clock.time,
         )
@@ -346,6 +347,11 @@ class Daemon:
         while not answer.done():
             self._attend(self._clock.monotonic() + _ATTENDING_SECONDS)
         return answer.result()
+
+    def _attend_meanwhile(self) -> None:
+        """See to the gateway's tunnel, if it has one, in the middle of a pass."""
+        if self._networks.has_tunnel:
+            self._attend(self._clock.monotonic())
 
     def _attend(self, until: float) -> None:
         """Wait for news, and see to what needs no engine: the gateway's tunnel."""

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+_AT_A_TIME = 25
+"""Clients for which is decided together."""
+
 
 class _Known(NamedTuple):
     """What only an inspection tells of a container, and never changes while it runs."""
@@ -74,7 +77,8 @@ class Clients:
         """Yield all of them, those together whose namespaces may be the same.
 
         Each that is known to have one of its own, and is to be inspected yet, comes alone: what is
-        found for one can be put to work while the engine is asked for the next.
+        found for one can be put to work while the engine is asked for the next. Of the others few
+        come at a time: what was decided before the gateway's tunnel went is done for these alone.
         """
         joined = {one.shares_netns_of for one in listed} | self.sharing
 
@@ -83,11 +87,13 @@ class Clients:
 
         # Podman 4.3 does not tell in a listing who shares a namespace.
         is_told = all(one.network_mode for one in listed)
-        unknown = [one for one in listed if one.id not in self._known]
-        alone = {one.id: one for one in unknown if is_told and has_its_own(one)}
-        if together := [one for one in listed if one.id not in alone]:
+        own = {one.id: one for one in listed if is_told and has_its_own(one)}
+        known = [one for one in own.values() if one.id in self._known]
+        unknown = [one for one in own.values() if one.id not in self._known]
+        if together := [one for one in listed if one.id not in own]:
             yield together
-        yield from ([one] for one in alone.values())
+        yield from (known[at : at + _AT_A_TIME] for at in range(0, len(known), _AT_A_TIME))
+        yield from ([one] for one in unknown)
 
     def locate(
         self, engine: Engine, listed: Sequence[Container], fresh: frozenset[str] = frozenset()

@@ -51,6 +51,7 @@ class Reconciler:
         announce: Callable[[Gateway | None, Path | None], None] = lambda *_: None,
         news: Callable[[], None] | None = None,
         moved: Callable[[], None] | None = None,
+        attend: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         time_of_day: Callable[[], float] = time.time,
         place: Sidecar | None = None,
@@ -58,7 +59,8 @@ class Reconciler:
         """Wait `delay(tries)` seconds after failed tries; `announce` tells of the gateway.
 
         `news` is called, in a thread, when a reroute is due, `moved` when a full pass is, as the
-        gateway may be another one. Without a `place`, that is found out.
+        gateway may be another one. `attend` is called again and again within a pass, and may
+        reroute. Without a `place`, that is found out.
         """
         self._another = partial(
             Reconciler,
@@ -67,11 +69,13 @@ class Reconciler:
             delay,
             news=news,
             moved=moved,
+            attend=attend,
             clock=clock,
             time_of_day=time_of_day,
         )
         self._kernel = kernel
         self._clock = clock
+        self._attend = attend
         self._announce = announce
         self._announced: tuple[Gateway | None, Path | None, str] = (None, None, "")
         """The gateway, the directory of namespaces, and the file of its own."""
@@ -317,6 +321,7 @@ class Reconciler:
         gateway = state.gateway
         self._tunnels.expect(dst for one in chosen for dst in desired.asked(one, gateway))
         for batch in self._clients.batches(chosen):
+            self._attend()
             located = self._clients.locate(engine, batch, scope.ids)
             wanted = self._wanted(located, state)
             asked = (one.dst for each in wanted.clients for one in each.routes)

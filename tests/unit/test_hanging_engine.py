@@ -224,3 +224,47 @@ def test_where_no_tunnel_can_be_lost_nobody_else_asks(site: Site) -> None:
     site.engine = Noting(site.clock, GATEWAY, CLIENT)
     site.run()
     assert {*askers} == {threading.current_thread()}
+
+
+class Bereaved(Engine):
+    """An engine whose clients have lost what they were given when they are listed again."""
+
+    def __init__(self, site: Site, paths: Iterable[str]) -> None:
+        clients = (
+            CLIENT._replace(id=f"c{path[-2:]}", name=f"c{path[-2:]}", sandbox_key=path)
+            for path in paths
+        )
+        super().__init__(site.clock, GATEWAY, *clients)
+        self.kernel = site.kernel
+        self.paths = [*paths]
+        for path in paths:
+            site.kernel.add(path, addresses=["192.0.2.7/24"])
+
+    def containers(
+        self, *labels: str, running: bool = True, ids: Iterable[str] | None = None
+    ) -> tuple[Container, ...]:
+        if len(self.kernel.commands) == len(self.paths):
+            for path in self.paths:
+                self.kernel.set_link(path, up=False)
+                self.kernel.set_link(path, up=True)
+        return super().containers(*labels, running=running, ids=ids)
+
+
+def test_a_pass_that_is_busy_goes_on_from_what_became_of_the_tunnel_meanwhile(site: Site) -> None:
+    """Few still get what was decided before, and nobody does after others were cut off."""
+    paths = [f"/run/docker/netns/00{number}" for number in range(10, 70)]
+    site.engine = Bereaved(site, paths)
+    site.engine.scripts = [[(5.0, [Event("start", "gw")])]]
+
+    def lose_tunnel(_: str) -> None:
+        if len(site.kernel.commands) == len(paths) + 4:
+            site.kernel.close_tunnel(GATEWAY_PATH, DST)
+
+    site.kernel.before_command(lose_tunnel)
+    site.run()
+
+    opened, shut = ([line.replace(CLIENT_PATH, path) for path in paths] for line in (OPEN, SHUT))
+    first, again = site.kernel.commands[: len(paths)], site.kernel.commands[len(paths) :]
+    assert first == opened
+    assert again[:25] == opened[:25]
+    assert sorted(again[25:]) == shut
