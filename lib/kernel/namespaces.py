@@ -59,14 +59,14 @@ def identify(path: str) -> NamespaceId | None:
         born = process_start(Path(path).parents[1]) if is_at_process(path) else ""
     except OSError:
         return None
-    is_namespace = found.st_dev == _device()
+    is_namespace = found.st_dev == _own().st_dev
     return NamespaceId(path, found.st_dev, found.st_ino, born) if is_namespace else None
 
 
 @cache
-def _device() -> int:
-    """Return the device on which all namespaces are, until the next boot."""
-    return OWN.stat().st_dev
+def _own() -> os.stat_result:
+    """Return what our own is, as long as we run; on its device all are, until the next boot."""
+    return OWN.stat()
 
 
 def confirm(identity: NamespaceId) -> None:
@@ -125,13 +125,21 @@ def entered(path: str) -> Iterator[None]:
     if not path:
         yield
         return
-    with _opened(path) as there, _opened(str(OWN)) as here:
-        libc.enter_network_namespace(here)  # Who may not come back must not go.
+    home = _home()
+    with _opened(path) as there:
         try:
             libc.enter_network_namespace(there)
             yield
         finally:
-            libc.enter_network_namespace(here)
+            libc.enter_network_namespace(home)
+
+
+@cache
+def _home() -> int:
+    """Return the way back, which is kept open: who may not come back must not go."""
+    with _opened(str(OWN)) as here:
+        libc.enter_network_namespace(here)
+        return os.dup(here)
 
 
 @contextmanager
@@ -145,7 +153,7 @@ def _opened(path: str) -> Iterator[int]:
 
 def is_own(path: str) -> bool:
     """Tell whether that file is the network namespace that we are in; False without such a file."""
-    return _is_same(path, OWN.stat())
+    return _is_same(path, _own())
 
 
 def _is_same(path: str, found: os.stat_result) -> bool:
@@ -177,12 +185,12 @@ def check(path: str, *, own: bool = False) -> None:
             raise NetnsGoneError(reason) from error
         reason = f"there is no directory {directory}, where the engine keeps network namespaces"
         raise NetnsError(reason, advice.mount(directory)) from error
-    if found.st_dev != _device():
+    if found.st_dev != _own().st_dev:
         # Seen with a mount that does not follow the host's, and for a moment while the engine makes
         # or removes one.
         reason = f"{path} is no namespace: the directory's mount does not follow the host's"
         raise NetnsError(reason, "; ".join(prerequisites.mount_advice(Path(path).parent)))
-    if _is_same(str(OWN), found) and not own:
+    if os.path.samestat(_own(), found) and not own:
         reason = f"{path} is our own network namespace"
         raise NetnsError(reason, advice.NOT_THE_GATEWAY)
     host = _FIRST if is_at_process(path) else f"{path.rpartition('/')[0]}/{HOST}"
