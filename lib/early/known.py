@@ -40,15 +40,9 @@ class KnownContainers:
         """Ids of clients that do not run."""
         self._is_listed = self._hears = False
         """Whether all that do not run were listed once, and events come."""
-        self._is_to_be_listed = True
 
     def __len__(self) -> int:
         return len(self._containers)
-
-    def begin_listing(self) -> bool:
-        """Tell whether all that do not run are to be listed, which is asked of one."""
-        is_due, self._is_to_be_listed = self._is_to_be_listed, False
-        return is_due
 
     def get(self, container_id: str) -> Container | None:
         """Return what is known of a container, or None."""

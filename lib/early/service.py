@@ -101,6 +101,7 @@ class EarlyRoutes:
         self._nothing_runs = threading.Event()
         self._nothing_runs.set()
         self._thread: threading.Thread | None = None
+        self._listing: threading.Thread | None = None
         self._given: deque[EarlyClient] = deque()
 
     def beside(self) -> EarlyRoutes:
@@ -125,8 +126,6 @@ class EarlyRoutes:
         if not self._thread and usable and directory:
             self._thread = threading.Thread(target=self._serve, name="early routes", daemon=True)
             self._thread.start()
-            if self._known.begin_listing():
-                threading.Thread(target=self._list_idle, name="early listing", daemon=True).start()
         if is_other_gateway:
             self._nothing_runs.wait(HAND_OVER_SECONDS)
 
@@ -137,8 +136,16 @@ class EarlyRoutes:
             self._given.popleft()  # Not before it was taken in: a signal may end that.
 
     def learn(self, running: Iterable[Container]) -> None:
-        """Take in a listing of all clients that run, so that nothing need be asked at a start."""
+        """Take in a listing of all clients that run, so that nothing need be asked at a start.
+
+        After the first one the others are listed too: the first pass has enough to do.
+        """
         self._known.learn_running(running)
+        if not self._listing:
+            self._listing = threading.Thread(
+                target=self._list_idle, name="early listing", daemon=True
+            )
+            self._listing.start()
 
     def size(self, mtus: Mapping[Network, int]) -> None:
         """Take in how large packets to a destination may be (bytes), as the last pass found it."""

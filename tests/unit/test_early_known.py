@@ -155,9 +155,3 @@ def test_of_its_labels_those_that_are_ours_are_remembered() -> None:
     assert found
     assert found.labels == ours
     assert known.get("2") is None
-
-
-def test_a_listing_is_asked_of_one() -> None:
-    known = KnownContainers()
-
-    assert [known.begin_listing() for _ in range(3)] == [True, False, False]
