@@ -133,9 +133,14 @@ def test_while_clients_start(lab: Lab, network: str, gateway: Container) -> None
     sidecar = lab.sidecar("sidecar", gateway, *on_stop("withdraw"), network=network)
     await_event(sidecar, "pass.finished")
     clients = [lab.client(f"client{number}", network, networks=BOTH) for number in range(3)]
+
+    def pids() -> list[str]:
+        return [client.inspect("{{.State.Pid}}") for client in clients]
+
+    before = pids()
     with ends_well(sidecar), ThreadPoolExecutor() as pool:
         restarts = [pool.submit(client.restart, 0) for client in clients]
-        assert poll(lambda: not all(client.running() for client in clients), 10, every=0.01)
+        assert poll(lambda: pids() != before, 10, every=0.01)
         lab.engine.docker("kill", "--signal", "TERM", sidecar.name)
         assert poll(lambda: not sidecar.running(), GRACE_SECONDS)
         for restart in restarts:
