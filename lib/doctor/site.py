@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, NoReturn, Protocol, TypeV
 from lib.doctor import counters, ip_output
 from lib.doctor.ip_output import Lookup
 from lib.engine import gateways, outside, sidecar
-from lib.engine.asking import asking
+from lib.engine.asking import Running, asking
 from lib.engine.sharing import netns_owner
 from lib.errors import (
     CallError,
@@ -249,7 +249,8 @@ class Site:
         place = self.sidecar()
         ours = [gateways.standing_for(place.service)] if place.service else []
         ours = ours or [place.gateway, *([] if place.addresses else [self.gateway_container()])]
-        return Contest(time.time).judge(self.engine(), self.gateway(), ours, place.own)
+        engine = self.engine()
+        return Contest(time.time).judge(engine, Running(engine), self.gateway(), ours, place.own)
 
     def _find_container(self) -> Container:
         return self.engine().inspect(self.settings.container or "")

@@ -17,9 +17,7 @@ from lib.errors import CallError, GoneError, NotReadyError
 from lib.model import (
     GATEWAY_LABEL,
     NETWORK_LABEL,
-    ROLE_LABEL,
     SERVICE_LABEL,
-    SIDECAR,
     Claim,
     Gateway,
 )
@@ -34,11 +32,6 @@ if TYPE_CHECKING:
     from lib.model import Container
 
 log = structlog.get_logger()
-
-
-def sidecars(engine: Engine) -> tuple[Container, ...]:
-    """List all sidecars that run, we among them; commands that end are listed too."""
-    return engine.containers(f"{ROLE_LABEL}={SIDECAR}")
 
 
 def claims(

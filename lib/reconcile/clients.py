@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
-from lib.engine.asking import asking
 from lib.engine.sharing import netns_owner
 from lib.errors import CallError, GoneError, NamespaceLeftError, NotReadyError
 from lib.logs.progress import with_progress
@@ -16,6 +15,7 @@ from lib.reconcile.report import Failure
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from lib.engine.asking import Running
     from lib.engine.client import Engine
     from lib.kernel.access import Reader
     from lib.kernel.namespaces import NamespaceId
@@ -63,9 +63,9 @@ class Clients:
         self.sharing: set[str] = set()
         """Ids of containers that share a namespace, and of those whose namespace it is."""
 
-    def list(self, engine: Engine, ids: frozenset[str] | None = None) -> tuple[Container, ...]:
+    def list(self, running: Running, ids: frozenset[str] | None = None) -> tuple[Container, ...]:
         """List the running containers with the label: all, or those of the ids."""
-        listed = asking(engine, ids=ids)
+        listed = running.asking(ids)
         if ids is None:
             present = {container.id for container in listed} | self.sharing
             self._known = {key: self._known[key] for key in present & self._known.keys()}

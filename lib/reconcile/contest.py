@@ -13,6 +13,7 @@ from lib.routing.serving import candidates
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from lib.engine.asking import Running
     from lib.engine.client import Engine
     from lib.model import Container, Event, Gateway
     from lib.routing.contest import Verdict
@@ -55,14 +56,19 @@ class Contest:
         self._own_id = ""
 
     def judge(
-        self, engine: Engine, gateway: Gateway, ours: Sequence[Container], own: Container | None
+        self,
+        engine: Engine,
+        running: Running,
+        gateway: Gateway,
+        ours: Sequence[Container],
+        own: Container | None,
     ) -> Judgement:
         """Return whose gateway serves what of the clients of the network.
 
         `ours` are the containers that are our gateway, first the one by whose name it is known;
-        `own` is our own. Without another sidecar, that costs one question.
+        `own` is our own. Without another sidecar, that costs no question but who runs.
         """
-        listed = peers.sidecars(engine)
+        listed = running.sidecars()
         self._own_id = own.id if own else ""
         self._ids = {one.id for one in listed}
         networks = (gateway.network, gateway.network_id)

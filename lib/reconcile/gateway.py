@@ -27,6 +27,7 @@ from lib.routing.fitness import unfit
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
+    from lib.engine.asking import Running
     from lib.engine.client import Engine
     from lib.model import Container, DockerNetwork, Event, Network, Sidecar
     from lib.reconcile.contest import Judgement
@@ -103,12 +104,12 @@ class GatewayTracker:
             return self._sidecar._replace(gateway=self._container)
         return self._sidecar if self._sidecar and self._sidecar.service else None
 
-    def update(self, engine: Engine) -> GatewayState:
+    def update(self, engine: Engine, running: Running) -> GatewayState:
         """Look for the gateway anew, log and announce what changed, and return its state.
 
         Raises EngineError if the engine does not answer.
         """
-        state, before = self.find(engine), self.state
+        state, before = self.find(engine, running), self.state
         if _alone(state) != _alone(before):
             _log_change(before, state)
         self._log_contest(before, state)
@@ -159,7 +160,7 @@ class GatewayTracker:
         """Tell whether an event is about the gateway, or about another sidecar."""
         return self._contest.concerns(event) or event.container_id in self.ids
 
-    def find(self, engine: Engine) -> GatewayState:
+    def find(self, engine: Engine, running: Running) -> GatewayState:
         """Look for the gateway anew, and return its state; neither log it nor announce it.
 
         Raises EngineError if the engine does not answer.
@@ -170,7 +171,9 @@ class GatewayTracker:
         except NotReadyError as error:
             return Unknown(error.reason, error.hint)
         state = self._find(engine, place)
-        return state if isinstance(state, Unknown) else self._judged(engine, place, state)
+        if isinstance(state, Unknown):
+            return state
+        return self._judged(engine, running, place, state)
 
     def _find(self, engine: Engine, place: Sidecar) -> GatewayState:
         try:
@@ -209,12 +212,14 @@ class GatewayTracker:
         self._container = self._owner = outside.standing_for(gateway)
         return gateway
 
-    def _judged(self, engine: Engine, place: Sidecar, state: Found | Lost) -> Found | Lost:
+    def _judged(
+        self, engine: Engine, running: Running, place: Sidecar, state: Found | Lost
+    ) -> Found | Lost:
         """Add to a state by whom clients are served, and on which other networks."""
         gateway = state.gateway._replace(before=place.before, after=place.after)
         ours = [one for one in (self._container, self._owner) if one] or [place.gateway]
         ours = [gateways.standing_for(place.service)] if place.service else ours
-        self._judgement = self._contest.judge(engine, gateway, ours, place.own)
+        self._judgement = self._contest.judge(engine, running, gateway, ours, place.own)
         winner, among = self._judgement.verdict.winner, self._judgement.among
         served_by = winner.gateway * (winner.gateway != ours[0].name)
         return state._replace(gateway=gateway._replace(among=among), served_by=served_by)

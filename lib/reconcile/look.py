@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+from lib.engine.asking import Running
 from lib.errors import NetnsError, NotReadyError
 from lib.model import Desired, Gateway, Skipped
 from lib.reconcile import covered, failures, guard
@@ -53,15 +54,16 @@ def look(engine: Engine, kernel: Reader, settings: Settings) -> list[Findings]:
     Raises NotReadyError if there is no gateway on any, EngineError if the engine does not answer.
     """
     first = GatewayTracker(settings, time.monotonic)
-    states = {first: first.find(engine)}
+    running = Running(engine)
+    states = {first: first.find(engine, running)}
     for place in first.place.each[1:] if first.place else ():
         other = GatewayTracker(settings, time.monotonic, place=place)
-        states[other] = other.find(engine)
+        states[other] = other.find(engine, running)
     known = [one for one, state in states.items() if not isinstance(state, Unknown)]
     if not known and isinstance(reason := states[first], Unknown):
         raise NotReadyError(reason.reason, reason.hint)
     clients = Clients(kernel)
-    common = _Look(engine, kernel, settings, clients.locate(engine, clients.list(engine)))
+    common = _Look(engine, kernel, settings, clients.locate(engine, clients.list(running)))
     return [
         _nothing(tracker, state)
         if isinstance(state, Unknown)

@@ -11,6 +11,7 @@ from collections import defaultdict
 from functools import partial
 from typing import TYPE_CHECKING
 
+from lib.engine.asking import Running
 from lib.logs.progress import with_progress
 from lib.reconcile import failures
 from lib.reconcile.clients import Clients
@@ -118,13 +119,13 @@ class Reconciler:
             return self.reroute(scope)
         shut = self.shut(scope)
         before = self._gateway.state
-        state = before
+        state, running = before, Running(engine)
         if scope.is_full or self._concerns_all(scope):
-            state = self._gateway.update(engine)
+            state = self._gateway.update(engine, running)
             scope = scope._replace(is_full=True)
         if isinstance(state, Unknown):
             return Report(scope, state, unfinished=self._ledger.unfinished, is_done=False)
-        listed = self._list(engine, scope)
+        listed = self._list(running, scope)
         chosen = self._choose(listed, scope, is_news=state != before)
         served: list[Desired] = []
         network = state.gateway.network
@@ -268,10 +269,10 @@ class Reconciler:
         is_found = isinstance(self._gateway.state, Found)
         return not is_found or bool(scope.ids & {*self._gateway.ids, *self._clients.sharing})
 
-    def _list(self, engine: Engine, scope: Scope) -> tuple[Container, ...]:
+    def _list(self, running: Running, scope: Scope) -> tuple[Container, ...]:
         """List the containers in scope, and forget in one place those that are gone."""
         asked = None if scope.is_full else scope.ids
-        listed = self._clients.list(engine, asked)
+        listed = self._clients.list(running, asked)
         now = self._clock()
         # What failed in the gateway's own namespace is not to be forgotten.
         there = [*self._gateway.ids, *(container.id for container in listed)]

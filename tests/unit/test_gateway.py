@@ -11,6 +11,7 @@ import structlog
 
 from lib.advice import NETNS_DIRECTORY
 from lib.engine import sidecar
+from lib.engine.asking import Running
 from lib.model import Container, DockerNetwork, Endpoint, Gateway, Network, Sidecar
 from lib.reconcile.gateway import GatewayTracker
 from lib.reconcile.report import Found, Lost, Unknown
@@ -19,6 +20,8 @@ from tests.fakes import GATEWAY, GWBRIDGE, OTHER, WG_NET, StandInEngine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from lib.engine.client import Engine
 
 HERE = "/run/docker/netns/1f2e3d4c5b6a"
 POINT = Endpoint("wg-net", "n1", (ip_interface("192.0.2.1/24"), ip_interface("fd::1/64")))
@@ -51,7 +54,8 @@ class Site:
     def update(self, *known: Container) -> Found | Lost | Unknown:
         if known:
             self.engine.known = known
-        return self.tracker.update(self.engine)  # type: ignore[arg-type]
+        engine: Engine = self.engine  # type: ignore[assignment]
+        return self.tracker.update(engine, Running(engine))
 
 
 @pytest.fixture
@@ -131,7 +135,7 @@ def test_a_reason_that_changes_is_told_again(logged: Callable[[], list[str]]) ->
         ((), "the engine has no container wireguard, named by --gateway"),
     ):
         site.engine.known = known
-        state = site.tracker.update(site.engine)  # type: ignore[arg-type]
+        state = site.update()
         assert isinstance(state, Unknown)
         assert state.reason == reason
 

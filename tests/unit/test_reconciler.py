@@ -238,7 +238,7 @@ def test_what_only_an_inspection_tells_is_known_in_later_passes(
     assert [entry for entry in logged if entry["log_level"] != "debug"] == []
 
 
-def test_an_idle_full_pass_asks_the_engine_for_the_gateway_and_two_lists() -> None:
+def test_an_idle_full_pass_asks_the_engine_for_the_gateway_and_who_runs() -> None:
     site = Site(
         CLIENT, *(container(f"c{n}", f"192.0.2.{n}/24", label="10.8.0.0/16") for n in range(10, 20))
     )
@@ -246,11 +246,7 @@ def test_an_idle_full_pass_asks_the_engine_for_the_gateway_and_two_lists() -> No
     del site.engine.calls[:]
     site.run(Scope("resync", is_full=True))
 
-    assert site.engine.calls == [
-        "inspect wireguard-id",
-        "containers wgroutemgr.role=sidecar",
-        "containers",
-    ]
+    assert site.engine.calls == ["inspect wireguard-id", "containers"]
 
 
 def test_a_pass_for_one_container_asks_for_no_other() -> None:

@@ -11,6 +11,7 @@ import pytest
 import structlog
 
 from lib.engine import sidecar
+from lib.engine.asking import Running
 from lib.kernel.names import Reply
 from lib.model import (
     GATEWAY_LABEL,
@@ -32,6 +33,8 @@ from tests.fakes import GWBRIDGE, WG_NET, StandInEngine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from lib.engine.client import Engine
 
 SERVICE = "wg_wireguard"
 OWN_ID = "0123456789abcdef" * 4
@@ -91,7 +94,8 @@ class Site:
         return self.names.get(name, SILENCE)
 
     def update(self) -> Found | Lost | Unknown:
-        return self.tracker.update(self.engine)  # type: ignore[arg-type]
+        engine: Engine = self.engine  # type: ignore[assignment]
+        return self.tracker.update(engine, Running(engine))
 
     def calls(self) -> int:
         """Return how often the engine was asked for tasks."""
@@ -386,12 +390,12 @@ def test_the_tracker_sets_the_watch_by_what_it_found(
     here = site(A)
     questions: list[Question] = []
     monkeypatch.setattr(Watch, "begin", lambda _, question: questions.append(question))
-    tracker = GatewayTracker(
+    here.tracker = GatewayTracker(
         Settings(gateway_service=SERVICE, network="wg-net"), lambda: 0.0, moved=lambda: None
     )
-    tracker.update(here.engine)  # type: ignore[arg-type]
+    here.update()
     here.say()
-    tracker.update(here.engine)  # type: ignore[arg-type]
+    here.update()
 
     assert [question.last.inside for question in questions] == [{A.address}, set()]
     here.say(B)
