@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from datetime import datetime
+from functools import lru_cache
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -202,7 +203,7 @@ def _parse_end(item: tuple[str, Answer]) -> tuple[bool, str, tuple[Interface, ..
     """Return one end of a network: whether the id is told, that or the name, and addresses."""
     key, end = item
     texts = (end.get(version) for version in ("IPv4Address", "IPv6Address"))
-    addresses = tuple(ip_interface(text) for text in texts if text)
+    addresses = tuple(_interface(text) for text in texts if text)
     is_id = not key.startswith("ep-")
     return is_id, key if is_id else end["Name"], addresses
 
@@ -226,7 +227,12 @@ def _interfaces(endpoint: Answer) -> Iterator[Interface]:
         ("GlobalIPv6Address", "GlobalIPv6PrefixLen"),
     ):
         if endpoint.get(address):
-            yield ip_interface(f"{endpoint[address]}/{endpoint[length]}")
+            yield _interface(f"{endpoint[address]}/{endpoint[length]}")
+
+
+@lru_cache(maxsize=4096)  # Each pass lists all containers, and most have the addresses they had.
+def _interface(text: str) -> Interface:
+    return ip_interface(text)
 
 
 def _parse_event(line: str | bytes) -> Event | None:
