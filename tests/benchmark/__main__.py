@@ -46,6 +46,8 @@ STORES: dict[str, dict[str, object]] = {
 OTHER = "wgroutemgr:lab-other"
 """The image of the tree that is measured by turns with this one."""
 DRAWN = ("one after the other, 3 dst", "four at a time, 3 dst")
+_CPU_V1 = Path("/sys/fs/cgroup/cpu")
+"""Where there is a CPU controller of cgroup v1, one of v2 has none."""
 BASELINE = 40
 """Most starts of a scenario that are measured without early routes too."""
 
@@ -83,7 +85,13 @@ def parse() -> argparse.Namespace:
         metavar="FILE",
         help="draw early routes on and off; what is drawn beside it",
     )
-    parser.add_argument("--cgroup", type=int, choices=(1, 2), default=2, help="hierarchy version")
+    parser.add_argument(
+        "--cgroup",
+        type=int,
+        choices=(1, 2),
+        default=1 if _CPU_V1.is_dir() else 2,
+        help="hierarchy version; else the one by which this machine shares out its CPU",
+    )
     parser.add_argument(
         "--calm", type=float, metavar="SECONDS", help="of both gateways up, for take-over"
     )

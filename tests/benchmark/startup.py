@@ -126,7 +126,7 @@ class Crowd:
         return self.lab.container(
             what,
             image,
-            *PRIVILEGES,
+            *(*PRIVILEGES, *self.engine.shares),
             *("--network", f"container:{self.gateway.name}"),
             *("--label", f"wgroutemgr.network={self.network}"),
             *options,

@@ -206,7 +206,12 @@ class World:
         label = ("--label", f"wgroutemgr.network={self.network}")
         command = ("run", "--on-tunnel-loss", "warn", *self._options)  # It has no tunnel.
         return self.lab.container(
-            "sidecar", self.image, *PRIVILEGES, *self._more, *words, *label, command=command
+            "sidecar",
+            self.image,
+            *(*PRIVILEGES, *self.engine.shares, *self._more),
+            *words,
+            *label,
+            command=command,
         )
 
     @cached_property

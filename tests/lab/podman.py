@@ -65,6 +65,7 @@ class Podman(Engine):
     program = "podman"
     daemons = ("podman",)
     namespaces = (*Engine.namespaces, "--cgroup")
+    shares = ()  # Its hierarchy has no CPU controller, for want of which a start would fail.
 
     def __init__(self, rootfs: Path, runtime: str) -> None:
         super().__init__(rootfs=rootfs, exec_root="/run", cgroup_v2=True, socket_activation=False)

@@ -196,8 +196,8 @@ class Lab:
     ) -> Container:
         privileges = (word.replace(Docker.netns, self.engine.netns) for word in PRIVILEGES)
         label = ("--label", f"wgroutemgr.network={network}") if network else ()
-        image = images.product(self.engine)
-        return self.container(what, image, *privileges, *label, *options, command=command)
+        words = (*privileges, *self.engine.shares, *label, *options)
+        return self.container(what, images.product(self.engine), *words, command=command)
 
     def client(
         self,
