@@ -45,6 +45,7 @@ from lib.reconcile.look import Findings
 from lib.routing import iproute, labels
 from lib.settings import DEFAULT_NETWORK, OPTIONS
 from tests import logschema
+from tests.lab.engine import Docker
 from tests.lab.site import PRIVILEGES
 from tests.readme import (
     DOCUMENTS,
@@ -158,6 +159,7 @@ def test_the_sidecar_gets_exactly_the_privileges_it_needs() -> None:
         "cap_add": ["NET_ADMIN", "SYS_ADMIN"],
         "read_only": True,
         "security_opt": ["no-new-privileges:true"],
+        "cpu_shares": 16384,
         "labels": {GATEWAY_LABEL: "wireguard", NETWORK_LABEL: DEFAULT_NETWORK},
         "volumes": [
             "/var/run/docker.sock:/var/run/docker.sock:ro",
@@ -180,12 +182,14 @@ def test_the_end_to_end_tests_run_with_exactly_those_privileges() -> None:
     given |= {"--security-opt": sidecar["security_opt"]}
     mode = f"ro,{netns['bind']['propagation']}"
     given |= {"--volume": [socket, f"{netns['source']}:{netns['target']}:{mode}"]}
+    shares = ("--cpu-shares", str(sidecar["cpu_shares"]))
 
     first, *words = PRIVILEGES
     assert first == "--read-only"
     assert words == [
         word for option, values in given.items() for value in values for word in (option, value)
     ]
+    assert Docker.shares == shares
 
 
 def test_the_sidecar_runs_the_image_that_was_just_built() -> None:
