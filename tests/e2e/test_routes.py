@@ -208,10 +208,10 @@ def test_family_that_the_gateway_lacks_is_refused(lab: Lab) -> None:
 def test_logged_route_change_is_complete_and_its_command_can_be_pasted(
     lab: Lab, network: str, gateway: Container
 ) -> None:
+    client = lab.client("client", network, networks=DST)  # It runs: a pass sets its route.
     sidecar = lab.sidecar(
         "sidecar", gateway, "--env", "WGROUTEMGR_RESYNC_INTERVAL=3600", network=network
     )
-    client = lab.client("client", network, networks=DST)
     v4 = gateway.address(network)
     await_routes(client, {DST: v4})
     entry = await_event(sidecar, "route.replaced")
