@@ -120,17 +120,24 @@ class World:
 
     def past(self) -> int:
         """Return how many packets of the clients left the gateway by its front so far."""
-        count = 0
+        return sum(self.counted("POSTROUTING"))
+
+    def counted(self, chain: str) -> list[int]:
+        """Return how many of them a chain has counted so far, for each IP version."""
+        counts = []
         for program in ("iptables", "ip6tables"):
-            shown = self.gateway.enter(program, "-w", "-t", "mangle", "-vnxL", "POSTROUTING")
-            count += sum(int(line.split()[0]) for line in shown.splitlines() if "dpt:9" in line)
-        return count
+            shown = self.gateway.enter(program, "-w", "-t", "mangle", "-vnxL", chain)
+            (line,) = [line for line in shown.splitlines() if "dpt:9" in line]
+            counts.append(int(line.split()[0]))
+        return counts
 
 
-def count_past(gateway: Container) -> None:
+def count_packets(gateway: Container) -> None:
+    """Count what is forwarded, and of that what leaves by the front."""
     for program in ("iptables", "ip6tables"):
-        where = ("-t", "mangle", "-A", "POSTROUTING", "-o", "eth0")
-        gateway.enter(program, "-w", *where, "-p", "udp", "--dport", "9")
+        for where in (("FORWARD",), ("POSTROUTING", "-o", "eth0")):
+            packets = ("-p", "udp", "--dport", "9")
+            gateway.enter(program, "-w", "-t", "mangle", "-A", *where, *packets)
 
 
 def make_world(lab: Lab, *options: str) -> World:
@@ -150,7 +157,7 @@ def send(pool: ThreadPoolExecutor, client: Container, version: int, seconds: flo
 
 def test_nothing_leaves_past_a_tunnel_that_is_lost(lab: Lab, engine: Engine) -> None:
     world = make_world(lab)
-    count_past(world.gateway)
+    count_packets(world.gateway)
     before_any_tunnel(world)
     up(world.gateway)
     world.await_open()
@@ -186,8 +193,8 @@ def before_any_tunnel(world: World) -> None:
 def under_traffic(world: World) -> None:
     """The link goes down while the client sends, in both IP versions."""
     with ThreadPoolExecutor() as pool:
-        senders = {version: send(pool, world.client, version, 3) for version in FAR}
-        time.sleep(0.5)
+        senders = {version: send(pool, world.client, version, 4) for version in FAR}
+        assert poll(lambda: all(world.counted("FORWARD")), SECONDS)
         before = time.monotonic()
         world.gateway.enter("ip", "link", "set", "wg0", "down")
         after = time.monotonic()
@@ -315,7 +322,7 @@ def test_a_guarded_gateway_sends_nothing_past_its_tunnel(lab: Lab) -> None:
         lab, "--env", "WGROUTEMGR_GATEWAY_GUARD=on", "--env", "WGROUTEMGR_ON_TUNNEL_LOSS=warn"
     )
     gateway, sidecar = world.gateway, world.sidecar
-    count_past(gateway)
+    count_packets(gateway)
 
     def ways() -> list[str]:
         return [way(world, version) for version in FAR]
@@ -340,7 +347,7 @@ def test_a_guarded_gateway_sends_nothing_past_its_tunnel(lab: Lab) -> None:
     # A gateway that is up already when it gets its guard.
     gateway.restart()
     up(gateway)
-    count_past(gateway)
+    count_packets(gateway)
     assert ways() == ["wg0", "wg0"]
     sidecar.start()
     assert poll(lambda: len(events(sidecar, "rule.added", container=gateway.name)) == 8, SECONDS)
