@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, NoReturn, Protocol, TypeV
 from lib.doctor import counters, ip_output
 from lib.doctor.ip_output import Lookup
 from lib.engine import gateways, outside, sidecar
-from lib.engine.asking import Running, asking
+from lib.engine.asking import Running
 from lib.engine.sharing import netns_owner
 from lib.errors import (
     CallError,
@@ -450,7 +450,7 @@ class Site:
 
 def _all_clients(engine: Engine) -> Snapshot:
     pairs, skipped = [], []
-    for one in asking(engine):
+    for one in Running(engine).asking():
         try:
             pairs.append((one, netns_owner(engine, engine.inspect(one.id))))
         except NamespaceLeftError as error:

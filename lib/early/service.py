@@ -25,7 +25,7 @@ from lib.early.commands import Commands
 from lib.early.known import KnownContainers
 from lib.early.lookup import Connections, Lookup
 from lib.early.watch import NamespaceWatch
-from lib.engine.asking import asking
+from lib.engine.asking import idle
 from lib.errors import WgRouteMgrError
 from lib.kernel import scheduling
 from lib.kernel.addresses import AddressMonitor
@@ -175,7 +175,7 @@ class EarlyRoutes:
         while True:
             try:
                 engine = self._connections.take()
-                self._known.learn_idle(asking(engine, running=False))
+                self._known.learn_idle(idle(engine))
             except WgRouteMgrError as error:
                 log.debug("lookup.failed", reason=error.reason)
                 time.sleep(_RETRY_SECONDS)

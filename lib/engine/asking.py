@@ -1,6 +1,6 @@
-"""The containers that run, and which of them ask for networks by any of the labels that do.
+"""The containers that run or do not, and which of them ask for networks.
 
-The engine's filter knows no beginnings of labels, so all are listed.
+Several labels ask. The engine's filter knows no beginnings of labels, so all are listed.
 """
 
 from __future__ import annotations
@@ -38,6 +38,6 @@ class Running:
         return tuple(one for one in self._listed if one.labels.get(ROLE_LABEL) == SIDECAR)
 
 
-def asking(engine: Engine, *, running: bool = True) -> tuple[Container, ...]:
-    """List those that ask for networks and run, or do not."""
-    return tuple(one for one in engine.containers(running=running) if asks(one.labels))
+def idle(engine: Engine) -> tuple[Container, ...]:
+    """List those that ask for networks and do not run."""
+    return tuple(one for one in engine.containers(running=False) if asks(one.labels))

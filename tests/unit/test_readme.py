@@ -182,14 +182,13 @@ def test_the_end_to_end_tests_run_with_exactly_those_privileges() -> None:
     given |= {"--security-opt": sidecar["security_opt"]}
     mode = f"ro,{netns['bind']['propagation']}"
     given |= {"--volume": [socket, f"{netns['source']}:{netns['target']}:{mode}"]}
-    shares = ("--cpu-shares", str(sidecar["cpu_shares"]))
 
     first, *words = PRIVILEGES
     assert first == "--read-only"
     assert words == [
         word for option, values in given.items() for value in values for word in (option, value)
     ]
-    assert Docker.shares == shares
+    assert Docker.shares == ("--cpu-shares", str(sidecar["cpu_shares"]))
 
 
 def test_the_sidecar_runs_the_image_that_was_just_built() -> None:
